@@ -1,0 +1,306 @@
+//! The server's side of R2P2, without I/O.
+
+use std::net::SocketAddrV4;
+
+use crate::{
+    Body, Outbox, Time,
+    options::{Identity, Options},
+    reassembly::{Inserted, Limits, Reassembler, ReassemblyCounters},
+    repair::send_ack,
+    replies::Replies,
+    segments::{Envelope, Segments, SendError, least_request_bytes},
+    wire::{DROP_BODY, Feedback, Header, MessageType, Packet, Policy, WireError},
+};
+
+/// The limits of a [`ServerEndpoint`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// The largest body of a request, in bytes. A larger one gets a DROP.
+    pub request_bytes_max: usize,
+    /// The memory for incomplete requests of one peer, in bytes; at least one largest request has
+    /// room whatever it says.
+    pub peer_bytes_max: usize,
+    /// The memory for all incomplete requests, in bytes; at least that for one peer.
+    pub reassembly_bytes_max: usize,
+    /// The memory for multi-packet replies that are kept to be repaired, in bytes; the newest is
+    /// kept whatever it says.
+    pub reply_bytes_max: usize,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            request_bytes_max: 8 << 20,
+            peer_bytes_max: 64 << 20,
+            reassembly_bytes_max: 256 << 20,
+            reply_bytes_max: 128 << 20,
+        }
+    }
+}
+
+/// Where the reply to a request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ReplyTo {
+    /// The client's address.
+    pub address: SocketAddrV4,
+    /// The client's number for the request.
+    pub request_id: u16,
+}
+
+/// A request that is complete.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    /// Whose request it is; what ORIGIN says has been applied.
+    pub reply_to: ReplyTo,
+    /// Who may serve it.
+    pub policy: Policy,
+    /// The options of its first packet.
+    pub options: Options,
+    /// What the client asks.
+    pub body: Body<'a>,
+}
+
+impl Incoming<'_> {
+    /// The options that a reply begins with: IDENTITY if the request has SESSION, and none at all
+    /// if the client sent none.
+    pub fn reply_options(&self) -> Options {
+        Options {
+            identity: self.options.session.map(|session| session.identity()),
+            checksum: self.options.checksum,
+            ..Options::NONE
+        }
+    }
+}
+
+/// Puts requests together, and sends replies.
+///
+/// Requests arrive by [`Self::handle_datagram`]; the caller answers them by [`Self::respond`] at
+/// any time, in any order, or not at all. Nothing is known here of requests that are complete.
+#[derive(Debug)]
+pub struct ServerEndpoint {
+    config: ServerConfig,
+    acknowledging: bool,
+    requests: Reassembler,
+    replies: Replies,
+}
+
+impl ServerEndpoint {
+    /// An endpoint whose hash tables are seeded by `seed`, so that nobody outside can fill them
+    /// with collisions.
+    pub fn new(config: ServerConfig, seed: u64) -> Self {
+        let limits = Limits {
+            message: config.request_bytes_max,
+            peer: config.peer_bytes_max,
+            total: config.reassembly_bytes_max,
+        };
+        Self {
+            config,
+            acknowledging: true,
+            requests: Reassembler::new(limits, seed),
+            replies: Replies::new(config.reply_bytes_max, seed),
+        }
+    }
+
+    /// Says whether to answer the packets of requests: to acknowledge first packets, to ask for
+    /// missing ones, to refuse requests that are too large. An endpoint does; but of the replicas
+    /// of a group only the leader may (P4), and the others put together what they get.
+    pub fn set_acknowledging(&mut self, acknowledging: bool) {
+        self.acknowledging = acknowledging;
+    }
+
+    /// Takes a datagram of type REQUEST or ACK. Returns a request if this completes one.
+    pub fn handle_datagram<'a>(
+        &mut self,
+        now: Time,
+        from: SocketAddrV4,
+        datagram: &'a [u8],
+        outbox: &mut Outbox,
+    ) -> Result<Option<Incoming<'a>>, WireError> {
+        let packet = Packet::parse(datagram)?;
+        let reply_to = ReplyTo {
+            address: packet.options.origin.unwrap_or(from),
+            request_id: packet.header.request_id,
+        };
+        match packet.header.message_type {
+            MessageType::Request => self.handle_request(now, reply_to, &packet, outbox),
+            MessageType::Ack => {
+                if let Some(missing) = &packet.missing {
+                    self.replies.send_missing(now, reply_to, missing, outbox);
+                }
+                Ok(None)
+            }
+            other => Err(WireError::Misdirected(other)),
+        }
+    }
+
+    /// Answers a request. `options` are those of [`Incoming::reply_options`], perhaps with an
+    /// outcome; a client that sent none must be sent none.
+    ///
+    /// A reply with options that takes several packets is kept for a while, so that the client can
+    /// ask for packets that were lost. One without options is streamed and forgotten, as in the
+    /// original.
+    pub fn respond<'a>(
+        &mut self,
+        now: Time,
+        to: ReplyTo,
+        options: &Options,
+        body: impl Into<Body<'a>>,
+        outbox: &mut Outbox,
+    ) -> Result<(), SendError> {
+        let body = body.into();
+        let mut envelope = Envelope {
+            message_type: MessageType::Response,
+            // The original says FIXED in replies, whatever the request said.
+            policy: Policy::Fixed,
+            request_id: to.request_id,
+            options: *options,
+        };
+        let cut = envelope.cut(&body)?;
+        if cut.count() == 1 || envelope.options.is_none() {
+            for index in 0..cut.count() {
+                outbox.push(to.address, |out| envelope.write(&cut, &body, index, out));
+            }
+        } else {
+            let segments = Segments::from_cut(envelope, cut, body.into_bytes());
+            self.replies.send(now, to, segments, outbox);
+        }
+        Ok(())
+    }
+
+    /// Tells a client that its request is not admitted now (P23). `identity` is that of a request
+    /// with SESSION.
+    pub fn drop_request(&self, to: ReplyTo, identity: Option<Identity>, outbox: &mut Outbox) {
+        let header = Header::single(MessageType::Drop, Policy::Fixed, to.request_id);
+        send_about(to.address, header, identity, DROP_BODY, outbox);
+    }
+
+    /// Tells a switch that a client's request has been answered. `identity` is that of a request
+    /// with SESSION.
+    pub fn feedback(
+        &self,
+        switch: SocketAddrV4,
+        request: ReplyTo,
+        identity: Option<Identity>,
+        outbox: &mut Outbox,
+    ) {
+        let header = Header::single(MessageType::Feedback, Policy::Fixed, request.request_id);
+        let feedback = Feedback { request_id: request.request_id, client: request.address };
+        send_about(switch, header, identity, &feedback.to_bytes(), outbox);
+    }
+
+    /// Asks again for packets that were lost, and forgets what is too old.
+    pub fn handle_timeout(&mut self, now: Time, outbox: &mut Outbox) {
+        self.requests.expire(now);
+        self.replies.expire(now);
+        while let Some(number) = self.requests.repair.pop(now) {
+            if self.acknowledging {
+                self.requests.pull_again(now, number, outbox);
+            }
+        }
+    }
+
+    /// When to call [`Self::handle_timeout`]. May change with every call of another method.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        [self.requests.next_timeout(), self.replies.next_timeout()].into_iter().flatten().min()
+    }
+
+    /// What happened to multi-packet requests so far.
+    pub fn counters(&self) -> ReassemblyCounters {
+        self.requests.counters
+    }
+
+    fn handle_request<'a>(
+        &mut self,
+        now: Time,
+        reply_to: ReplyTo,
+        packet: &Packet<'a>,
+        outbox: &mut Outbox,
+    ) -> Result<Option<Incoming<'a>>, WireError> {
+        if self.is_too_large(packet) {
+            self.requests.refuse_too_large();
+            self.refuse(reply_to, packet, outbox);
+            return Ok(None);
+        }
+        if packet.header.is_single() {
+            packet.check()?;
+            return Ok(Some(Incoming {
+                reply_to,
+                policy: packet.header.policy,
+                options: packet.options,
+                body: Body::Borrowed(packet.body),
+            }));
+        }
+        match self.requests.insert(now, reply_to.address, packet, 0) {
+            Inserted::Complete(whole) => Ok(Some(Incoming {
+                reply_to,
+                policy: whole.header.policy,
+                options: whole.options,
+                body: Body::Shared(whole.body),
+            })),
+            Inserted::Fresh(number) if self.acknowledging => {
+                self.ask_for_more(now, number, packet, outbox);
+                Ok(None)
+            }
+            // The client asks again: perhaps this replica was not the leader the first time.
+            Inserted::Known(number)
+                if self.acknowledging
+                    && packet.has_options
+                    && !self.requests.repair.is_armed(number) =>
+            {
+                self.ask_for_more(now, number, packet, outbox);
+                Ok(None)
+            }
+            Inserted::TooLarge => {
+                self.refuse(reply_to, packet, outbox);
+                Ok(None)
+            }
+            Inserted::Fresh(_) | Inserted::Known(_) | Inserted::Ignored => Ok(None),
+        }
+    }
+
+    /// Answers a request that is too large.
+    fn refuse(&self, to: ReplyTo, packet: &Packet<'_>, outbox: &mut Outbox) {
+        if self.acknowledging {
+            let identity = packet.options.session.map(|session| session.identity());
+            self.drop_request(to, identity, outbox);
+        }
+    }
+
+    /// Answers a packet of a request that is not complete.
+    fn ask_for_more(&mut self, now: Time, number: usize, packet: &Packet<'_>, outbox: &mut Outbox) {
+        let entry = &self.requests.entries[number];
+        if !entry.partial.has_head() {
+            // Packets that come before the first one are late duplicates more often than not:
+            // nothing is asked of the client until it says that it has this request to send.
+            return;
+        }
+        if packet.has_options {
+            self.requests.pull(now, number, outbox);
+        } else if packet.header.first {
+            send_ack(entry.key.sender, entry.key.request_id, None, outbox);
+        }
+    }
+
+    /// Whether a request is known to be too large by this packet alone.
+    fn is_too_large(&self, packet: &Packet<'_>) -> bool {
+        let least = if packet.header.first && !packet.header.last {
+            least_request_bytes(packet)
+        } else {
+            packet.body.len()
+        };
+        least > self.config.request_bytes_max
+    }
+}
+
+/// Sends a message of one packet about a request.
+fn send_about(
+    to: SocketAddrV4,
+    header: Header,
+    identity: Option<Identity>,
+    body: &[u8],
+    outbox: &mut Outbox,
+) {
+    let packet =
+        Packet { options: Options { identity, ..Options::NONE }, ..Packet::new(header, body) };
+    outbox.push(to, |out| packet.encode(out));
+}
