@@ -1,0 +1,330 @@
+//! What an operator says to replicas: make a cluster of them, and ask how they are (P39).
+//!
+//! Questions are rkyv records in R2P2 messages of type `RAFT_REQ`, answers in `RAFT_REP`, each
+//! behind the protocol version (u16, big-endian) as in [`crate::messages`].
+
+#![expect(missing_docs, reason = "what rkyv derives for the fields of variants has no docs")]
+
+use std::{net::SocketAddrV4, time::Duration};
+
+use r2p2::{MessageReceiver, MessageSender, MessageType, Outbox, Time};
+use rkyv::{Archive, Deserialize, Serialize, rancor};
+use tokio::{net::UdpSocket, time::Instant};
+
+use crate::{
+    core::{Counters, Status},
+    entry::{ClusterLimits, Configuration, Incarnation, Member, NodeId},
+    messages::{MessageError, PROTOCOL_VERSION},
+    storage::Birth,
+};
+
+/// A question to a replica.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub enum Question {
+    /// Who are you?
+    Hello,
+    /// Be a member of this cluster. Answered when it is on disk.
+    Init(Birth),
+    /// How are you?
+    Status,
+}
+
+/// A replica's answer.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub enum Answer {
+    /// Answers [`Question::Hello`].
+    Hello {
+        /// The number that it was started with.
+        node: NodeId,
+        /// The life of its disk.
+        incarnation: Incarnation,
+        /// The cluster that its disk belongs to.
+        birth: Option<Birth>,
+    },
+    /// Answers [`Question::Init`]: it is on disk, now or since an earlier one that was the same.
+    Initialised,
+    /// It belongs to another cluster, or has another number or incarnation.
+    Refused(String),
+    /// Answers [`Question::Status`].
+    Status(Box<NodeStatus>),
+}
+
+/// How a replica is.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its number.
+    pub node: NodeId,
+    /// Its cluster; none before `init`.
+    pub cluster: Option<u64>,
+    /// The mode that it runs in, as in its settings.
+    pub mode: String,
+    /// Why its service stopped applying, if it did (P42).
+    pub poisoned: Option<String>,
+    /// The protocol; none before `init` and in mode `unreplicated`.
+    pub protocol: Option<Status>,
+    /// What happened since its start.
+    pub counters: Counters,
+    /// Datagrams received and sent, bytes received and sent, system calls to do so.
+    pub network: NetworkStatus,
+}
+
+/// What a replica's sockets have done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Archive, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say what is counted")]
+pub struct NetworkStatus {
+    pub datagrams_in: u64,
+    pub bytes_in: u64,
+    pub calls_in: u64,
+    pub datagrams_out: u64,
+    pub bytes_out: u64,
+    pub calls_out: u64,
+    /// Datagrams that the kernel had no room for.
+    pub datagrams_lost: u64,
+}
+
+macro_rules! wire_form {
+    ($type:ty) => {
+        impl $type {
+            /// The form on the wire.
+            pub fn encode(&self) -> Vec<u8> {
+                let mut bytes = PROTOCOL_VERSION.to_be_bytes().to_vec();
+                let record = rkyv::to_bytes::<rancor::Error>(self)
+                    .expect("serialising into memory fails only for lack of it");
+                bytes.extend_from_slice(&record);
+                bytes
+            }
+
+            /// Reads what [`Self::encode`] wrote; validates everything.
+            pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+                let (version, record) =
+                    bytes.split_first_chunk::<2>().ok_or(MessageError::Short(bytes.len()))?;
+                let version = u16::from_be_bytes(*version);
+                if version != PROTOCOL_VERSION {
+                    return Err(MessageError::Version(version));
+                }
+                rkyv::from_bytes::<Self, rancor::Error>(record)
+                    .map_err(|error| MessageError::Invalid(error.to_string()))
+            }
+        }
+    };
+}
+
+wire_form!(Question);
+wire_form!(Answer);
+
+/// Why an operator's request failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdminError {
+    /// No socket to ask with.
+    #[error("cannot open a UDP socket: {0}")]
+    Socket(#[from] std::io::Error),
+    /// The replica did not answer in time.
+    #[error("{address} did not answer within {waited:?}; is the replica running there?")]
+    Silent {
+        /// Who.
+        address: SocketAddrV4,
+        /// How long.
+        waited: Duration,
+    },
+    /// The replica does not do what it was asked.
+    #[error("{address} refused: {reason}")]
+    Refused {
+        /// Who.
+        address: SocketAddrV4,
+        /// Why.
+        reason: String,
+    },
+    /// The replica at this address has another number than the caller thinks.
+    #[error("{address} is replica {found}, not {expected}; correct the list of members")]
+    WrongNode {
+        /// Who.
+        address: SocketAddrV4,
+        /// The number that it has.
+        found: NodeId,
+        /// The number that the caller gave.
+        expected: NodeId,
+    },
+    /// Some replicas belong to a cluster already that is not the one asked for.
+    #[error(
+        "{address} already belongs to cluster {cluster:016x}, which has other members; start from \
+         empty data directories, or name exactly the members of that cluster"
+    )]
+    OtherCluster {
+        /// Who.
+        address: SocketAddrV4,
+        /// The cluster.
+        cluster: u64,
+    },
+    /// The list of members is empty, too long, or names a number or an address twice.
+    #[error("the list of members is not usable: {0}")]
+    Members(String),
+}
+
+/// Makes a cluster of replicas that were started with empty disks: collects their incarnations,
+/// sends all of them the first configuration, and returns when it is on every disk (P39).
+///
+/// Doing it again does no harm: if some have it already, the others get the same. Returns the
+/// cluster's number.
+pub async fn init(
+    members: &[(NodeId, SocketAddrV4)],
+    limits: ClusterLimits,
+    timeout: Duration,
+) -> Result<u64, AdminError> {
+    check_members(members)?;
+    let mut asker = Asker::new(timeout).await?;
+    let mut named = Vec::new();
+    let mut existing: Option<(SocketAddrV4, Birth)> = None;
+    for (id, address) in members {
+        match asker.ask(*address, &Question::Hello).await? {
+            Answer::Hello { node, incarnation, birth } => {
+                if node != *id {
+                    return Err(AdminError::WrongNode {
+                        address: *address,
+                        found: node,
+                        expected: *id,
+                    });
+                }
+                named.push(Member { id: *id, incarnation, address: *address });
+                existing = existing.or(birth.map(|birth| (*address, birth)));
+            }
+            answer => return Err(unexpected(*address, &answer)),
+        }
+    }
+    named.sort_by_key(|member| member.id);
+    let (cluster, configuration) = match existing {
+        None => {
+            let cluster = fastrand::Rng::new().u64(1..);
+            (cluster, Configuration { id: 1, members: named, limits })
+        }
+        Some((address, birth)) => {
+            let cluster = birth.cluster;
+            if birth.configuration.members != named {
+                return Err(AdminError::OtherCluster { address, cluster });
+            }
+            (cluster, birth.configuration)
+        }
+    };
+    for (node, address) in members {
+        let (node, configuration) = (*node, configuration.clone());
+        let birth = Birth { cluster, node, configuration };
+        match asker.ask(*address, &Question::Init(birth)).await? {
+            Answer::Initialised => {}
+            answer => return Err(unexpected(*address, &answer)),
+        }
+    }
+    Ok(cluster)
+}
+
+/// Asks a replica how it is.
+pub async fn status(address: SocketAddrV4, timeout: Duration) -> Result<NodeStatus, AdminError> {
+    let mut asker = Asker::new(timeout).await?;
+    match asker.ask(address, &Question::Status).await? {
+        Answer::Status(status) => Ok(*status),
+        answer => Err(unexpected(address, &answer)),
+    }
+}
+
+fn check_members(members: &[(NodeId, SocketAddrV4)]) -> Result<(), AdminError> {
+    const MEMBERS_MAX: usize = 64;
+    if members.is_empty() || members.len() > MEMBERS_MAX {
+        let what = format!("it has {} members; 1 to {MEMBERS_MAX} are possible", members.len());
+        return Err(AdminError::Members(what));
+    }
+    for (position, (node, address)) in members.iter().enumerate() {
+        if node.0 == 0 {
+            return Err(AdminError::Members("replicas are numbered from 1".to_owned()));
+        }
+        let before = &members[..position];
+        if before.iter().any(|(other, _)| other == node) {
+            return Err(AdminError::Members(format!("replica {node} is there twice")));
+        }
+        if before.iter().any(|(_, other)| other == address) {
+            return Err(AdminError::Members(format!("the address {address} is there twice")));
+        }
+    }
+    Ok(())
+}
+
+fn unexpected(address: SocketAddrV4, answer: &Answer) -> AdminError {
+    let reason = match answer {
+        Answer::Refused(reason) => reason.clone(),
+        _ => "it answered another question".to_owned(),
+    };
+    AdminError::Refused { address, reason }
+}
+
+/// Asks one question at a time, again and again until it is answered.
+struct Asker {
+    socket: UdpSocket,
+    sender: MessageSender,
+    receiver: MessageReceiver,
+    timeout: Duration,
+    buffer: Vec<u8>,
+}
+
+impl Asker {
+    async fn new(timeout: Duration) -> Result<Self, AdminError> {
+        let socket = UdpSocket::bind("0.0.0.0:0").await?;
+        let seed = fastrand::Rng::new().u64(..);
+        Ok(Self {
+            socket,
+            sender: MessageSender::new(seed),
+            receiver: MessageReceiver::new(r2p2::MessageConfig::default(), seed),
+            timeout,
+            buffer: vec![0; 1 << 16],
+        })
+    }
+
+    async fn ask(
+        &mut self,
+        address: SocketAddrV4,
+        question: &Question,
+    ) -> Result<Answer, AdminError> {
+        const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
+        let deadline = Instant::now() + self.timeout;
+        while Instant::now() < deadline {
+            let mut outbox = Outbox::new();
+            let sent = self.sender.send(
+                MessageType::RaftRequest,
+                address,
+                &question.encode(),
+                &mut outbox,
+            );
+            sent.map_err(|error| std::io::Error::other(error.to_string()))?;
+            let mut datagrams = Vec::new();
+            outbox.drain(|batch| datagrams.extend(batch.datagrams().map(<[u8]>::to_vec)));
+            for datagram in datagrams {
+                // What is lost, or refused by a host that is not there yet, is sent again.
+                let _ = self.socket.send_to(&datagram, address).await;
+            }
+            let again = deadline.min(Instant::now() + ASK_AGAIN_AFTER);
+            if let Ok(answer) = tokio::time::timeout_at(again, self.receive(address)).await {
+                return Ok(answer);
+            }
+        }
+        Err(AdminError::Silent { address, waited: self.timeout })
+    }
+
+    /// The next answer from `address`; what is no answer is passed over.
+    async fn receive(&mut self, address: SocketAddrV4) -> Answer {
+        loop {
+            let Ok((len, from)) = self.socket.recv_from(&mut self.buffer).await else {
+                // An ICMP message of an earlier datagram.
+                tokio::task::yield_now().await;
+                continue;
+            };
+            let std::net::SocketAddr::V4(from) = from else { continue };
+            if from != address {
+                continue;
+            }
+            let message = self.receiver.handle_datagram(Time::ZERO, from, &self.buffer[..len]);
+            let Ok(Some(message)) = message else { continue };
+            if let Ok(answer) = Answer::decode(&message.body)
+                && message.message_type == MessageType::RaftReply
+            {
+                return answer;
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! How a client is made.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use r2p2::{AsyncUdpLink, Clock, UdpConfig};
+use tokio::sync::mpsc;
+
+use super::{
+    CallError, CallKind, Client, ConnectError, Destinations, Session,
+    driver::{Driver, Stats},
+};
+use crate::{Mode, Multicast};
+
+/// How long a call may take unless the user says otherwise.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+
+/// How many calls may be on their way to the driver; more callers wait for their turn.
+const QUEUE: usize = 4096;
+
+/// Builds a [`Client`].
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until it connects"]
+pub struct ClientBuilder {
+    members: Vec<SocketAddrV4>,
+    multicast: Option<Multicast>,
+    mode: Mode,
+    timeout: Duration,
+}
+
+impl ClientBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            members: Vec::new(),
+            multicast: None,
+            mode: Mode::default(),
+            timeout: TIMEOUT_DEFAULT,
+        }
+    }
+
+    /// The replicas. Each of them gets every request, unless there is a multicast group; in the mode
+    /// `raft` one of them gets it.
+    pub fn members(mut self, addresses: impl IntoIterator<Item = SocketAddrV4>) -> Self {
+        self.members = addresses.into_iter().collect();
+        self
+    }
+
+    /// A multicast group by which a request reaches all replicas, and the address of the interface
+    /// of this host that leads there (P3).
+    pub fn multicast(mut self, group: SocketAddrV4, interface: Ipv4Addr) -> Self {
+        self.multicast = Some(Multicast { group, interface });
+        self
+    }
+
+    /// The mode of the replicas; `hovercraft` unless said otherwise.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// How long a call may take, and connecting too; 5 s unless said otherwise.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Opens a session with the cluster (P20), and starts a task on the present tokio runtime that
+    /// serves the client and its clones until the last of them is dropped.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with I/O and time enabled.
+    pub async fn connect(self) -> Result<Client, ConnectError> {
+        let destinations = self.destinations()?;
+        let mut config = UdpConfig::new(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+        if let Some(multicast) = self.multicast {
+            config.interface = multicast.interface;
+        }
+        let link = AsyncUdpLink::bind(&config)?;
+        // From the system's randomness: no two clients may open a session under one identity.
+        let seed = RandomState::new().hash_one(0);
+        let session = Session::new(&destinations, seed);
+        let (sender, calls) = mpsc::channel(QUEUE);
+        let (clock, stats) = (Clock::start(), Stats::default());
+        let driver = Driver { link, session, clock, stats: stats.clone(), calls };
+        tokio::spawn(driver.drive());
+        let client = Client { calls: sender, clock, timeout: self.timeout, stats };
+        match client.submit(CallKind::Connect, Bytes::new()).await {
+            Ok(_) => Ok(client),
+            Err(CallError::NotSent(timeout)) => Err(ConnectError::TimedOut(timeout)),
+            Err(_) => Err(ConnectError::Stopped),
+        }
+    }
+
+    fn destinations(&self) -> Result<Destinations, ConnectError> {
+        let wrong = |setting, reason| Err(ConnectError::Setting { setting, reason });
+        match (self.mode, self.multicast) {
+            (Mode::Raft, Some(_)) => {
+                wrong("multicast", "in the mode raft a request goes to one replica: name members")
+            }
+            (_, Some(Multicast { group, .. })) if !group.ip().is_multicast() => {
+                wrong("multicast", "the group must be one of 224.0.0.0 to 239.255.255.255")
+            }
+            (_, Some(Multicast { group, .. })) => Ok(Destinations::All(vec![group])),
+            (_, None) if self.members.is_empty() => {
+                wrong("members", "name at least one replica, or a multicast group")
+            }
+            (Mode::Raft, None) => Ok(Destinations::OneByOne(self.members.clone())),
+            (_, None) => Ok(Destinations::All(self.members.clone())),
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! The client's side of exactly-once sessions, without I/O (P1, P2, P20–P23).
+//!
+//! Calls come in by [`Session::submit`], datagrams by [`Session::handle_datagram`], and at
+//! [`Session::poll_timeout`] at the latest comes [`Session::handle_timeout`]. After each round of
+//! these [`Session::flush`] sends what may be sent, and [`Session::poll_result`] is to be asked
+//! until it has nothing more.
+
+use std::{collections::VecDeque, net::SocketAddrV4, time::Duration};
+
+use bytes::Bytes;
+use r2p2::{
+    Body, ClientConfig, ClientEndpoint, ClientEventKind, Options, Outbox, PACKETS_MAX, Policy,
+    RequestHandle, Session as SessionOption, Time, WireError,
+};
+use slab::Slab;
+
+use super::{
+    CallError, ClientStats, Destinations,
+    call::{Call, CallKind, OPEN_SESSION, Pending, Sent, Stage},
+    deadlines::Deadlines,
+    route::Route,
+    window::Window,
+};
+use crate::{Outcome, core::SessionGrant};
+
+/// The shortest wait for a reply before a request is sent again, and the longest. Where a message
+/// was lost, the shortest decides how long its caller waits; after an election, the longest does.
+const RETRY_AFTER: Duration = Duration::from_millis(25);
+const RETRY_AFTER_MAX: Duration = Duration::from_millis(200);
+
+/// A request is sent again when its reply takes this many times the usual time: what is merely slow
+/// must not be made slower by retries.
+const RETRY_AFTER_ROUND_TRIPS: u32 = 4;
+
+/// After an answer that lets a request be sent again "later" (P21), it is sent this much later.
+const SEND_LATER: Duration = Duration::from_millis(50);
+
+/// How many calls may be here at a time: more than any window, so that its room is used at once.
+const CALLS_MAX: usize = 16_384;
+
+/// A larger request may not fit the packets of one message, whatever the cluster takes.
+const REQUEST_BYTES_MAX: usize = 1024 * PACKETS_MAX;
+
+/// A client's session with a cluster, and all the calls in it. `T` is what a caller knows its call
+/// by.
+///
+/// Every call has exactly one result. A session is opened when a call needs one, and anew when the
+/// cluster has forgotten the last one, or may have.
+#[derive(Debug)]
+pub struct Session<T> {
+    endpoint: ClientEndpoint,
+    route: Route,
+    phase: Phase,
+    calls: Slab<Pending<T>>,
+    next_serial: u64,
+    /// By the index of a request's handle.
+    owners: Vec<Owner>,
+    /// In order of arrival; some have ended meanwhile.
+    waiting: VecDeque<CallId>,
+    deadlines: Deadlines<CallId>,
+    /// What must not be sent before a time, in order of the times.
+    postponed: VecDeque<(Time, CallId)>,
+    results: VecDeque<(T, Result<Bytes, CallError>)>,
+    /// Smoothed over about eight replies.
+    round_trip: Duration,
+    nonces: fastrand::Rng,
+    stats: ClientStats,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// No session; none is to be opened before this time.
+    Closed(Time),
+    Opening,
+    Open {
+        window: Window,
+        grant: SessionGrant,
+        /// When the session was certainly in use.
+        active: Time,
+    },
+}
+
+/// Names a call that may have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct CallId {
+    /// Grows from call to call.
+    serial: u64,
+    place: usize,
+}
+
+/// Whose an outstanding request of the endpoint is.
+#[derive(Debug, Clone, Copy)]
+enum Owner {
+    Opening,
+    Call(CallId),
+}
+
+impl<T> Session<T> {
+    /// A session that is not open yet. `seed` must differ from that of every other client: the
+    /// request that opens the session is told apart by what is drawn from it.
+    ///
+    /// # Panics
+    ///
+    /// If there are no destinations.
+    pub fn new(destinations: &Destinations, seed: u64) -> Self {
+        let config = ClientConfig {
+            retry_after: RETRY_AFTER,
+            retry_after_max: RETRY_AFTER_MAX,
+            outstanding_max: CALLS_MAX + 1,
+            one_by_one: matches!(destinations, Destinations::OneByOne(_)),
+            ..ClientConfig::default()
+        };
+        let mut nonces = fastrand::Rng::with_seed(seed);
+        Self {
+            endpoint: ClientEndpoint::new(config, nonces.u64(..)),
+            route: Route::new(destinations),
+            phase: Phase::Closed(Time::ZERO),
+            calls: Slab::new(),
+            next_serial: 0,
+            owners: Vec::new(),
+            waiting: VecDeque::new(),
+            deadlines: Deadlines::new(),
+            postponed: VecDeque::new(),
+            results: VecDeque::new(),
+            round_trip: Duration::ZERO,
+            nonces,
+            stats: ClientStats::default(),
+        }
+    }
+
+    /// Whether another call may be submitted.
+    pub fn has_room(&self) -> bool {
+        self.calls.len() < CALLS_MAX
+    }
+
+    /// Takes a call.
+    ///
+    /// # Panics
+    ///
+    /// If there is no room.
+    pub fn submit(&mut self, call: Call<T>) {
+        assert!(self.has_room(), "the caller checks for room");
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        let deadline = call.deadline;
+        let place = self.calls.insert(Pending { serial, call, stage: Stage::Waiting });
+        let id = CallId { serial, place };
+        let calls = &self.calls;
+        self.deadlines.push(deadline, id, calls.len(), |id| find(calls, *id).is_some());
+        if self.waiting.len() > 2 * calls.len() {
+            self.waiting.retain(|id| is_waiting(calls, *id));
+        }
+        self.waiting.push_back(id);
+    }
+
+    /// Takes a datagram of type RESPONSE, ACK or DROP.
+    pub fn handle_datagram(
+        &mut self,
+        now: Time,
+        from: SocketAddrV4,
+        datagram: &[u8],
+        outbox: &mut Outbox,
+    ) -> Result<(), WireError> {
+        let Some(event) = self.endpoint.handle_datagram(now, from, datagram, outbox)? else {
+            return Ok(());
+        };
+        let reply = match event.kind {
+            ClientEventKind::Reply { options, body } => Some((options.outcome.unwrap_or(0), body)),
+            ClientEventKind::ReplyTooLarge => None,
+            // The endpoint keeps the identity and sends it again later (P23).
+            _ => {
+                self.stats.dropped += 1;
+                return Ok(());
+            }
+        };
+        self.route.answered_by(from);
+        self.stats.count_answer(from);
+        match self.owners[event.handle.index()] {
+            Owner::Opening => self.opened(now, reply),
+            Owner::Call(id) => self.answered(now, id, reply),
+        }
+        Ok(())
+    }
+
+    /// Sends again what was not answered, and ends calls that have run out of time.
+    pub fn handle_timeout(&mut self, now: Time, outbox: &mut Outbox) {
+        while let Some((_, id)) = self.postponed.pop_front_if(|(time, _)| *time <= now) {
+            self.transmit(now, id, outbox);
+        }
+        while let Some(id) = self.deadlines.pop(now) {
+            self.run_out_of_time(now, id, outbox);
+        }
+        if self.endpoint.poll_timeout().is_some_and(|due| due <= now) {
+            self.endpoint.handle_timeout(now, outbox);
+        }
+    }
+
+    /// When to call [`Self::handle_timeout`] and [`Self::flush`]. May change with every call of
+    /// another method.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        let reopening = match self.phase {
+            Phase::Closed(not_before) if !self.waiting.is_empty() => Some(not_before),
+            _ => None,
+        };
+        let postponed = self.postponed.front().map(|(time, _)| *time);
+        [self.endpoint.poll_timeout(), self.deadlines.next(), postponed, reopening]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Sends the requests of waiting calls, oldest first, as far as the window has room (P20).
+    pub fn flush(&mut self, now: Time, outbox: &mut Outbox) {
+        self.endpoint.set_retry_after(self.round_trip * RETRY_AFTER_ROUND_TRIPS);
+        while let Some(&id) = self.waiting.front() {
+            if is_waiting(&self.calls, id) && !self.start(now, id, outbox) {
+                return;
+            }
+            self.waiting.pop_front();
+        }
+    }
+
+    /// The result of a call that has ended.
+    pub fn poll_result(&mut self) -> Option<(T, Result<Bytes, CallError>)> {
+        self.results.pop_front()
+    }
+
+    /// Whether calls wait for room in the window, or for a session.
+    pub fn is_full(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Gives up the calls whose callers are gone. They may be executed all the same.
+    pub fn abandon(&mut self, now: Time, is_gone: impl Fn(&T) -> bool) {
+        let gone: Vec<_> = (self.calls.iter())
+            .filter(|(_, pending)| is_gone(&pending.call.token))
+            .map(|(place, pending)| CallId { serial: pending.serial, place })
+            .collect();
+        for id in gone {
+            self.withdraw(now, id);
+            self.calls.remove(id.place);
+        }
+    }
+
+    /// What the client has seen so far.
+    pub fn stats(&self) -> &ClientStats {
+        &self.stats
+    }
+}
+
+/// Sending.
+impl<T> Session<T> {
+    /// Sends the request of a waiting call, or sees that it needs none. False if it must wait on.
+    fn start(&mut self, now: Time, id: CallId, outbox: &mut Outbox) -> bool {
+        self.expect_expiry(now);
+        let Phase::Open { window, grant, .. } = &mut self.phase else {
+            self.open(now, outbox);
+            return false;
+        };
+        let call = &self.calls[id.place].call;
+        let may_be_cancelled = call.kind.may_be_cancelled();
+        let bytes = call.body.len();
+        let bytes_max = REQUEST_BYTES_MAX.min(grant.request_bytes_max as usize);
+        if call.kind == CallKind::Connect {
+            self.end(id, Ok(Bytes::new()));
+        } else if bytes > bytes_max {
+            self.end(id, Err(CallError::TooLarge { bytes, bytes_max }));
+        } else if window.has_room(may_be_cancelled) {
+            let option = window.begin(may_be_cancelled);
+            self.send(now, id, option, None, outbox);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Leaves an idle session that may have expired: to open another one costs a round trip, and to
+    /// find it expired would leave the outcome of a command unknown.
+    fn expect_expiry(&mut self, now: Time) {
+        if let Phase::Open { window, grant, active } = &self.phase
+            && window.is_idle()
+            && now.since(*active) > grant.lifetime / 2
+        {
+            self.phase = Phase::Closed(now);
+        }
+    }
+
+    /// Asks for a session, if that is not under way (P1).
+    fn open(&mut self, now: Time, outbox: &mut Outbox) {
+        if let Phase::Closed(not_before) = self.phase
+            && not_before <= now
+        {
+            let session = SessionOption { client: 0, sequence: self.nonces.u64(..), lowest: 0 };
+            let (session, request_kind) = (Some(session), Some(OPEN_SESSION));
+            let options = Options { session, request_kind, ..Options::NONE };
+            let message = (Policy::Replicated, options, Bytes::new());
+            self.request(now, message, Owner::Opening, outbox);
+            self.phase = Phase::Opening;
+        }
+    }
+
+    /// Sends a call's request, or its cancellation, for the first time.
+    fn send(
+        &mut self,
+        now: Time,
+        id: CallId,
+        option: SessionOption,
+        cancels: Option<u64>,
+        outbox: &mut Outbox,
+    ) {
+        let sent = Sent { option, cancels, handle: None, first_sent: now };
+        self.calls[id.place].stage = Stage::Sent(sent);
+        self.transmit(now, id, outbox);
+    }
+
+    /// Hands the request of a call to the endpoint, if it is not there.
+    fn transmit(&mut self, now: Time, id: CallId, outbox: &mut Outbox) {
+        if let Some(pending) = find(&self.calls, id)
+            && let Stage::Sent(sent @ Sent { handle: None, .. }) = pending.stage
+        {
+            let message = pending.message(&sent);
+            let handle = Some(self.request(now, message, Owner::Call(id), outbox));
+            self.calls[id.place].stage = Stage::Sent(Sent { handle, ..sent });
+        }
+    }
+
+    /// Has the endpoint send a message, again and again until it is answered.
+    fn request(
+        &mut self,
+        now: Time,
+        (policy, options, body): (Policy, Options, Bytes),
+        owner: Owner,
+        outbox: &mut Outbox,
+    ) -> RequestHandle {
+        let destinations = self.route.destinations();
+        let handle = (self.endpoint)
+            .request(now, destinations, policy, options, body, outbox)
+            .expect("one of at most CALLS_MAX calls, with an identity of its own, not too large");
+        let index = handle.index();
+        if index >= self.owners.len() {
+            self.owners.resize(index + 1, owner);
+        }
+        self.owners[index] = owner;
+        handle
+    }
+}
+
+/// What comes of requests.
+impl<T> Session<T> {
+    /// The request that asked for a session has been answered.
+    fn opened(&mut self, now: Time, reply: Option<(u8, Body<'_>)>) {
+        let grant = reply
+            .filter(|(outcome, _)| *outcome == Outcome::Executed as u8)
+            .and_then(|(_, body)| SessionGrant::decode(&body));
+        self.phase = match grant {
+            Some(grant) => {
+                self.stats.sessions_opened += 1;
+                let window = Window::new(grant.client, grant.window);
+                Phase::Open { window, grant, active: now }
+            }
+            None => Phase::Closed(now + SEND_LATER),
+        };
+    }
+
+    /// The request of a call, or its cancellation, has been answered.
+    fn answered(&mut self, now: Time, id: CallId, reply: Option<(u8, Body<'_>)>) {
+        let pending = &mut self.calls[id.place];
+        let Stage::Sent(sent) = &mut pending.stage else {
+            unreachable!("a request that is outstanding was sent");
+        };
+        sent.handle = None;
+        let (sent, call) = (*sent, &pending.call);
+        let (kind, timeout) = (call.kind, call.timeout);
+        self.observe(now, &sent);
+        let Some((outcome, body)) = reply else {
+            return self.finish(now, id, Err(CallError::ReplyTooLarge));
+        };
+        let result = match Outcome::from_number(outcome) {
+            Some(Outcome::Executed) => Ok(body.into_bytes()),
+            Some(Outcome::SessionExpired) => {
+                self.lose(now, sent.option.client);
+                if kind == CallKind::Query {
+                    // It changes nothing, so it may be executed again.
+                    self.calls[id.place].stage = Stage::Waiting;
+                    return self.waiting.push_front(id);
+                }
+                Err(CallError::SessionExpired)
+            }
+            // As open as after a DROP: another copy may be executed yet (P21).
+            Some(Outcome::OutsideWindow) if sent.cancels.is_none() => {
+                return self.postponed.push_back((now + SEND_LATER, id));
+            }
+            Some(Outcome::Refused) => Err(CallError::Cancelled(timeout)),
+            Some(Outcome::IdentityReused) if sent.cancels.is_none() => {
+                Err(CallError::IdentityReused)
+            }
+            // A client that is not done with a sequence keeps the lowest at or below it (P20). And a
+            // cancellation that is outside the window stays there for as long as its target is the
+            // lowest: the cluster has made the window smaller since it granted the session.
+            Some(Outcome::Stale | Outcome::IdentityReused | Outcome::OutsideWindow) | None => {
+                Err(CallError::Unexpected(outcome))
+            }
+        };
+        self.finish(now, id, result);
+    }
+
+    fn run_out_of_time(&mut self, now: Time, id: CallId, outbox: &mut Outbox) {
+        let Some(pending) = find(&self.calls, id) else { return };
+        let Call { kind, timeout, .. } = pending.call;
+        let error = match (&pending.stage, kind) {
+            (_, CallKind::Query) => CallError::QueryTimedOut(timeout),
+            (Stage::Waiting, _) => CallError::NotSent(timeout),
+            (Stage::Sent(sent), CallKind::Command { until_known: true }) => {
+                let sent = *sent;
+                return self.cancel(now, id, &sent, outbox);
+            }
+            (Stage::Sent(_), _) => CallError::TimedOut(timeout),
+        };
+        self.finish(now, id, Err(error));
+    }
+
+    /// Orders the cancellation of a call, which tells what became of it (P23).
+    fn cancel(&mut self, now: Time, id: CallId, sent: &Sent, outbox: &mut Outbox) {
+        let Some(window) = self.window_of(sent.option.client) else {
+            return self.finish(now, id, Err(CallError::SessionExpired));
+        };
+        let option = window.begin_cancellation();
+        if let Some(handle) = sent.handle {
+            self.endpoint.forget(now, handle);
+        }
+        self.send(now, id, option, Some(sent.option.sequence), outbox);
+    }
+
+    /// The cluster has forgotten the client.
+    fn lose(&mut self, now: Time, client: u64) {
+        if self.window_of(client).is_some() {
+            self.phase = Phase::Closed(now);
+        }
+    }
+
+    /// Notes when a request of the session was certainly applied, and how long that took.
+    fn observe(&mut self, now: Time, sent: &Sent) {
+        let sample = now.since(sent.first_sent);
+        self.round_trip = (self.round_trip * 7 + sample) / 8;
+        if let Phase::Open { window, active, .. } = &mut self.phase
+            && window.client() == sent.option.client
+        {
+            *active = sent.first_sent.max(*active);
+        }
+    }
+
+    /// Ends a call, and what it has in the endpoint and in the window.
+    fn finish(&mut self, now: Time, id: CallId, result: Result<Bytes, CallError>) {
+        self.withdraw(now, id);
+        self.end(id, result);
+    }
+
+    /// Takes what a call has in the endpoint and in the window out of them. Requests that were sent
+    /// may still be executed, until another one raises *lowest* above them (P21).
+    fn withdraw(&mut self, now: Time, id: CallId) {
+        let pending = &self.calls[id.place];
+        let Stage::Sent(sent) = pending.stage else { return };
+        let reserved = pending.call.kind.may_be_cancelled() && sent.cancels.is_none();
+        if let Some(handle) = sent.handle {
+            self.endpoint.forget(now, handle);
+        }
+        if let Some(window) = self.window_of(sent.option.client) {
+            window.end(sent.option.sequence, reserved);
+            if let Some(target) = sent.cancels {
+                window.end(target, false);
+            }
+        }
+    }
+
+    fn end(&mut self, id: CallId, result: Result<Bytes, CallError>) {
+        let pending = self.calls.remove(id.place);
+        self.results.push_back((pending.call.token, result));
+    }
+
+    /// The window of a client, if its session is the present one.
+    fn window_of(&mut self, client: u64) -> Option<&mut Window> {
+        match &mut self.phase {
+            Phase::Open { window, .. } if window.client() == client => Some(window),
+            _ => None,
+        }
+    }
+}
+
+fn find<T>(calls: &Slab<Pending<T>>, id: CallId) -> Option<&Pending<T>> {
+    calls.get(id.place).filter(|pending| pending.serial == id.serial)
+}
+
+fn is_waiting<T>(calls: &Slab<Pending<T>>, id: CallId) -> bool {
+    find(calls, id).is_some_and(|pending| matches!(pending.stage, Stage::Waiting))
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,324 @@
+//! The application role: committed entries in, replies out.
+//!
+//! Owns everything that must be equal on all replicas at equal index: the service, the session
+//! table and log time. Runs in the network loop or in a thread of its own; needs nothing of the
+//! core.
+
+use std::{
+    io::{self, Read},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::{
+    core::sessions::{Sessions, Verdict},
+    entry::{ClusterLimits, Configuration, Entry, Index, Payload, Term},
+    request::{Identity, Key, Kind, Outcome, Request, ReturnPath},
+    state_machine::{Context, SnapshotWriter, StateMachine},
+    storage::SnapshotMeta,
+};
+
+/// A committed entry, and what this replica must do with it beside applying it.
+#[derive(Debug, Clone)]
+pub struct Committed {
+    /// Its index; entries come in order, without gaps.
+    pub index: Index,
+    /// The entry.
+    pub entry: Entry,
+    /// This replica is the replier of a read that it may answer (P17).
+    pub executes_read: bool,
+    /// Where the reply goes; none if another replica answers.
+    pub answer_to: Option<ReturnPath>,
+}
+
+/// A reply to a client.
+#[derive(Debug)]
+pub struct Response<'a> {
+    /// Where it goes.
+    pub to: ReturnPath,
+    /// Whose request it answers.
+    pub identity: Identity,
+    /// What became of the request.
+    pub outcome: Outcome,
+    /// The service's reply; empty unless it was executed.
+    pub body: &'a [u8],
+}
+
+/// The service panicked on a committed entry; the replica applies nothing more (P42).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the service panicked on entry {index}, request {identity}: {message}; this replica applies \
+     nothing more"
+)]
+pub struct Poisoned {
+    /// The entry's index.
+    pub index: Index,
+    /// Whose request.
+    pub identity: Identity,
+    /// What the panic said.
+    pub message: String,
+}
+
+/// The replicated state of one replica, and the service.
+pub struct Applier {
+    service: Box<dyn StateMachine>,
+    sessions: Sessions,
+    configuration: Arc<Configuration>,
+    cluster: u64,
+    applied: Index,
+    applied_term: Term,
+    log_time_us: u64,
+    poisoned: Option<Poisoned>,
+    /// Reused for replies that are not kept.
+    reply: Vec<u8>,
+}
+
+impl Applier {
+    /// An applier with nothing applied.
+    pub fn new(
+        service: Box<dyn StateMachine>,
+        cluster: u64,
+        configuration: Arc<Configuration>,
+    ) -> Self {
+        Self {
+            service,
+            sessions: Sessions::default(),
+            configuration,
+            cluster,
+            applied: 0,
+            applied_term: 0,
+            log_time_us: 0,
+            poisoned: None,
+            reply: Vec::new(),
+        }
+    }
+
+    /// Applies one entry (P21) and hands the reply, if this replica gives one, to `respond`.
+    pub fn apply(
+        &mut self,
+        committed: &Committed,
+        respond: &mut dyn FnMut(Response<'_>),
+    ) -> Result<(), Poisoned> {
+        if let Some(poisoned) = &self.poisoned {
+            return Err(poisoned.clone());
+        }
+        assert_eq!(committed.index, self.applied + 1, "entries are applied in order, each once");
+        let entry = &committed.entry;
+        self.log_time_us = self.log_time_us.max(entry.log_time_us);
+        self.sessions.advance(entry.session_delta_us, &self.configuration.limits);
+        match &entry.payload {
+            Payload::Noop => {}
+            Payload::Configuration(configuration) => {
+                self.configuration = Arc::clone(configuration);
+            }
+            Payload::Request { request, .. } => self.request(committed, request, respond)?,
+        }
+        self.applied = committed.index;
+        self.applied_term = entry.term;
+        Ok(())
+    }
+
+    /// The reply of a write that was executed, for a retry; false if it is not kept (P18).
+    pub fn answer_retry(
+        &self,
+        key: Key,
+        to: ReturnPath,
+        respond: &mut dyn FnMut(Response<'_>),
+    ) -> bool {
+        let Identity::Session { client, sequence } = key.identity else {
+            return false;
+        };
+        let kept = self.sessions.kept_reply(client, sequence, key.digest);
+        let Some((outcome, body)) = kept else {
+            return false;
+        };
+        respond(Response { to, identity: key.identity, outcome, body: &body });
+        true
+    }
+
+    /// Takes a snapshot of the state as it is now. The sizes in the meta are for its writer to
+    /// fill in.
+    pub fn snapshot(&self) -> (SnapshotMeta, SnapshotWriter) {
+        let meta = SnapshotMeta {
+            index: self.applied,
+            term: self.applied_term,
+            configuration: self.configuration.as_ref().clone(),
+            log_time_us: self.log_time_us,
+            size_bytes: 0,
+            checksum: 0,
+        };
+        let sessions = self.sessions.clone();
+        let service = self.service.snapshot();
+        let writer: SnapshotWriter = Box::new(move |to| {
+            sessions.write(to)?;
+            service(to)
+        });
+        (meta, writer)
+    }
+
+    /// Replaces the state by that of a snapshot (P36).
+    pub fn restore(&mut self, meta: &SnapshotMeta, mut data: &mut dyn Read) -> io::Result<()> {
+        self.sessions = Sessions::read(&mut data)?;
+        self.service.restore(data)?;
+        self.configuration = Arc::new(meta.configuration.clone());
+        self.applied = meta.index;
+        self.applied_term = meta.term;
+        self.log_time_us = meta.log_time_us;
+        Ok(())
+    }
+
+    /// The highest index that is applied.
+    pub fn applied(&self) -> Index {
+        self.applied
+    }
+
+    /// How many sessions are open, and what they count for against the limit in bytes.
+    pub fn sessions(&self) -> (usize, u64) {
+        (self.sessions.len(), self.sessions.size_bytes())
+    }
+
+    /// Whether the replicated state that the framework keeps is equal to another's.
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        self.sessions == other.sessions
+            && self.log_time_us == other.log_time_us
+            && self.configuration == other.configuration
+    }
+
+    /// The service.
+    pub fn service(&self) -> &dyn StateMachine {
+        self.service.as_ref()
+    }
+
+    fn request(
+        &mut self,
+        committed: &Committed,
+        request: &Request,
+        respond: &mut dyn FnMut(Response<'_>),
+    ) -> Result<(), Poisoned> {
+        let identity = request.identity();
+        let limits = self.configuration.limits;
+        let verdict = match identity {
+            Identity::Plain { .. } | Identity::Session { client: 0, .. } => Verdict::Execute,
+            Identity::Session { client, sequence } => {
+                self.sessions.check(client, sequence, request, &limits)
+            }
+        };
+        let mut answer = |outcome, body: &[u8]| {
+            if let Some(to) = committed.answer_to {
+                respond(Response { to, identity, outcome, body });
+            }
+        };
+        if let Verdict::Answer(outcome, body) = verdict {
+            answer(outcome, &body);
+            return Ok(());
+        }
+        match (request.kind(), identity) {
+            (Kind::OpenSession, Identity::Session { client: 0, .. }) => {
+                self.sessions.open(committed.index);
+                answer(Outcome::Executed, &SessionGrant::new(committed.index, &limits).encode());
+            }
+            (Kind::Cancel, Identity::Session { client, sequence }) if client != 0 => {
+                let (outcome, body) = self.sessions.cancel(client, sequence, request);
+                answer(outcome, &body);
+            }
+            (Kind::Write, _) => {
+                self.execute(committed.index, request)?;
+                if let Identity::Session { client, sequence } = identity
+                    && client != 0
+                {
+                    let kept = Bytes::copy_from_slice(&self.reply);
+                    let outcome = Outcome::Executed;
+                    self.sessions.record(client, sequence, request.digest(), outcome, kept);
+                }
+                answer(Outcome::Executed, &self.reply);
+            }
+            (Kind::Read, _) => {
+                if committed.executes_read {
+                    self.execute(committed.index, request)?;
+                    answer(Outcome::Executed, &self.reply);
+                }
+            }
+            // Opened or cancelled from within no session, or the wrong one.
+            (Kind::OpenSession | Kind::Cancel, _) => answer(Outcome::Refused, &[]),
+        }
+        Ok(())
+    }
+
+    /// Runs the service; the reply is in `self.reply`.
+    fn execute(&mut self, index: Index, request: &Request) -> Result<(), Poisoned> {
+        let context = Context {
+            index,
+            time_us: self.log_time_us,
+            seed: xxh3_64_with_seed(&index.to_le_bytes(), self.cluster),
+        };
+        self.reply.clear();
+        // After a panic the state is never used again, so it does not matter how it was left.
+        let result = catch_unwind(AssertUnwindSafe(|| match request.kind() {
+            Kind::Read => self.service.query(&context, request.body(), &mut self.reply),
+            _ => self.service.execute(&context, request.body(), &mut self.reply),
+        }));
+        result.map_err(|panic| {
+            let message = panic
+                .downcast_ref::<&str>()
+                .map(ToString::to_string)
+                .or_else(|| panic.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "no message".to_owned());
+            let poisoned = Poisoned { index, identity: request.identity(), message };
+            self.poisoned = Some(poisoned.clone());
+            poisoned
+        })
+    }
+}
+
+/// The reply to a request that opens a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionGrant {
+    /// The client id (P1).
+    pub client: u64,
+    /// How many sequences from the lowest unacknowledged one the client may use (P20).
+    pub window: u32,
+    /// The largest body of a request, in bytes (P4).
+    pub request_bytes_max: u32,
+    /// How long the session may be idle before it expires, in whole milliseconds (P20).
+    pub lifetime: Duration,
+}
+
+impl SessionGrant {
+    fn new(client: u64, limits: &ClusterLimits) -> Self {
+        Self {
+            client,
+            window: limits.session_window,
+            request_bytes_max: limits.request_bytes_max,
+            lifetime: limits.session_lifetime,
+        }
+    }
+
+    /// 20 bytes, big-endian: client id, window, largest body, lifetime.
+    pub fn encode(&self) -> [u8; 20] {
+        let lifetime_ms = u32::try_from(self.lifetime.as_millis()).unwrap_or(u32::MAX);
+        let mut bytes = [0; 20];
+        bytes[..8].copy_from_slice(&self.client.to_be_bytes());
+        bytes[8..12].copy_from_slice(&self.window.to_be_bytes());
+        bytes[12..16].copy_from_slice(&self.request_bytes_max.to_be_bytes());
+        bytes[16..].copy_from_slice(&lifetime_ms.to_be_bytes());
+        bytes
+    }
+
+    /// Reads what [`Self::encode`] wrote; further bytes are for later versions.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (client, rest) = bytes.split_first_chunk::<8>()?;
+        let (window, rest) = rest.split_first_chunk::<4>()?;
+        let (request_bytes_max, rest) = rest.split_first_chunk::<4>()?;
+        let (lifetime_ms, _) = rest.split_first_chunk::<4>()?;
+        Some(Self {
+            client: u64::from_be_bytes(*client),
+            window: u32::from_be_bytes(*window),
+            request_bytes_max: u32::from_be_bytes(*request_bytes_max),
+            lifetime: Duration::from_millis(u32::from_be_bytes(*lifetime_ms).into()),
+        })
+    }
+}

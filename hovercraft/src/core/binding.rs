@@ -1,0 +1,247 @@
+//! Binding: metadata that the leader ordered, waiting for its bodies (P6, P8).
+//!
+//! The metadata here follows the log without a gap: position 0 has the index after the log's last
+//! entry. An entry moves to the log only from the front and only with its body.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::{
+    core::lookup::Lookup,
+    entry::{Configuration, Index, NodeId, Term},
+    request::{Key, Request, ReturnPath},
+};
+
+/// An entry whose body may be missing.
+#[derive(Debug)]
+pub(crate) struct Ordered {
+    pub(crate) term: Term,
+    pub(crate) log_time_us: u64,
+    pub(crate) session_delta_us: u32,
+    pub(crate) content: Content,
+}
+
+#[derive(Debug)]
+pub(crate) enum Content {
+    Noop,
+    Configuration(Arc<Configuration>),
+    Request { key: Key, body_len: u32, replier: NodeId, body: Body },
+}
+
+/// What is here of a request that was ordered.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// Perhaps in the unordered set.
+    Unknown,
+    /// A part from the start, fetched from another replica.
+    Partial(BytesMut),
+    /// Fetched from another replica, outside the unordered set's budget (P9).
+    Here(Arc<Request>, Option<ReturnPath>),
+}
+
+/// Metadata without a place in the log yet.
+#[derive(Debug)]
+pub(crate) struct Binding {
+    ordered: VecDeque<Ordered>,
+    /// Bodies that are wanted, by the highest index that wants them.
+    wanted: Lookup<Key, Index>,
+    /// Bytes of bodies that were fetched and are not in the log yet.
+    fetched_bytes: usize,
+    count_max: usize,
+}
+
+impl Binding {
+    pub(crate) fn new(count_max: usize, seed: u64) -> Self {
+        let wanted = Lookup::new(seed);
+        Self { ordered: VecDeque::new(), wanted, fetched_bytes: 0, count_max }
+    }
+
+    /// Remembers the metadata of `index`, which is the next one. Returns false if it has no room.
+    pub(crate) fn push(&mut self, index: Index, ordered: Ordered) -> bool {
+        if self.ordered.len() >= self.count_max {
+            return false;
+        }
+        if let Content::Request { key, .. } = &ordered.content {
+            self.wanted.insert(*key, index);
+        }
+        self.ordered.push_back(ordered);
+        true
+    }
+
+    pub(crate) fn front(&self) -> Option<&Ordered> {
+        self.ordered.front()
+    }
+
+    /// Takes the first one, to put it into the log.
+    pub(crate) fn pop(&mut self) -> Option<Ordered> {
+        let ordered = self.ordered.pop_front()?;
+        self.forget(&ordered);
+        Some(ordered)
+    }
+
+    /// Removes the metadata at position `from` and behind it, handing the bodies that were fetched
+    /// for it to `each`.
+    pub(crate) fn truncate(&mut self, from: usize, mut each: impl FnMut(Arc<Request>)) {
+        while self.ordered.len() > from {
+            let ordered = self.ordered.pop_back().expect("it is longer than `from`");
+            self.forget(&ordered);
+            if let Content::Request { body: Body::Here(request, _), .. } = ordered.content {
+                each(request);
+            }
+        }
+    }
+
+    /// The term at a position.
+    pub(crate) fn term(&self, position: usize) -> Option<Term> {
+        self.ordered.get(position).map(|ordered| ordered.term)
+    }
+
+    /// Whether an entry here has this request.
+    pub(crate) fn wants(&self, key: &Key) -> bool {
+        self.wanted.contains(key)
+    }
+
+    /// Takes a part of a body that begins at `offset`; parts that do not continue what is here are
+    /// ignored. Returns true if the body is now complete.
+    pub(crate) fn fill(
+        &mut self,
+        position: usize,
+        offset: u32,
+        part: &[u8],
+        return_path: Option<ReturnPath>,
+        request_of: impl FnOnce(Bytes) -> Option<Request>,
+    ) -> bool {
+        let Some(Ordered { content, .. }) = self.ordered.get_mut(position) else {
+            return false;
+        };
+        let Content::Request { key, body_len, body, .. } = content else {
+            return false;
+        };
+        let body_len = *body_len as usize;
+        if let Body::Unknown = body
+            && offset == 0
+        {
+            *body = Body::Partial(BytesMut::new());
+        }
+        let Body::Partial(bytes) = body else {
+            return false;
+        };
+        if bytes.len() != offset as usize || bytes.len() + part.len() > body_len {
+            return false;
+        }
+        bytes.extend_from_slice(part);
+        self.fetched_bytes += part.len();
+        if bytes.len() < body_len {
+            return false;
+        }
+        // Only a request with the digest that the leader ordered is bound (P2, P9).
+        let whole = bytes.split().freeze();
+        match request_of(whole).filter(|request| request.key() == *key) {
+            Some(request) => {
+                *body = Body::Here(Arc::new(request), return_path);
+                true
+            }
+            None => {
+                self.fetched_bytes -= body_len;
+                *body = Body::Unknown;
+                false
+            }
+        }
+    }
+
+    /// The bodies that are missing, lowest first: position, key, bytes here, bytes in all.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = (usize, Key, u32, u32)> {
+        self.ordered.iter().enumerate().filter_map(|(position, ordered)| {
+            let Content::Request { key, body, body_len, .. } = &ordered.content else {
+                return None;
+            };
+            match body {
+                Body::Unknown => Some((position, *key, 0, *body_len)),
+                Body::Partial(bytes) => Some((position, *key, bytes.len() as u32, *body_len)),
+                Body::Here(..) => None,
+            }
+        })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ordered.len()
+    }
+
+    pub(crate) fn fetched_bytes(&self) -> usize {
+        self.fetched_bytes
+    }
+
+    fn forget(&mut self, ordered: &Ordered) {
+        let Content::Request { key, body, .. } = &ordered.content else {
+            return;
+        };
+        // A later entry may want the same request; it asks anew when it is at the front.
+        self.wanted.remove(key);
+        self.fetched_bytes -= match body {
+            Body::Unknown => 0,
+            Body::Partial(bytes) => bytes.len(),
+            Body::Here(request, _) => request.body().len(),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::testing::request;
+
+    fn ordered(client: u64, sequence: u64) -> Ordered {
+        let request = request(client, sequence);
+        let content = Content::Request {
+            key: request.key(),
+            body_len: request.body().len() as u32,
+            replier: NodeId(1),
+            body: Body::Unknown,
+        };
+        Ordered { term: 1, log_time_us: 0, session_delta_us: 0, content }
+    }
+
+    fn same(client: u64, sequence: u64) -> impl FnOnce(Bytes) -> Option<Request> {
+        move |body| {
+            let request = request(client, sequence);
+            Some(Request::new(request.identity(), request.lowest(), request.kind(), body))
+        }
+    }
+
+    #[test]
+    fn a_body_comes_in_parts_and_its_digest_is_checked() {
+        let mut binding = Binding::new(10, 0);
+        binding.push(1, ordered(1, 1));
+        assert!(!binding.fill(0, 2, b"dy", None, same(1, 1)));
+        assert!(!binding.fill(0, 0, b"bo", None, same(1, 1)));
+        assert_eq!(binding.missing().next().map(|missing| missing.2), Some(2));
+        assert!(!binding.fill(0, 2, b"dyx", None, same(1, 1)));
+        assert!(binding.fill(0, 2, b"dy", None, same(1, 1)));
+        assert_eq!((binding.missing().count(), binding.fetched_bytes()), (0, 4));
+        binding.pop();
+        assert_eq!(binding.fetched_bytes(), 0);
+    }
+
+    #[test]
+    fn a_body_with_another_digest_is_not_bound() {
+        let mut binding = Binding::new(10, 0);
+        binding.push(1, ordered(1, 1));
+        assert!(!binding.fill(0, 0, b"evil", None, same(1, 1)));
+        assert!(!binding.fill(0, 0, b"body", None, same(1, 2)));
+        assert_eq!((binding.missing().count(), binding.fetched_bytes()), (1, 0));
+    }
+
+    #[test]
+    fn it_is_bounded_and_truncation_gives_bodies_back() {
+        let mut binding = Binding::new(2, 0);
+        assert!(binding.push(1, ordered(1, 1)));
+        assert!(binding.push(2, ordered(1, 2)));
+        assert!(!binding.push(3, ordered(1, 3)));
+        binding.fill(1, 0, b"body", None, same(1, 2));
+        let mut returned = Vec::new();
+        binding.truncate(1, |request| returned.push(request.key()));
+        assert_eq!(returned, [request(1, 2).key()]);
+        assert!(binding.wants(&request(1, 1).key()) && !binding.wants(&request(1, 2).key()));
+    }
+}

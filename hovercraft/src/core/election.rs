@@ -1,0 +1,252 @@
+//! Elections: pre-vote, vote, check-quorum (P33).
+
+use r2p2::Time;
+
+use crate::{
+    core::{Core, Timer, replication::Leader},
+    entry::{Incarnation, Index, NodeId, Term},
+    messages::Message,
+};
+
+/// What this replica is in its term.
+#[derive(Debug)]
+pub(crate) enum Role {
+    /// Follows a leader, or waits for one.
+    Follower {
+        /// Who was heard of in this term.
+        leader: Option<NodeId>,
+    },
+    /// Asks for votes.
+    Candidate(Candidacy),
+    /// Orders requests.
+    Leader(Box<Leader>),
+}
+
+impl Role {
+    pub(crate) fn new() -> Self {
+        Self::Follower { leader: None }
+    }
+}
+
+/// Votes so far.
+#[derive(Debug)]
+pub(crate) struct Candidacy {
+    /// Asking whether an election would succeed, for this term; nobody's term changes yet.
+    pre_vote_for: Option<Term>,
+    granted: Vec<NodeId>,
+}
+
+/// A log's last term and index: what makes it at least as complete as another.
+type Completeness = (Term, Index);
+
+impl Core {
+    pub(super) fn restart_election_timer(&mut self, now: Time) {
+        let timing = self.settings.timing;
+        let spread = timing.election_max.saturating_sub(timing.election_min).as_nanos() as u64;
+        let wait = timing.election_min + std::time::Duration::from_nanos(self.rng.u64(..=spread));
+        self.timers.set(Timer::Election, now + wait);
+    }
+
+    pub(super) fn election_timeout(&mut self, now: Time) {
+        self.restart_election_timer(now);
+        // A replica that is recovering, or was replaced, is no candidate (P37, P39).
+        if self.is_leader() || !self.may_vote() {
+            return;
+        }
+        self.counters.pre_votes_started += 1;
+        let proposed = self.term() + 1;
+        tracing::debug!(term = self.term(), proposed, "no leader heard of: asking for pre-votes");
+        self.role =
+            Role::Candidate(Candidacy { pre_vote_for: Some(proposed), granted: vec![self.node] });
+        let (last_term, last_index) = self.completeness();
+        for to in self.others() {
+            self.send(to, Message::PreVote { proposed, last_index, last_term });
+        }
+        self.tally_votes(now);
+    }
+
+    pub(super) fn pre_vote_asked(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        proposed: Term,
+        log: Completeness,
+    ) {
+        let granted = self.may_vote()
+            && proposed > self.term()
+            && log >= self.completeness()
+            && !self.hears_a_leader(now);
+        self.counters.pre_votes_refused += u64::from(!granted);
+        self.send(from, Message::PreVoteReply { proposed, granted });
+    }
+
+    pub(super) fn pre_vote_answered(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        incarnation: Incarnation,
+        proposed: Term,
+        granted: bool,
+    ) {
+        let counts = self.is_counted(from, incarnation);
+        let Role::Candidate(candidacy) = &mut self.role else {
+            return;
+        };
+        if granted && counts && candidacy.pre_vote_for == Some(proposed) {
+            candidacy.grant(from);
+            self.tally_votes(now);
+        }
+    }
+
+    pub(super) fn vote_asked(&mut self, now: Time, from: NodeId, log: Completeness) {
+        let is_free = self.hard_state.vote.is_none_or(|vote| vote == from);
+        let granted = self.may_vote()
+            && is_free
+            && log >= self.completeness()
+            && matches!(self.role, Role::Follower { leader: None });
+        if granted && self.hard_state.vote.is_none() {
+            self.hard_state.vote = Some(from);
+            self.write_hard_state();
+        }
+        if granted {
+            self.restart_election_timer(now);
+        }
+        self.send(from, Message::VoteReply { granted });
+    }
+
+    pub(super) fn vote_answered(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        incarnation: Incarnation,
+        granted: bool,
+    ) {
+        let counts = self.is_counted(from, incarnation);
+        let Role::Candidate(candidacy) = &mut self.role else {
+            return;
+        };
+        if granted && counts && candidacy.pre_vote_for.is_none() {
+            candidacy.grant(from);
+            self.tally_votes(now);
+        }
+    }
+
+    /// Goes on if a majority granted what was asked, and the own vote is on disk.
+    pub(super) fn tally_votes(&mut self, now: Time) {
+        let Role::Candidate(candidacy) = &self.role else {
+            return;
+        };
+        let is_on_disk = self.hard_state_write.is_none();
+        if !is_on_disk || candidacy.granted.len() < self.configuration().quorum() {
+            return;
+        }
+        if candidacy.pre_vote_for.is_some() {
+            self.begin_election(now);
+        } else {
+            self.become_leader(now);
+        }
+    }
+
+    /// A message shows a higher term: follow in it (P40).
+    pub(super) fn adopt_term(&mut self, now: Time, term: Term) {
+        assert!(term > self.term(), "terms only grow");
+        tracing::debug!(term, "a message shows a higher term");
+        self.hard_state.term = term;
+        self.hard_state.vote = None;
+        self.write_hard_state();
+        self.become_follower(now, None);
+        self.forget_term(now);
+    }
+
+    pub(super) fn become_follower(&mut self, now: Time, leader: Option<NodeId>) {
+        if self.is_leader() {
+            tracing::info!(term = self.term(), "no longer the leader");
+            self.counters.leaderships_lost += 1;
+            self.stop_leading();
+            self.restart_election_timer(now);
+        }
+        self.role = Role::Follower { leader };
+    }
+
+    /// Answers a message of an old term, so that its sender learns of this one.
+    pub(super) fn refuse_old_term(&mut self, from: NodeId, message: &Message) {
+        match message {
+            Message::PreVote { proposed, .. } => {
+                let proposed = *proposed;
+                self.counters.pre_votes_refused += 1;
+                self.send(from, Message::PreVoteReply { proposed, granted: false });
+            }
+            Message::Vote { .. } => self.send(from, Message::VoteReply { granted: false }),
+            Message::AppendEntries(_) => self.send_append_reply(from, None),
+            _ => {}
+        }
+    }
+
+    /// The leader steps down if no quorum has answered a recent round (P31, P33).
+    pub(super) fn check_quorum(&mut self, now: Time) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        let patience = self.settings.timing.election_max;
+        let configuration = self.configurations.current();
+        let answered = configuration.members.iter().filter(|member| {
+            member.id == self.node || leader.answered_since(member, now - patience)
+        });
+        if answered.count() < configuration.quorum() {
+            tracing::warn!(term = self.term(), "no quorum answers: stepping down");
+            self.counters.quorums_lost += 1;
+            self.become_follower(now, None);
+            self.forget_term(now);
+        } else {
+            self.timers.set(Timer::CheckQuorum, now + self.settings.timing.election_min);
+        }
+    }
+
+    /// Whether the configuration in force names this life of this replica (P37, P39).
+    pub(super) fn may_vote(&self) -> bool {
+        self.configurations.names(self.node, self.incarnation())
+    }
+
+    /// Whether what another replica grants and acknowledges counts (P39).
+    pub(super) fn is_counted(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        self.configurations.names(node, incarnation)
+    }
+
+    fn begin_election(&mut self, now: Time) {
+        self.counters.elections_started += 1;
+        self.hard_state.term += 1;
+        self.hard_state.vote = Some(self.node);
+        self.write_hard_state();
+        self.forget_term(now);
+        tracing::info!(term = self.term(), "asking for votes");
+        self.role = Role::Candidate(Candidacy { pre_vote_for: None, granted: vec![self.node] });
+        self.restart_election_timer(now);
+        let (last_term, last_index) = self.completeness();
+        for to in self.others() {
+            self.send(to, Message::Vote { last_index, last_term });
+        }
+    }
+
+    fn hears_a_leader(&self, now: Time) -> bool {
+        match &self.role {
+            Role::Leader(_) => true,
+            Role::Follower { leader: Some(_) } => {
+                let heard = self.acknowledging.leader_heard();
+                heard.is_some_and(|at| now.since(at) < self.settings.timing.election_min)
+            }
+            Role::Follower { leader: None } | Role::Candidate(_) => false,
+        }
+    }
+
+    fn completeness(&self) -> Completeness {
+        (self.log.last_term(), self.log.last())
+    }
+}
+
+impl Candidacy {
+    fn grant(&mut self, from: NodeId) {
+        if !self.granted.contains(&from) {
+            self.granted.push(from);
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! The follower's half of replication: metadata in, acknowledgements out (P6, P8, P12, P15).
+
+use std::{sync::Arc, time::Duration};
+
+use r2p2::Time;
+
+use crate::{
+    core::{
+        Conflict, Core, Output, Role, Timer,
+        binding::{Body, Content, Ordered},
+    },
+    entry::{Configuration, Entry, Index, NodeId, Payload, Term},
+    messages::{AppendEntries, AppendReply, Message, Metadata, Ordered as Meaning, WholeRequest},
+    request::{Identity, Request, ReturnPath},
+};
+
+/// A report of executions that nothing else carries is held back this long, so that the next
+/// acknowledgement can carry it (P15).
+const REPORT_AFTER: Duration = Duration::from_millis(1);
+
+/// What this replica owes its leader.
+#[derive(Debug, Default)]
+pub(crate) struct Acknowledging {
+    /// Something changed that the leader should know.
+    is_due: bool,
+    /// The last append-entries did not match: where the leader should go on.
+    rejected_after: Option<Index>,
+    /// The highest round seen of this leader, and answered.
+    round: u64,
+    round_answered: u64,
+    /// The acknowledged index that was last sent.
+    sent: Index,
+    /// The applied index that was last sent.
+    reported: Index,
+    leader_heard: Option<Time>,
+}
+
+impl Acknowledging {
+    /// The acknowledged index may have moved, or a report is due.
+    pub(crate) fn mark(&mut self) {
+        self.is_due = true;
+    }
+
+    pub(crate) fn leader_heard(&self) -> Option<Time> {
+        self.leader_heard
+    }
+
+    pub(crate) fn forget_term(&mut self) {
+        let (reported, leader_heard) = (self.reported, self.leader_heard);
+        *self = Self { reported, leader_heard, ..Self::default() };
+    }
+}
+
+impl Core {
+    /// A client's request, whose order this replica does not know (P8).
+    pub(super) fn request_at_follower(
+        &mut self,
+        now: Time,
+        request: Arc<Request>,
+        path: ReturnPath,
+    ) {
+        if !self.fits(&request) {
+            return;
+        }
+        if let Some(index) = self.log.find(&request.key()) {
+            let recurs = matches!(request.identity(), Identity::Plain { .. });
+            if !recurs || index > self.applied {
+                self.log.set_return_path(index, path);
+                return;
+            }
+        }
+        let is_wanted = self.binding.wants(&request.key());
+        self.unordered.insert_evicting(now, request, Some(path));
+        if is_wanted {
+            self.bind();
+        }
+    }
+
+    /// The leader of this term sends entries, or says that it is there.
+    pub(super) fn append_entries(&mut self, now: Time, from: NodeId, append: AppendEntries) {
+        if self.is_leader() {
+            // Two leaders of one term cannot be (a vote is synced before it is given).
+            self.counters.messages_ignored += 1;
+            return;
+        }
+        self.become_follower(now, Some(from));
+        self.acknowledging.leader_heard = Some(now);
+        self.restart_election_timer(now);
+        self.acknowledging.round = self.acknowledging.round.max(append.round);
+        self.ask_where_to_catch_up(now, from);
+        if self.snapshots.is_installing() {
+            return;
+        }
+        let commit = append.commit;
+        self.note_distance(from, append.first_index, commit);
+        match self.reject(&append) {
+            Some(after) => {
+                self.acknowledging.rejected_after = Some(after);
+                self.acknowledging.is_due = true;
+            }
+            None => {
+                self.acknowledging.rejected_after = None;
+                self.accept(now, append);
+            }
+        }
+        self.commit.state(commit);
+        self.bind();
+    }
+
+    /// Moves entries from the front of the binding to the log while their bodies are here (P6).
+    pub(super) fn bind(&mut self) {
+        let before = self.log.last();
+        while self.writing_bytes < super::WRITING_BYTES_MAX
+            && self.log.size_bytes() < 2 * self.settings.log_bytes_max
+            && let Some(front) = self.binding.front()
+        {
+            let is_here = match &front.content {
+                Content::Request { key, body: Body::Unknown, .. } => {
+                    self.unordered.get(key).is_some() || self.log.find(key).is_some()
+                }
+                Content::Request { body: Body::Partial(_), key, .. } => {
+                    self.unordered.get(key).is_some()
+                }
+                _ => true,
+            };
+            if !is_here {
+                break;
+            }
+            let ordered = self.binding.pop().expect("front() was there");
+            let entry = self.complete(ordered);
+            self.append_to_log(entry);
+        }
+        if self.log.last() > before {
+            self.acknowledging.is_due = true;
+        }
+        self.advance_commit();
+    }
+
+    /// Sends what the leader should know, once for everything in this turn.
+    pub(super) fn acknowledge(&mut self) {
+        let Role::Follower { leader: Some(leader) } = self.role else {
+            return;
+        };
+        let due = &mut self.acknowledging;
+        let is_news = std::mem::take(&mut due.is_due);
+        let rejected_after = due.rejected_after.take();
+        let is_round = due.round > due.round_answered;
+        let has_moved = self.acknowledged() > self.acknowledging.sent;
+        let has_applied = self.applied > self.acknowledging.reported;
+        if is_round || rejected_after.is_some() || (is_news && (has_moved || has_applied)) {
+            self.send_append_reply(leader, rejected_after);
+        }
+    }
+
+    pub(super) fn send_append_reply(&mut self, to: NodeId, rejected_after: Option<Index>) {
+        let acknowledged = self.acknowledged();
+        let round = self.acknowledging.round;
+        self.acknowledging.sent = acknowledged;
+        self.acknowledging.reported = self.applied;
+        self.acknowledging.round_answered = round;
+        self.timers.stop(Timer::Report);
+        let applied = self.applied;
+        let reply = AppendReply { round, acknowledged, applied, rejected_after };
+        self.send(to, Message::AppendReply(reply));
+    }
+
+    /// The application has moved: tell the leader now, soon, or with the next acknowledgement.
+    pub(super) fn report_applied(&mut self, now: Time) {
+        if self.is_leader() {
+            self.report_own(now);
+            return;
+        }
+        let unreported = self.applied - self.acknowledging.reported.min(self.applied);
+        if unreported >= (self.settings.queue_bound as u64 / 4).max(1) {
+            self.acknowledging.is_due = true;
+        } else if unreported > 0 {
+            self.timers.ensure(Timer::Report, now + REPORT_AFTER);
+        }
+    }
+
+    /// Whether a request is small enough to be replicated (P4).
+    pub(super) fn fits(&self, request: &Request) -> bool {
+        let max = self.configurations.current().limits.request_bytes_max;
+        request.body().len() <= max as usize
+    }
+
+    /// The end of the metadata that follows the log.
+    pub(super) fn ordered_last(&self) -> Index {
+        self.log.last() + self.binding.len() as Index
+    }
+
+    /// The highest index that this replica may acknowledge (P6).
+    fn acknowledged(&self) -> Index {
+        self.commit.verified().min(self.log.last()).min(self.held_index())
+    }
+
+    /// Where the leader should go on if its message does not match.
+    fn reject(&self, append: &AppendEntries) -> Option<Index> {
+        let previous = append.previous_index;
+        if previous > self.ordered_last() {
+            return Some(self.ordered_last());
+        }
+        let commit = self.commit.index();
+        if previous <= commit {
+            return None;
+        }
+        let term = self.ordered_term(previous);
+        if term == Some(append.previous_term) {
+            return None;
+        }
+        // Everything of the term that differs is suspect; what is committed is not.
+        let mut after = previous - 1;
+        while after > commit && self.ordered_term(after) == term {
+            after -= 1;
+        }
+        Some(after)
+    }
+
+    /// The term at an index of the log or of the metadata behind it.
+    pub(super) fn ordered_term(&self, index: Index) -> Option<Term> {
+        if index <= self.log.last() {
+            return self.log.term(index);
+        }
+        self.binding.term((index - self.log.last() - 1) as usize)
+    }
+
+    /// Takes the entries of a message that matched.
+    fn accept(&mut self, now: Time, append: AppendEntries) {
+        let mut configurations = append.configurations.into_iter();
+        let mut requests = append.requests.into_iter().peekable();
+        let mut last = append.previous_index;
+        for (position, metadata) in append.entries.iter().enumerate() {
+            let index = append.previous_index + 1 + position as Index;
+            let request = requests.next_if(|(at, _)| usize::from(*at) == position);
+            let Some(meaning) = metadata.ordered() else {
+                break;
+            };
+            let configuration = match meaning {
+                Meaning::Configuration => {
+                    let Some(configuration) = configurations.next() else {
+                        break;
+                    };
+                    Some(configuration)
+                }
+                Meaning::Noop | Meaning::Request { .. } => None,
+            };
+            let term = append.entries_term;
+            match self.ordered_term(index) {
+                _ if index <= self.commit.index() => {
+                    if self.log.term(index).is_some_and(|committed| committed != term) {
+                        let conflict = Conflict { index, term: self.term() };
+                        self.outputs.push_back(Output::Stop(conflict));
+                        return;
+                    }
+                }
+                Some(known) if known == term => {}
+                Some(_) => {
+                    self.remove_from(now, index);
+                    let ordered =
+                        ordered(metadata, meaning, configuration, term, append.log_time_us);
+                    self.remember(index, ordered, request);
+                }
+                None => {
+                    let ordered =
+                        ordered(metadata, meaning, configuration, term, append.log_time_us);
+                    if !self.remember(index, ordered, request) {
+                        break;
+                    }
+                }
+            }
+            last = index;
+        }
+        self.commit.verify(last);
+    }
+
+    /// Puts metadata behind the log; false if there is no room.
+    pub(super) fn remember(
+        &mut self,
+        index: Index,
+        ordered: Ordered,
+        request: Option<(u16, WholeRequest)>,
+    ) -> bool {
+        assert_eq!(index, self.ordered_last() + 1, "metadata follows the log without a gap");
+        let position = self.binding.len();
+        if !self.binding.push(index, ordered) {
+            return false;
+        }
+        if let Some((_, whole)) = request {
+            let path = whole.return_path();
+            self.binding.fill(position, 0, &whole.body, path, |body| whole.with_body(body));
+        }
+        true
+    }
+
+    /// Truncates at a conflict at once, bodies or not (P8).
+    pub(super) fn remove_from(&mut self, now: Time, index: Index) {
+        let last = self.log.last();
+        let position = index.saturating_sub(last + 1) as usize;
+        let unordered = &mut self.unordered;
+        self.binding.truncate(position, |request| {
+            unordered.insert_evicting(now, request, None);
+        });
+        if index <= last {
+            self.truncate_log(now, index);
+        }
+    }
+
+    /// An entry whose body is here.
+    fn complete(&mut self, ordered: Ordered) -> Entry {
+        let Ordered { term, log_time_us, session_delta_us, content } = ordered;
+        let mut return_path = None;
+        let payload = match content {
+            Content::Noop => Payload::Noop,
+            Content::Configuration(configuration) => Payload::Configuration(configuration),
+            Content::Request { key, replier, body, .. } => {
+                let request = match (body, self.unordered.take(&key)) {
+                    (_, Some(waiting)) => {
+                        return_path = waiting.return_path;
+                        waiting.request
+                    }
+                    (Body::Here(request, path), None) => {
+                        return_path = path;
+                        request
+                    }
+                    (Body::Unknown | Body::Partial(_), None) => {
+                        // The same request was ordered twice.
+                        let index = self.log.find(&key).expect("the caller has seen it");
+                        let entry = self.log.entry(index).expect("find() names what is there");
+                        return_path = entry.return_path;
+                        Arc::clone(entry.request().expect("only requests are found by key"))
+                    }
+                };
+                Payload::Request { replier, request }
+            }
+        };
+        Entry { term, log_time_us, session_delta_us, payload, return_path }
+    }
+}
+
+/// Metadata as it is remembered.
+pub(super) fn ordered(
+    metadata: &Metadata,
+    meaning: Meaning,
+    configuration: Option<Configuration>,
+    term: Term,
+    base_time_us: u64,
+) -> Ordered {
+    let content = match (meaning, configuration) {
+        (Meaning::Request { key, body_len, replier }, _) => {
+            Content::Request { key, body_len, replier, body: Body::Unknown }
+        }
+        (Meaning::Configuration, Some(configuration)) => {
+            Content::Configuration(Arc::new(configuration))
+        }
+        (Meaning::Noop | Meaning::Configuration, _) => Content::Noop,
+    };
+    Ordered {
+        term,
+        log_time_us: metadata.log_time_us(base_time_us),
+        session_delta_us: metadata.session_delta_us(),
+        content,
+    }
+}

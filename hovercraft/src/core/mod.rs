@@ -1,0 +1,621 @@
+//! The protocol as a value that is fed events and asked what to do.
+//!
+//! No I/O, no clock, no randomness but a seed. A driver calls `handle_*` for what happened, then
+//! [`Core::flush`], then takes [`Core::poll_output`] and [`Core::poll_apply`] until they are empty,
+//! and calls again at [`Core::poll_timeout`] at the latest. Nothing is sent or written before
+//! `flush`, so batches grow with what happened in one turn and never wait.
+
+mod admission;
+mod apply;
+mod binding;
+mod commit;
+mod configuration;
+mod election;
+mod follower;
+mod log;
+mod lookup;
+mod ordering;
+mod recovering;
+mod recovery;
+mod replication;
+mod replier;
+mod sessions;
+mod snapshot;
+mod status;
+#[cfg(test)]
+pub(crate) mod testing;
+mod timer;
+mod unordered;
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use r2p2::Time;
+
+pub use apply::{Applier, Committed, Poisoned, Response, SessionGrant};
+pub use log::WriteNumber;
+pub use replier::Policy;
+pub use status::{Counters, ReplicaStatus, RoleStatus, Status};
+
+use crate::{
+    entry::{Configuration, Entry, Incarnation, Index, NodeId, Payload, Term},
+    messages::{Envelope, Message, WholeRequest},
+    request::{Identity, Request, ReturnPath},
+    storage::{Durability, HardState, Loaded, SnapshotMeta},
+};
+use binding::Binding;
+use commit::Commit;
+use configuration::Configurations;
+use election::Role;
+use follower::Acknowledging;
+use log::Log;
+use recovering::Recovering;
+use recovery::Recovery;
+use snapshot::Snapshots;
+use timer::{Timer, Timers};
+use unordered::Unordered;
+
+/// How requests reach the replicas and who answers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Bodies travel in append-entries and the leader answers: the baseline.
+    Raft,
+    /// Only metadata travels in append-entries; replies and reads are balanced.
+    HovercRaft,
+}
+
+/// How often the leader is heard of, and how long a silence means that it is gone (P33).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// The leader says that it is there this often.
+    pub heartbeat: Duration,
+    /// A follower waits at least this long for it.
+    pub election_min: Duration,
+    /// And at most this long: the wait is drawn anew each time.
+    pub election_max: Duration,
+}
+
+impl Timing {
+    /// For replicas in one room or one cloud zone: the default.
+    pub const LAN: Self = Self {
+        heartbeat: Duration::from_millis(20),
+        election_min: Duration::from_millis(150),
+        election_max: Duration::from_millis(300),
+    };
+
+    /// For replicas behind one switch with cores of their own, as in the paper.
+    pub const DATACENTER: Self = Self {
+        heartbeat: Duration::from_millis(1),
+        election_min: Duration::from_millis(10),
+        election_max: Duration::from_millis(20),
+    };
+}
+
+/// What may differ from replica to replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// How requests reach the replicas.
+    pub mode: Mode,
+    /// Who answers them.
+    pub policy: Policy,
+    /// B: how many requests may wait for one replier (P15).
+    pub queue_bound: usize,
+    /// Heartbeats and elections.
+    pub timing: Timing,
+    /// What an acknowledgement promises.
+    pub durability: Durability,
+    /// How many requests may be in the system before the leader refuses new ones (P24).
+    pub admission_limit: usize,
+    /// Entries are kept in memory and on disk up to about this many bytes, for replicas that are
+    /// behind; then a snapshot is taken. The hard limit on memory is twice as much.
+    pub log_bytes_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            mode: Mode::HovercRaft,
+            policy: Policy::Jbsq,
+            queue_bound: 128,
+            timing: Timing::LAN,
+            durability: Durability::Sync,
+            admission_limit: 16_384,
+            log_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// What the driver is asked to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Send a message to another replica.
+    Send {
+        /// Whom.
+        to: NodeId,
+        /// What.
+        envelope: Envelope,
+    },
+    /// Hand this to the storage role; [`Core::handle_stored`] answers.
+    Write(Write),
+    /// Tell a client that its request is not admitted now (P23).
+    Drop {
+        /// Where the client is.
+        to: ReturnPath,
+        /// Whose request.
+        identity: Identity,
+    },
+    /// Answer a retry with the kept reply; if there is none, call [`Core::order_again`] (P18).
+    AnswerRetry {
+        /// The request.
+        request: Arc<Request>,
+        /// Where the reply goes.
+        to: ReturnPath,
+    },
+    /// Take a snapshot of what is applied; [`Core::handle_snapshot`] answers (P36).
+    TakeSnapshot,
+    /// Read a part of the latest snapshot and send it with [`Core::send_snapshot_part`].
+    ReadSnapshot {
+        /// Who asked.
+        to: NodeId,
+        /// Of which snapshot; the latest one may be newer.
+        index: Index,
+        /// From where.
+        offset: u64,
+    },
+    /// Keep a part of a snapshot that is being received; offset 0 begins a new one.
+    KeepSnapshotPart {
+        /// Where it lies.
+        offset: u64,
+        /// The bytes.
+        data: Vec<u8>,
+    },
+    /// All parts are here: check and install it; [`Core::handle_installed`] answers (P36).
+    InstallSnapshot {
+        /// What it must be.
+        meta: SnapshotMeta,
+        /// The entries above it stay.
+        keep_tail: bool,
+    },
+    /// The replica must stop and be reinstalled (P38).
+    Stop(Conflict),
+}
+
+/// What the storage role must do, in this order.
+#[derive(Debug)]
+pub enum Write {
+    /// Replace the hard state, synced.
+    HardState {
+        /// Named by the completion.
+        number: WriteNumber,
+        /// The new one.
+        state: HardState,
+    },
+    /// Remove what is at or above `first`, then append.
+    Append {
+        /// Named by the completion.
+        number: WriteNumber,
+        /// The first index that changes.
+        first: Index,
+        /// May be empty, if only a truncation is due.
+        entries: Vec<Entry>,
+    },
+    /// Remove what is below `first`.
+    Trim {
+        /// The first index that stays.
+        first: Index,
+    },
+}
+
+/// The leader's log contradicts what this replica has committed: its disk lies, or the promise of
+/// its durability was broken (P38).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the leader of term {term} has another entry at index {index}, which is committed here; \
+     remove this replica's data and add it again"
+)]
+pub struct Conflict {
+    /// The index that differs.
+    pub index: Index,
+    /// The leader's term.
+    pub term: Term,
+}
+
+/// What a core starts from.
+#[derive(Debug)]
+pub struct Start {
+    /// The hard state, as it is on disk: initialised, and with this run's incarnation.
+    pub hard_state: HardState,
+    /// The log and the snapshot on disk.
+    pub loaded: Loaded,
+    /// What may differ from replica to replica.
+    pub settings: Settings,
+    /// Of all that is random.
+    pub seed: u64,
+}
+
+/// The consensus protocol of one replica.
+#[derive(Debug)]
+pub struct Core {
+    settings: Settings,
+    node: NodeId,
+    cluster: u64,
+    hard_state: HardState,
+    role: Role,
+    log: Log,
+    configurations: Configurations,
+    commit: Commit,
+    unordered: Unordered,
+    binding: Binding,
+    acknowledging: Acknowledging,
+    recovery: Recovery,
+    recovering: Recovering,
+    snapshots: Snapshots,
+    admission: admission::Admission,
+    timers: Timers,
+    rng: fastrand::Rng,
+    outputs: VecDeque<Output>,
+    /// Messages that say what is not on disk yet: the term and the vote (P37).
+    held: Vec<Output>,
+    /// The write of the hard state that `held` waits for.
+    hard_state_write: Option<WriteNumber>,
+    /// The number of the next write; entries appended in this turn carry it.
+    next_write: WriteNumber,
+    /// The lowest index that was changed in this turn.
+    unwritten_from: Option<Index>,
+    /// Writes handed over and not complete: (number, bytes).
+    writing: VecDeque<(WriteNumber, usize)>,
+    writing_bytes: usize,
+    /// The highest index handed to the application.
+    dispatched: Index,
+    /// The highest index that the application has applied.
+    applied: Index,
+    counters: Counters,
+}
+
+/// How many requests the unordered set holds, and for how long (P8).
+const UNORDERED_LIMITS: unordered::Limits =
+    unordered::Limits { count: 65_536, bytes: 64 << 20, age: Duration::from_secs(2) };
+
+/// How many entries a follower remembers metadata of (P8).
+const BINDING_COUNT_MAX: usize = 65_536;
+
+/// What may be handed to the storage role and not be complete: a stalled disk stops ordering, not
+/// heartbeats.
+const WRITING_BYTES_MAX: usize = 32 << 20;
+
+/// How long an identity stays in the system unless it is answered (P24).
+const ADMISSION_AGE_MAX: Duration = Duration::from_secs(5);
+
+impl Core {
+    /// A follower that has heard of nobody yet.
+    ///
+    /// # Panics
+    ///
+    /// If the hard state is of a disk before `init`.
+    pub fn new(start: Start, now: Time) -> Self {
+        let Start { hard_state, loaded, settings, seed } = start;
+        let birth = hard_state.birth.as_ref().expect("a core is made after init");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let (node, cluster) = (birth.node, birth.cluster);
+        let (index, term, log_time_us, configuration) = match &loaded.snapshot {
+            Some(meta) => (meta.index, meta.term, meta.log_time_us, &meta.configuration),
+            None => (0, 0, 0, &birth.configuration),
+        };
+        let mut core = Self {
+            settings,
+            node,
+            cluster,
+            role: Role::new(),
+            log: Log::new(index, term, log_time_us, rng.u64(..)),
+            configurations: Configurations::new(Arc::new(configuration.clone())),
+            commit: Commit::new(index),
+            unordered: Unordered::new(UNORDERED_LIMITS, rng.u64(..)),
+            binding: Binding::new(BINDING_COUNT_MAX, rng.u64(..)),
+            acknowledging: Acknowledging::default(),
+            recovery: Recovery::default(),
+            recovering: Recovering::default(),
+            snapshots: Snapshots::new(index),
+            admission: admission::Admission::new(
+                settings.admission_limit,
+                ADMISSION_AGE_MAX,
+                rng.u64(..),
+            ),
+            timers: Timers::default(),
+            rng,
+            outputs: VecDeque::new(),
+            held: Vec::new(),
+            hard_state_write: None,
+            next_write: 1,
+            unwritten_from: None,
+            writing: VecDeque::new(),
+            writing_bytes: 0,
+            dispatched: index,
+            applied: index,
+            counters: Counters::default(),
+            hard_state,
+        };
+        core.load(loaded);
+        core.restart_election_timer(now);
+        core
+    }
+
+    /// A client's request arrived, from the client itself or passed on by another replica.
+    pub fn handle_request(&mut self, now: Time, request: Arc<Request>, path: ReturnPath) {
+        self.counters.requests += 1;
+        if self.is_leader() {
+            self.request_at_leader(now, request, path);
+        } else if self.settings.mode == Mode::Raft {
+            if let Some(to) = self.leader() {
+                let request = WholeRequest::new(&request, Some(path));
+                self.send(to, Message::Forward { request });
+            }
+        } else {
+            self.request_at_follower(now, request, path);
+        }
+        self.ensure_expiry_timer();
+    }
+
+    /// A message of another replica arrived.
+    pub fn handle_message(&mut self, now: Time, envelope: Envelope) {
+        let Envelope { cluster, from, incarnation, term, message } = envelope;
+        let is_member = self.configurations.current().member(from).is_some();
+        if cluster != self.cluster || from == self.node || !is_member {
+            self.counters.messages_ignored += 1;
+            return;
+        }
+        if term > self.term() {
+            self.adopt_term(now, term);
+        }
+        if term < self.term() {
+            self.refuse_old_term(from, &message);
+            return;
+        }
+        match message {
+            Message::PreVote { proposed, last_index, last_term } => {
+                self.pre_vote_asked(now, from, proposed, (last_term, last_index));
+            }
+            Message::PreVoteReply { proposed, granted } => {
+                self.pre_vote_answered(now, from, incarnation, proposed, granted);
+            }
+            Message::Vote { last_index, last_term } => {
+                self.vote_asked(now, from, (last_term, last_index));
+            }
+            Message::VoteReply { granted } => self.vote_answered(now, from, incarnation, granted),
+            Message::AppendEntries(append) => self.append_entries(now, from, append),
+            Message::AppendReply(reply) => self.append_replied(now, from, incarnation, &reply),
+            Message::FetchBodies { wants } => self.bodies_asked(from, &wants),
+            Message::Bodies { parts } => self.bodies_came(now, parts),
+            Message::FetchEntries { after } => self.entries_asked(from, after),
+            Message::Entries { after, after_term, entries } => {
+                self.entries_came(now, after, after_term, entries);
+            }
+            Message::SnapshotAvailable { index } => self.snapshot_offered(now, from, index),
+            Message::FetchSnapshot { index, offset } => {
+                self.outputs.push_back(Output::ReadSnapshot { to: from, index, offset });
+            }
+            Message::SnapshotPart { meta, offset, data } => {
+                self.snapshot_part_came(now, from, meta, offset, data);
+            }
+            Message::Recovering { nonce } => self.recovering_asked(now, from, incarnation, nonce),
+            Message::Forward { request } => self.forwarded_request_came(now, &request),
+            Message::CatchUpTo { nonce, index } => self.catch_up_target_came(nonce, index),
+            Message::CaughtUp { nonce } => self.caught_up_came(now, from, incarnation, nonce),
+        }
+    }
+
+    /// Everything up to write `number` is done, and synced where that was asked.
+    pub fn handle_stored(&mut self, now: Time, number: WriteNumber) {
+        while let Some((_, bytes)) = self.writing.pop_front_if(|(write, _)| *write <= number) {
+            self.writing_bytes -= bytes;
+        }
+        if self.log.complete(number) {
+            self.acknowledging.mark();
+            self.advance_commit();
+        }
+        // There is room to write again.
+        if !self.is_leader() && !self.snapshots.is_installing() {
+            self.bind();
+        }
+        if self.hard_state_write.is_some_and(|waited| waited <= number) {
+            self.hard_state_write = None;
+            self.outputs.extend(self.held.drain(..));
+            self.tally_votes(now);
+        }
+    }
+
+    /// The application has applied everything up to `index`.
+    pub fn handle_applied(&mut self, now: Time, index: Index) {
+        assert!(self.applied <= index && index <= self.dispatched, "only what was handed over");
+        self.applied = index;
+        self.report_applied(now);
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Time) {
+        while let Some(timer) = self.timers.expire(now) {
+            match timer {
+                Timer::Election => self.election_timeout(now),
+                Timer::Heartbeat => self.heartbeat(now),
+                Timer::CheckQuorum => self.check_quorum(now),
+                Timer::Resend => self.resend(now),
+                Timer::Recovery => self.recovery_timeout(now),
+                Timer::Expiry => self.expire_unordered(now),
+                Timer::Report => self.acknowledging.mark(),
+                Timer::Snapshot => self.snapshot_timeout(now),
+            }
+        }
+    }
+
+    /// Ends a turn: orders what waits, sends what is to be sent, and hands over what is to be
+    /// written. `unix_us` is the wall clock, for log time (P22).
+    pub fn flush(&mut self, now: Time, unix_us: u64) {
+        if self.is_leader() {
+            self.order_waiting(now, unix_us);
+            self.replicate(now);
+        } else {
+            self.acknowledge();
+            self.ask_for_what_is_missing(now);
+        }
+        self.write_changes();
+        self.ask_for_snapshot();
+    }
+
+    /// What the driver must do next. Changes with every verb.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The next committed entry for the application, at most one each call; the driver decides
+    /// how many it has under way. Changes with every verb.
+    pub fn poll_apply(&mut self) -> Option<Committed> {
+        if self.snapshots.is_installing() || self.dispatched >= self.commit.index() {
+            return None;
+        }
+        let index = self.dispatched + 1;
+        let slot = self.log.slot(index).expect("what is committed and not applied is in the log");
+        let entry = slot.entry.clone();
+        let is_replier = entry.replier() == Some(self.node) && self.commit.may_answer(index);
+        let answers = is_replier || slot.asked_again;
+        let answer_to = if answers { entry.return_path } else { None };
+        self.dispatched = index;
+        let executes_read = is_replier && answer_to.is_some();
+        Some(Committed { index, entry, executes_read, answer_to })
+    }
+
+    /// When [`Self::handle_timeout`] has something to do. Changes with every verb.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.timers.next()
+    }
+
+    /// Whether this replica leads its term.
+    pub fn is_leader(&self) -> bool {
+        matches!(self.role, Role::Leader(_))
+    }
+
+    /// The replica that leads, as far as this one knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Leader(_) => Some(self.node),
+            Role::Follower { leader } => *leader,
+            Role::Candidate(_) => None,
+        }
+    }
+
+    /// The configuration in force.
+    pub fn configuration(&self) -> &Arc<Configuration> {
+        self.configurations.current()
+    }
+
+    /// The hard state, as last handed to the storage role.
+    pub fn hard_state(&self) -> &HardState {
+        &self.hard_state
+    }
+
+    fn load(&mut self, loaded: Loaded) {
+        let skip = (self.log.last() + 1).saturating_sub(loaded.first_index) as usize;
+        for entry in loaded.entries.into_iter().skip(skip) {
+            self.append_to_log(entry);
+        }
+        self.log.complete_all();
+        self.unwritten_from = None;
+    }
+
+    /// Appends one entry; the rest of the turn writes it.
+    fn append_to_log(&mut self, entry: Entry) -> Index {
+        let configuration = match &entry.payload {
+            Payload::Configuration(configuration) => Some(Arc::clone(configuration)),
+            Payload::Noop | Payload::Request { .. } => None,
+        };
+        let index = self.log.append(entry);
+        if let Some(configuration) = configuration {
+            self.configurations.append(index, configuration);
+        }
+        self.touch(index);
+        index
+    }
+
+    /// Removes everything at or above `from`; bodies go back to the unordered set (P8).
+    fn truncate_log(&mut self, now: Time, from: Index) {
+        assert!(from > self.commit.index(), "what is committed is never truncated");
+        self.counters.entries_truncated += self.log.last() + 1 - from;
+        let unordered = &mut self.unordered;
+        self.log.truncate(from, |entry| {
+            if let Payload::Request { request, .. } = entry.payload {
+                unordered.insert_evicting(now, request, entry.return_path);
+            }
+        });
+        self.configurations.truncate(from);
+        self.touch(from);
+    }
+
+    fn touch(&mut self, index: Index) {
+        self.unwritten_from = Some(self.unwritten_from.map_or(index, |from| from.min(index)));
+    }
+
+    /// Hands what was appended and truncated in this turn to the storage role, as one write.
+    fn write_changes(&mut self) {
+        let Some(first) = self.unwritten_from.take() else {
+            return;
+        };
+        if self.settings.durability == Durability::Memory {
+            return;
+        }
+        let number = self.take_write_number();
+        self.log.hand_over(first, number);
+        let entries: Vec<_> = self.log.entries_from(first).map(|(_, e)| e.clone()).collect();
+        let bytes = entries.iter().map(Entry::size_bytes).sum();
+        self.writing.push_back((number, bytes));
+        self.writing_bytes += bytes;
+        self.outputs.push_back(Output::Write(Write::Append { number, first, entries }));
+    }
+
+    fn write_hard_state(&mut self) {
+        let number = self.take_write_number();
+        let state = self.hard_state.clone();
+        self.hard_state_write = Some(number);
+        self.outputs.push_back(Output::Write(Write::HardState { number, state }));
+    }
+
+    fn take_write_number(&mut self) -> WriteNumber {
+        let number = self.next_write;
+        self.next_write += 1;
+        number
+    }
+
+    fn send(&mut self, to: NodeId, message: Message) {
+        let envelope = Envelope {
+            cluster: self.cluster,
+            from: self.node,
+            incarnation: self.hard_state.incarnation,
+            term: self.term(),
+            message,
+        };
+        self.counters.messages_sent += 1;
+        let output = Output::Send { to, envelope };
+        if self.hard_state_write.is_some() {
+            self.held.push(output);
+        } else {
+            self.outputs.push_back(output);
+        }
+    }
+
+    fn others(&self) -> Vec<NodeId> {
+        let members = &self.configurations.current().members;
+        members.iter().map(|member| member.id).filter(|id| *id != self.node).collect()
+    }
+
+    fn term(&self) -> Term {
+        self.hard_state.term
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.hard_state.incarnation
+    }
+
+    /// The highest index that this replica itself holds as its durability promises.
+    fn held_index(&self) -> Index {
+        match self.settings.durability {
+            Durability::Sync => self.log.durable(),
+            Durability::Interval | Durability::Memory => self.log.last(),
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The leader gives requests an order (P5, P7, P10, P15, P18, P22–P24).
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use r2p2::Time;
+
+use crate::{
+    core::{Core, Output, Role, Timer, WRITING_BYTES_MAX},
+    entry::{Entry, Index, NodeId, Payload},
+    messages::WholeRequest,
+    request::{Identity, Request, ReturnPath},
+};
+
+/// Session time moves by at most this much from one entry to the next (P22).
+const SESSION_DELTA_MAX: Duration = Duration::from_secs(1);
+
+/// A read is ordered again at most once in this time while its replier has not executed it, and
+/// only if that replier stands still for as long (P18).
+const REORDER_READ_AFTER: Duration = Duration::from_secs(1);
+
+/// How many entries may be ordered and not committed.
+const UNCOMMITTED_MAX: u64 = 65_536;
+
+impl Core {
+    /// A client's request reached the leader.
+    pub(super) fn request_at_leader(&mut self, now: Time, request: Arc<Request>, path: ReturnPath) {
+        if !self.fits(&request) {
+            self.refuse(&request, path);
+            return;
+        }
+        let Some(index) = self.log.find(&request.key()) else {
+            self.admit(now, &request, path);
+            return;
+        };
+        self.log.set_return_path(index, path);
+        let is_plain = matches!(request.identity(), Identity::Plain { .. });
+        if !request.kind().is_write() {
+            if self.may_reorder_read(now, index) {
+                self.admit(now, &request, path);
+            }
+        } else if index > self.applied {
+            self.counters.retries_in_log += 1;
+            if let Some(slot) = self.log.slot_mut(index) {
+                slot.asked_again = true;
+            }
+        } else if is_plain {
+            // The identity of a plain client recurs (P1).
+            self.admit(now, &request, path);
+        } else {
+            self.counters.retries_answered += 1;
+            self.outputs.push_back(Output::AnswerRetry { request, to: path });
+        }
+    }
+
+    /// Another replica passed a request on. If this one does not lead either, it goes no further:
+    /// the client will try again.
+    pub(super) fn forwarded_request_came(&mut self, now: Time, whole: &WholeRequest) {
+        let body = Bytes::copy_from_slice(&whole.body);
+        if self.is_leader()
+            && let (Some(request), Some(path)) = (whole.with_body(body), whole.return_path())
+        {
+            self.request_at_leader(now, Arc::new(request), path);
+            self.ensure_expiry_timer();
+        }
+    }
+
+    /// The session table no longer has the reply of a retry: order it, and apply decides (P21).
+    pub fn order_again(&mut self, now: Time, request: &Arc<Request>, path: ReturnPath) {
+        if self.is_leader() {
+            self.admit(now, request, path);
+        }
+    }
+
+    /// Orders what waits, oldest first, while there is a replier for it (P7, P15).
+    pub(super) fn order_waiting(&mut self, now: Time, unix_us: u64) {
+        while self.has_room_to_order()
+            && let Some(waiting) = self.unordered.peek_next()
+        {
+            let key = waiting.request.key();
+            // Ordered meanwhile by another way: bulk catch-up, or a leader before.
+            if self.log.find(&key).is_some_and(|index| index > self.applied) {
+                self.unordered.take(&key);
+                continue;
+            }
+            let commit = self.commit.index();
+            let Role::Leader(leader) = &mut self.role else {
+                return;
+            };
+            let chosen = leader.repliers.choose(&self.log, commit, self.node, &mut self.rng);
+            let Some(replier) = chosen else {
+                self.counters.queues_full += 1;
+                return;
+            };
+            let waiting = self.unordered.take(&key).expect("peek_next() was there");
+            let request = waiting.request;
+            let entry = self.new_entry(
+                now,
+                unix_us,
+                Payload::Request { replier, request: Arc::clone(&request) },
+                waiting.return_path,
+            );
+            let index = self.append_to_log(entry);
+            if let Some(slot) = self.log.slot_mut(index) {
+                slot.ordered_at = Some(now);
+            }
+            let Role::Leader(leader) = &mut self.role else {
+                return;
+            };
+            leader.repliers.add(replier, index, &request);
+            self.counters.requests_ordered += 1;
+        }
+        self.advance_commit();
+    }
+
+    /// Appends what the leader makes itself; it has no replier and never waits (P15).
+    pub(super) fn append_own(&mut self, now: Time, payload: Payload) -> Index {
+        let log_time_us = self.log.last_log_time_us();
+        let entry = self.new_entry(now, log_time_us, payload, None);
+        self.append_to_log(entry)
+    }
+
+    /// A new leader decides which of the requests that it holds it will order: those with a
+    /// session, as far as admission lets it (P10). The others stay until they expire.
+    pub(super) fn adopt_leftovers(&mut self, now: Time) {
+        self.admission.clear();
+        for (index, entry) in self.log.entries_from(self.log.first()) {
+            if index > self.applied
+                && let Some(request) = entry.request()
+            {
+                self.admission.admit(now, request.identity());
+            }
+        }
+        let admission = &mut self.admission;
+        let adopted = self.unordered.adopt(now, |request| {
+            let is_plain = matches!(request.identity(), Identity::Plain { .. });
+            !is_plain && admission.admit(now, request.identity())
+        });
+        self.counters.leftovers_adopted += adopted as u64;
+    }
+
+    /// The leader's own queue moves as it applies.
+    pub(super) fn report_own(&mut self, now: Time) {
+        let (node, applied) = (self.node, self.applied);
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let admission = &mut self.admission;
+        leader.repliers.report(now, node, applied, |identity| admission.release(identity));
+    }
+
+    /// How far behind the commit index a replier may be (P15).
+    pub(super) fn lag_max(&self) -> u64 {
+        4 * self.settings.queue_bound as u64 + 1024
+    }
+
+    pub(super) fn ensure_expiry_timer(&mut self) {
+        if let Some(deadline) = self.unordered.next_expiry() {
+            self.timers.ensure(Timer::Expiry, deadline);
+        }
+    }
+
+    pub(super) fn expire_unordered(&mut self, now: Time) {
+        self.unordered.expire(now);
+        self.ensure_expiry_timer();
+    }
+
+    /// Lets a request into the system, or refuses it (P24).
+    fn admit(&mut self, now: Time, request: &Arc<Request>, path: ReturnPath) {
+        let identity = request.identity();
+        let admitted = self.admission.admit(now, identity)
+            && self.unordered.insert(now, Arc::clone(request), Some(path));
+        if !admitted {
+            self.refuse(request, path);
+        }
+    }
+
+    fn refuse(&mut self, request: &Request, to: ReturnPath) {
+        self.counters.requests_dropped += 1;
+        self.outputs.push_back(Output::Drop { to, identity: request.identity() });
+    }
+
+    fn has_room_to_order(&self) -> bool {
+        self.writing_bytes < WRITING_BYTES_MAX
+            && self.log.size_bytes() < 2 * self.settings.log_bytes_max
+            && self.log.last() < self.commit.index() + UNCOMMITTED_MAX
+    }
+
+    fn new_entry(
+        &mut self,
+        now: Time,
+        unix_us: u64,
+        payload: Payload,
+        return_path: Option<ReturnPath>,
+    ) -> Entry {
+        let since = match &mut self.role {
+            Role::Leader(leader) => {
+                let before = std::mem::replace(&mut leader.appended_at, now);
+                now.since(before)
+            }
+            Role::Follower { .. } | Role::Candidate(_) => Duration::ZERO,
+        };
+        Entry {
+            term: self.term(),
+            log_time_us: unix_us.max(self.log.last_log_time_us()),
+            session_delta_us: since.min(SESSION_DELTA_MAX).as_micros() as u32,
+            payload,
+            return_path,
+        }
+    }
+
+    /// Whether a retry of a read may get a new place in the order (P18).
+    fn may_reorder_read(&self, now: Time, index: Index) -> bool {
+        let Role::Leader(leader) = &self.role else {
+            return false;
+        };
+        let Some(slot) = self.log.slot(index) else {
+            return true;
+        };
+        let Some(replier) = slot.entry.replier() else {
+            return true;
+        };
+        let is_executed = leader.repliers.applied(replier).is_some_and(|applied| applied >= index);
+        let is_recent = slot.ordered_at.is_some_and(|at| now.since(at) < REORDER_READ_AFTER);
+        is_executed || (!is_recent && self.stands_still(now, replier))
+    }
+
+    /// Whether a replier is silent, gone, or has executed nothing for a while.
+    fn stands_still(&self, now: Time, node: NodeId) -> bool {
+        let Role::Leader(leader) = &self.role else {
+            return false;
+        };
+        match self.configuration().member(node) {
+            None => true,
+            Some(member) => {
+                node != self.node
+                    && (!leader.answered_since(member, now - self.settings.timing.election_min)
+                        || leader.repliers.stands_still_since(node, now - REORDER_READ_AFTER))
+            }
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! The leader's half of replication: who holds what, and what to send to whom (P5, P14).
+
+use std::{collections::VecDeque, time::Duration};
+
+use r2p2::Time;
+
+use crate::{
+    core::{Core, Mode, Role, Timer, recovering::Confirmations, replier::Repliers},
+    entry::{Entry, Incarnation, Index, Member, NodeId, Payload, Term},
+    messages::{AppendEntries, AppendReply, Message, Metadata, PART_BYTES_MAX, WholeRequest},
+};
+
+/// The most entries of one append-entries message.
+const ENTRIES_MAX: usize = 128;
+
+/// How many entries may be on their way to a follower without an acknowledgement.
+const PIPELINE_MAX: u64 = 16_384;
+
+/// A follower that is further behind the commit index than this gets no entries of the leader: it
+/// fetches them in bulk from someone else (P9).
+pub(crate) const BULK_DISTANCE: u64 = 4096;
+
+/// What only a leader keeps.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    pub(crate) followers: Vec<Follower>,
+    pub(crate) repliers: Repliers,
+    /// The no-op of this term (P10).
+    pub(crate) noop: Index,
+    /// When the previous entry was appended, for session time (P22).
+    pub(crate) appended_at: Time,
+    pub(crate) confirmations: Confirmations,
+    round: u64,
+    /// When each round that may still be answered was sent.
+    rounds: VecDeque<(u64, Time)>,
+}
+
+/// The leader's view of another replica's log.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    node: NodeId,
+    /// The life that `matched` is of.
+    incarnation: Option<Incarnation>,
+    /// The highest index that it acknowledged in this term.
+    matched: Index,
+    /// The next index to send.
+    next: Index,
+    /// The highest commit index that was sent.
+    commit_sent: Index,
+    /// When the newest round that it answered was sent.
+    answered: Time,
+    /// When `matched` last moved, or something was first sent after it caught up.
+    progressed: Time,
+    /// Where it last said that it must go on, and when: what was on its way meanwhile is rejected
+    /// too, and must not make the leader send everything again.
+    rewound: Option<(Index, Time)>,
+}
+
+impl Leader {
+    pub(crate) fn new(
+        now: Time,
+        others: impl Iterator<Item = NodeId>,
+        repliers: Repliers,
+        noop: Index,
+    ) -> Self {
+        let follower = |node| Follower {
+            node,
+            incarnation: None,
+            matched: 0,
+            next: noop,
+            commit_sent: 0,
+            answered: now,
+            progressed: now,
+            rewound: None,
+        };
+        Self {
+            followers: others.map(follower).collect(),
+            repliers,
+            noop,
+            appended_at: now,
+            confirmations: Confirmations::default(),
+            round: 0,
+            rounds: VecDeque::new(),
+        }
+    }
+
+    /// What a member acknowledged, if it was this life of it (P39).
+    pub(crate) fn matched(&self, member: &Member) -> Index {
+        let follower = self.follower(member.id);
+        follower
+            .filter(|follower| follower.incarnation == Some(member.incarnation))
+            .map_or(0, |follower| follower.matched)
+    }
+
+    /// Whether a member answered a round that was sent after `since`.
+    pub(crate) fn answered_since(&self, member: &Member, since: Time) -> bool {
+        self.follower(member.id).is_some_and(|follower| follower.answered >= since)
+    }
+
+    /// Begins a round: whoever answers it has heard of the leader after `now`.
+    pub(crate) fn begin_round(&mut self, now: Time) -> u64 {
+        const ROUNDS_MAX: usize = 256;
+        self.round += 1;
+        self.rounds.push_back((self.round, now));
+        if self.rounds.len() > ROUNDS_MAX {
+            self.rounds.pop_front();
+        }
+        self.round
+    }
+
+    pub(crate) fn round(&self) -> u64 {
+        self.round
+    }
+
+    fn round_sent_at(&self, round: u64) -> Option<Time> {
+        self.rounds.iter().find(|(number, _)| *number == round).map(|(_, at)| *at)
+    }
+
+    fn follower(&self, node: NodeId) -> Option<&Follower> {
+        self.followers.iter().find(|follower| follower.node == node)
+    }
+
+    fn follower_mut(&mut self, node: NodeId) -> Option<&mut Follower> {
+        self.followers.iter_mut().find(|follower| follower.node == node)
+    }
+}
+
+impl Core {
+    pub(super) fn become_leader(&mut self, now: Time) {
+        let noop = self.log.last() + 1;
+        tracing::info!(term = self.term(), noop, "leader");
+        self.counters.elections_won += 1;
+        // Its own log is this term's log by definition (P6).
+        self.commit.verify(self.log.last());
+        self.commit.state_as_leader(noop);
+        let members = self.configurations.current().members.clone();
+        let lag_max = self.lag_max();
+        let settings = &self.settings;
+        let repliers = Repliers::from_log(
+            members.iter().map(|member| member.id),
+            &self.log,
+            if settings.mode == Mode::Raft { super::Policy::Leader } else { settings.policy },
+            settings.queue_bound,
+            lag_max,
+        );
+        let others = members.iter().map(|member| member.id).filter(|id| *id != self.node);
+        let leader = Leader::new(now, others, repliers, noop);
+        self.role = Role::Leader(Box::new(leader));
+        self.timers.stop(Timer::Election);
+        self.timers.stop(Timer::Report);
+        self.timers.set(Timer::CheckQuorum, now + self.settings.timing.election_max);
+        self.timers.set(Timer::Resend, now + self.resend_after());
+        self.append_own(now, Payload::Noop);
+        self.adopt_leftovers(now);
+        self.report_own(now);
+        self.heartbeat(now);
+    }
+
+    pub(super) fn stop_leading(&mut self) {
+        self.timers.stop(Timer::Heartbeat);
+        self.timers.stop(Timer::CheckQuorum);
+        self.timers.stop(Timer::Resend);
+        self.admission.clear();
+    }
+
+    /// Begins a round and tells every follower that the leader is there.
+    pub(super) fn heartbeat(&mut self, now: Time) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        leader.begin_round(now);
+        self.timers.set(Timer::Heartbeat, now + self.settings.timing.heartbeat);
+        self.exclude_silent_repliers(now);
+        self.send_round();
+    }
+
+    /// Sends an empty append-entries, which carries the round and the commit index, to everyone.
+    pub(super) fn send_round(&mut self) {
+        for node in self.others() {
+            let Role::Leader(leader) = &self.role else {
+                return;
+            };
+            let Some(follower) = leader.follower(node) else {
+                continue;
+            };
+            self.send_entries(node, follower.next, 0);
+        }
+    }
+
+    /// Sends what each follower lacks, and the commit index to whom it matters now (P14).
+    pub(super) fn replicate(&mut self, now: Time) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        for position in 0..leader.followers.len() {
+            while self.send_next(now, position) {}
+            let Role::Leader(leader) = &self.role else {
+                return;
+            };
+            let follower = &leader.followers[position];
+            // A replica that answers none of what was committed learns of it with the next
+            // entries or the next heartbeat.
+            let (node, next, sent) = (follower.node, follower.next, follower.commit_sent);
+            if leader.repliers.has_between(node, sent, self.commit.index()) {
+                self.counters.commits_announced += 1;
+                self.send_entries(node, next, 0);
+            }
+        }
+    }
+
+    pub(super) fn append_replied(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        incarnation: Incarnation,
+        reply: &AppendReply,
+    ) {
+        let counted = self.is_counted(from, incarnation);
+        let last = self.log.last();
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let sent_at = leader.round_sent_at(reply.round);
+        let Some(follower) = leader.follower_mut(from) else {
+            return;
+        };
+        if follower.incarnation != Some(incarnation) {
+            // Another life of the disk: nothing that the earlier one acknowledged holds (P37).
+            follower.incarnation = Some(incarnation);
+            follower.matched = 0;
+            follower.next = follower.next.min(reply.acknowledged + 1);
+        }
+        if counted && let Some(sent_at) = sent_at {
+            follower.answered = follower.answered.max(sent_at);
+        }
+        // A follower cannot hold more than the leader; if it says so, it is not believed.
+        let acknowledged = reply.acknowledged.min(last);
+        let has_moved = acknowledged > follower.matched;
+        if has_moved {
+            follower.matched = acknowledged;
+            follower.next = follower.next.max(acknowledged + 1);
+            follower.progressed = now;
+        }
+        if let Some(after) = reply.rejected_after {
+            self.counters.appends_rejected += 1;
+            let next = (after.min(last) + 1).max(follower.matched + 1);
+            let pause = self.settings.timing.heartbeat / 4;
+            let again =
+                follower.rewound.is_some_and(|(to, at)| to == next && now.since(at) < pause);
+            if !again {
+                follower.next = next;
+                follower.rewound = Some((next, now));
+            }
+        }
+        if counted {
+            let admission = &mut self.admission;
+            leader.repliers.exclude(from, false);
+            let release = |identity: &_| admission.release(identity);
+            leader.repliers.report(now, from, reply.applied, release);
+        }
+        self.round_answered(from, incarnation, reply.round);
+        if has_moved && counted {
+            self.advance_commit();
+        }
+    }
+
+    /// Sends again from where the acknowledgements of a follower stopped.
+    pub(super) fn resend(&mut self, now: Time) {
+        let (last, after) = (self.log.last(), self.resend_after());
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        for follower in &mut leader.followers {
+            let is_waiting = follower.matched + 1 < follower.next.min(last + 1);
+            if is_waiting && now.since(follower.progressed) >= after {
+                self.counters.resends += 1;
+                follower.next = follower.matched + 1;
+                follower.progressed = now;
+            }
+        }
+        self.timers.set(Timer::Resend, now + after);
+    }
+
+    /// How long acknowledgements may stand still. A follower whose disk is slow must not be sent
+    /// everything again and again, so it is long; what was lost is usually noticed by the
+    /// follower, which rejects what comes after it.
+    fn resend_after(&self) -> Duration {
+        self.settings.timing.heartbeat * 4
+    }
+
+    fn exclude_silent_repliers(&mut self, now: Time) {
+        let silence = self.settings.timing.election_min;
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        for member in &self.configurations.current().members {
+            let Some(follower) = leader.follower(member.id) else {
+                continue;
+            };
+            let is_recovering = follower.incarnation != Some(member.incarnation);
+            let is_silent = now.since(follower.answered) > silence;
+            leader.repliers.exclude(member.id, is_recovering || is_silent);
+        }
+    }
+
+    /// Sends the next entries to the follower at a position; false if there is nothing to send.
+    fn send_next(&mut self, now: Time, position: usize) -> bool {
+        let commit = self.commit.index();
+        let Role::Leader(leader) = &mut self.role else {
+            return false;
+        };
+        let follower = &mut leader.followers[position];
+        let (node, next) = (follower.node, follower.next);
+        let is_far_behind = next + BULK_DISTANCE <= commit || next < self.log.first();
+        let is_full = next > follower.matched + PIPELINE_MAX;
+        if next > self.log.last() || is_far_behind || is_full {
+            return false;
+        }
+        if follower.matched + 1 == next {
+            follower.progressed = now;
+        }
+        let sent = self.send_entries(node, next, ENTRIES_MAX);
+        let Role::Leader(leader) = &mut self.role else {
+            return false;
+        };
+        leader.followers[position].next += sent as Index;
+        sent > 0
+    }
+
+    /// Sends up to `count_max` entries from `next` on; returns how many.
+    fn send_entries(&mut self, to: NodeId, next: Index, count_max: usize) -> usize {
+        // Below the trim point nothing can be compared; a message from above the follower's log
+        // makes it say where it is and fetch what it lacks (P9).
+        let next = next.max(self.log.first());
+        let previous_term = self.log.term(next - 1).expect("next is in the log or right behind it");
+        let with_bodies = self.settings.mode == Mode::Raft;
+        let mut batch = Batch::new(with_bodies);
+        for (_, entry) in self.log.entries_from(next).take(count_max) {
+            if !batch.push(entry) {
+                break;
+            }
+        }
+        let commit = self.commit.index();
+        let Role::Leader(leader) = &mut self.role else {
+            return 0;
+        };
+        let round = leader.round();
+        if let Some(follower) = leader.follower_mut(to) {
+            follower.commit_sent = follower.commit_sent.max(commit);
+        }
+        let count = batch.entries.len();
+        self.counters.entries_sent += count as u64;
+        let append = AppendEntries {
+            previous_index: next - 1,
+            previous_term,
+            commit,
+            first_index: self.log.first(),
+            round,
+            entries_term: batch.term.unwrap_or(self.term()),
+            log_time_us: batch.log_time_us,
+            entries: batch.entries,
+            configurations: batch.configurations,
+            requests: batch.requests,
+        };
+        self.send(to, Message::AppendEntries(append));
+        count
+    }
+}
+
+/// Entries of one term, on their way into a message.
+struct Batch {
+    term: Option<Term>,
+    log_time_us: u64,
+    entries: Vec<Metadata>,
+    configurations: Vec<crate::entry::Configuration>,
+    requests: Vec<(u16, WholeRequest)>,
+    with_bodies: bool,
+    bytes: usize,
+}
+
+impl Batch {
+    fn new(with_bodies: bool) -> Self {
+        Self {
+            term: None,
+            log_time_us: 0,
+            entries: Vec::new(),
+            configurations: Vec::new(),
+            requests: Vec::new(),
+            with_bodies,
+            bytes: 0,
+        }
+    }
+
+    /// Returns false if the entry must go into another message.
+    fn push(&mut self, entry: &Entry) -> bool {
+        if self.term.is_none() {
+            self.log_time_us = entry.log_time_us;
+        }
+        if *self.term.get_or_insert(entry.term) != entry.term {
+            return false;
+        }
+        let Some(metadata) = Metadata::of(entry, self.log_time_us) else {
+            return false;
+        };
+        match &entry.payload {
+            Payload::Configuration(configuration) => {
+                self.configurations.push(configuration.as_ref().clone());
+            }
+            Payload::Request { request, .. } if self.with_bodies => {
+                let len = request.body().len();
+                if self.bytes > 0 && self.bytes + len > PART_BYTES_MAX {
+                    return false;
+                }
+                if len <= PART_BYTES_MAX {
+                    let position = self.entries.len() as u16;
+                    let whole = WholeRequest::new(request, entry.return_path);
+                    self.requests.push((position, whole));
+                    self.bytes += len;
+                }
+            }
+            Payload::Noop | Payload::Request { .. } => {}
+        }
+        self.entries.push(metadata);
+        true
+    }
+}

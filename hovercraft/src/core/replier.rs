@@ -1,0 +1,297 @@
+//! Who answers: the bounded queues of the repliers, and the policies that choose (P15, P16).
+
+use std::collections::VecDeque;
+
+use r2p2::Time;
+
+use crate::{
+    core::log::Log,
+    entry::{Index, NodeId},
+    request::{Identity, Request},
+};
+
+/// How the leader chooses who answers a request (P16).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Whoever has the fewest entries still to execute: writes, and its own reads.
+    Jbsq,
+    /// Anyone who is eligible.
+    Random,
+    /// The leader, always.
+    Leader,
+}
+
+/// An entry that waits for its replier.
+#[derive(Debug)]
+struct Queued {
+    index: Index,
+    identity: Identity,
+    is_read: bool,
+}
+
+/// The leader's view of one replica as a replier.
+#[derive(Debug)]
+struct Queue {
+    node: NodeId,
+    /// The entries above applied(node) whose replier is the node, ascending.
+    entries: VecDeque<Queued>,
+    /// How many of `entries` are reads.
+    read_count: u64,
+    /// None until the replica has reported in this term (P15).
+    applied: Option<Index>,
+    /// When `applied` last moved.
+    moved: Time,
+    /// Not a voter that may answer now: silent, recovering, or no longer a member.
+    excluded: bool,
+}
+
+/// The queues of all members, as the leader computes them from its log.
+#[derive(Debug)]
+pub(crate) struct Repliers {
+    queues: Vec<Queue>,
+    policy: Policy,
+    /// B: the hard bound on each queue.
+    bound: usize,
+    /// How far a replica's applied index may be behind the commit index.
+    lag_max: u64,
+    /// Where the search for the least loaded begins, so that ties go around.
+    turn: usize,
+}
+
+impl Repliers {
+    /// The queues as the log says, for a new leader: nobody has reported yet.
+    pub(crate) fn from_log(
+        members: impl Iterator<Item = NodeId>,
+        log: &Log,
+        policy: Policy,
+        bound: usize,
+        lag_max: u64,
+    ) -> Self {
+        let new_queue = |node| Queue {
+            node,
+            entries: VecDeque::new(),
+            read_count: 0,
+            applied: None,
+            moved: Time::ZERO,
+            excluded: false,
+        };
+        let queues = members.map(new_queue).collect();
+        let mut repliers = Self { queues, policy, bound, lag_max, turn: 0 };
+        for (index, entry) in log.entries_from(log.first()) {
+            if let (Some(replier), Some(request)) = (entry.replier(), entry.request()) {
+                repliers.add(replier, index, request);
+            }
+        }
+        repliers
+    }
+
+    /// Takes note of an appended entry and its replier.
+    pub(crate) fn add(&mut self, replier: NodeId, index: Index, request: &Request) {
+        if let Some(queue) = self.queue_mut(replier) {
+            let is_read = !request.kind().is_write();
+            queue.entries.push_back(Queued { index, identity: request.identity(), is_read });
+            queue.read_count += u64::from(is_read);
+        }
+    }
+
+    /// A replica says how far it has applied; hands the identities that it has thereby answered to
+    /// `answered`. A report that is older than another is harmless.
+    pub(crate) fn report(
+        &mut self,
+        now: Time,
+        node: NodeId,
+        applied: Index,
+        mut answered: impl FnMut(&Identity),
+    ) {
+        let Some(queue) = self.queue_mut(node) else {
+            return;
+        };
+        if queue.applied.is_some_and(|before| before > applied) {
+            return;
+        }
+        if queue.applied.replace(applied) != Some(applied) {
+            queue.moved = now;
+        }
+        while let Some(queued) = queue.entries.pop_front_if(|queued| queued.index <= applied) {
+            queue.read_count -= u64::from(queued.is_read);
+            answered(&queued.identity);
+        }
+    }
+
+    /// Says whether a replica may be given anything to answer.
+    pub(crate) fn exclude(&mut self, node: NodeId, excluded: bool) {
+        if let Some(queue) = self.queue_mut(node) {
+            queue.excluded = excluded;
+        }
+    }
+
+    /// Chooses the replier of the next entry; none if nobody is eligible (P15).
+    pub(crate) fn choose(
+        &mut self,
+        log: &Log,
+        commit: Index,
+        leader: NodeId,
+        rng: &mut fastrand::Rng,
+    ) -> Option<NodeId> {
+        let position = match self.policy {
+            Policy::Leader => {
+                let queue = self.queues.iter().find(|queue| queue.node == leader)?;
+                // Alone, the lag limit bounds what is ordered and not applied too (P15).
+                let applied = queue.applied?;
+                return (log.last() - applied.min(log.last()) < self.lag_max).then_some(leader);
+            }
+            Policy::Random => {
+                let eligible = self.queues.iter().filter(|q| self.is_eligible(q, commit)).count();
+                let chosen = (eligible > 0).then(|| rng.usize(..eligible))?;
+                let mut positions = 0..self.queues.len();
+                positions
+                    .by_ref()
+                    .filter(|at| self.is_eligible(&self.queues[*at], commit))
+                    .nth(chosen)
+            }
+            Policy::Jbsq => {
+                let count = self.queues.len();
+                let turn = self.turn;
+                (0..count)
+                    .map(|offset| (turn + offset) % count)
+                    .filter(|at| self.is_eligible(&self.queues[*at], commit))
+                    .min_by_key(|at| Self::left_to_execute(&self.queues[*at], log))
+            }
+        }?;
+        self.turn = (position + 1) % self.queues.len();
+        Some(self.queues[position].node)
+    }
+
+    /// Whether a replica has not moved its applied index after `since` (P18).
+    pub(crate) fn stands_still_since(&self, node: NodeId, since: Time) -> bool {
+        self.queues.iter().find(|queue| queue.node == node).is_none_or(|queue| queue.moved < since)
+    }
+
+    /// Whether an entry in (`after`, `to`] waits for this replica.
+    pub(crate) fn has_between(&self, node: NodeId, after: Index, to: Index) -> bool {
+        let Some(queue) = self.queues.iter().find(|queue| queue.node == node) else {
+            return false;
+        };
+        let position = queue.entries.partition_point(|queued| queued.index <= after);
+        queue.entries.get(position).is_some_and(|queued| queued.index <= to)
+    }
+
+    /// How long a replica's queue is, and how far it has applied.
+    pub(crate) fn queue(&self, node: NodeId) -> Option<(usize, Option<Index>)> {
+        let queue = self.queues.iter().find(|queue| queue.node == node)?;
+        Some((queue.entries.len(), queue.applied))
+    }
+
+    /// Of applied(X), for P18.
+    pub(crate) fn applied(&self, node: NodeId) -> Option<Index> {
+        self.queue(node)?.1
+    }
+
+    fn is_eligible(&self, queue: &Queue, commit: Index) -> bool {
+        !queue.excluded
+            && queue.entries.len() < self.bound
+            && queue.applied.is_some_and(|applied| commit.saturating_sub(applied) < self.lag_max)
+    }
+
+    /// Writes and own reads above applied(X).
+    fn left_to_execute(queue: &Queue, log: &Log) -> u64 {
+        let applied = queue.applied.unwrap_or(0);
+        let writes = log.write_count(log.last()) - log.write_count(applied.min(log.last()));
+        writes + queue.read_count
+    }
+
+    fn queue_mut(&mut self, node: NodeId) -> Option<&mut Queue> {
+        self.queues.iter_mut().find(|queue| queue.node == node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        core::testing::{entry, noop, request_of},
+        entry::Payload,
+        request::Kind,
+    };
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+
+    struct Bench {
+        log: Log,
+        repliers: Repliers,
+        rng: fastrand::Rng,
+    }
+
+    impl Bench {
+        fn new(policy: Policy, bound: usize) -> Self {
+            let mut log = Log::new(0, 0, 0, 0);
+            log.append(noop(1));
+            let mut repliers = Repliers::from_log([A, B].into_iter(), &log, policy, bound, 100);
+            repliers.report(Time::ZERO, A, 1, |_| ());
+            Self { log, repliers, rng: fastrand::Rng::with_seed(1) }
+        }
+
+        fn order(&mut self, kind: Kind) -> Option<NodeId> {
+            let replier = self.repliers.choose(&self.log, 1, A, &mut self.rng)?;
+            let request = request_of(1, self.log.last(), 1, kind, b"");
+            let payload = Payload::Request { replier, request: request.clone() };
+            let index = self.log.append(entry(1, payload));
+            self.repliers.add(replier, index, &request);
+            Some(replier)
+        }
+    }
+
+    #[test]
+    fn the_bound_is_hard_and_nobody_is_eligible_without_a_report() {
+        for policy in [Policy::Jbsq, Policy::Random] {
+            let mut bench = Bench::new(policy, 2);
+            assert_eq!(bench.order(Kind::Write), Some(A));
+            assert_eq!(bench.order(Kind::Write), Some(A));
+            assert_eq!(bench.order(Kind::Write), None);
+            bench.repliers.report(Time::ZERO, B, 1, |_| ());
+            assert_eq!(bench.order(Kind::Write), Some(B));
+            assert_eq!(bench.order(Kind::Write), Some(B));
+            assert_eq!(bench.order(Kind::Write), None);
+            bench.repliers.report(Time::ZERO, A, 2, |_| ());
+            assert_eq!(bench.order(Kind::Write), Some(A));
+        }
+    }
+
+    #[test]
+    fn jbsq_counts_writes_for_all_and_reads_for_their_replier() {
+        let mut bench = Bench::new(Policy::Jbsq, 128);
+        bench.repliers.report(Time::ZERO, B, 1, |_| ());
+        let repliers: Vec<_> = (0..4).filter_map(|_| bench.order(Kind::Read)).collect();
+        assert_eq!(repliers, [A, B, A, B]);
+        bench.repliers.report(Time::ZERO, A, 3, |_| ());
+        // A has one read left, B two.
+        assert_eq!(bench.order(Kind::Read), Some(A));
+    }
+
+    #[test]
+    fn the_lag_limit_and_exclusion_hold_a_replica_back() {
+        let mut bench = Bench::new(Policy::Jbsq, 128);
+        bench.repliers.report(Time::ZERO, B, 1, |_| ());
+        assert_eq!(bench.repliers.choose(&bench.log, 101, A, &mut bench.rng), None);
+        bench.repliers.exclude(A, true);
+        assert_eq!(bench.repliers.choose(&bench.log, 1, A, &mut bench.rng), Some(B));
+    }
+
+    #[test]
+    fn under_the_policy_leader_the_lag_limit_bounds_alone() {
+        let mut bench = Bench::new(Policy::Leader, 2);
+        let ordered = std::iter::from_fn(|| bench.order(Kind::Write)).take(1000).count();
+        assert_eq!(ordered, 100);
+    }
+
+    #[test]
+    fn an_old_report_changes_nothing() {
+        let mut bench = Bench::new(Policy::Jbsq, 128);
+        bench.order(Kind::Read);
+        bench.order(Kind::Read);
+        bench.repliers.report(Time::ZERO, A, 3, |_| ());
+        bench.repliers.report(Time::ZERO, A, 1, |_| ());
+        assert_eq!(bench.repliers.queue(A), Some((0, Some(3))));
+    }
+}

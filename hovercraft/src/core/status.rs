@@ -1,0 +1,173 @@
+//! What a replica says about itself.
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::{
+    core::{Core, Role},
+    entry::{Entry, Index, NodeId, Term},
+};
+
+/// What a replica is in its term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum RoleStatus {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks for votes.
+    Candidate,
+    /// Orders requests.
+    Leader,
+}
+
+/// The state of one replica's protocol.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Status {
+    /// This replica.
+    pub node: NodeId,
+    /// What it is.
+    pub role: RoleStatus,
+    /// Whom it follows.
+    pub leader: Option<NodeId>,
+    /// Its term.
+    pub term: Term,
+    /// May not vote or be counted until it has caught up (P37).
+    pub recovering: bool,
+    /// The first index in memory.
+    pub first: Index,
+    /// The last index.
+    pub last: Index,
+    /// The highest index that is synced.
+    pub durable: Index,
+    /// The commit index.
+    pub commit: Index,
+    /// The highest applied index.
+    pub applied: Index,
+    /// The index of the latest snapshot.
+    pub snapshot: Index,
+    /// Bytes of the log in memory.
+    pub log_bytes: u64,
+    /// Requests without an order.
+    pub unordered: u64,
+    /// Bytes of their bodies.
+    pub unordered_bytes: u64,
+    /// Entries whose bodies are missing.
+    pub binding: u64,
+    /// Identities in the system, at the leader.
+    pub admitted: u64,
+    /// The repliers' queues, at the leader.
+    pub replicas: Vec<ReplicaStatus>,
+}
+
+/// A replica as the leader sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// Which.
+    pub node: NodeId,
+    /// Requests that wait for its reply.
+    pub queue: u64,
+    /// How far it has applied; none before its first report to this leader.
+    pub applied: Option<Index>,
+    /// How far it acknowledged.
+    pub matched: Index,
+}
+
+/// Counts what happened since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Archive, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say what is counted")]
+pub struct Counters {
+    pub requests: u64,
+    pub requests_ordered: u64,
+    pub requests_dropped: u64,
+    pub retries_in_log: u64,
+    pub retries_answered: u64,
+    pub queues_full: u64,
+    pub leftovers_adopted: u64,
+    pub messages_sent: u64,
+    pub messages_ignored: u64,
+    pub entries_sent: u64,
+    pub entries_truncated: u64,
+    pub entries_fetched: u64,
+    pub appends_rejected: u64,
+    pub resends: u64,
+    pub commits_announced: u64,
+    pub bodies_asked: u64,
+    pub bodies_served: u64,
+    pub bodies_recovered: u64,
+    pub bulk_catch_ups: u64,
+    pub snapshots_taken: u64,
+    pub snapshots_installed: u64,
+    pub snapshot_parts_sent: u64,
+    pub pre_votes_started: u64,
+    pub pre_votes_refused: u64,
+    pub elections_started: u64,
+    pub elections_won: u64,
+    pub leaderships_lost: u64,
+    pub quorums_lost: u64,
+    pub recovered: u64,
+}
+
+impl Core {
+    /// The state of this replica, for people and for tests.
+    pub fn status(&self) -> Status {
+        let (role, mut replicas) = match &self.role {
+            Role::Follower { .. } => (RoleStatus::Follower, Vec::new()),
+            Role::Candidate(_) => (RoleStatus::Candidate, Vec::new()),
+            Role::Leader(leader) => {
+                let members = &self.configuration().members;
+                let status = members.iter().map(|member| {
+                    let (queue, applied) = leader.repliers.queue(member.id).unwrap_or_default();
+                    let matched = leader.matched(member);
+                    ReplicaStatus { node: member.id, queue: queue as u64, applied, matched }
+                });
+                (RoleStatus::Leader, status.collect())
+            }
+        };
+        if let Some(own) = replicas.iter_mut().find(|replica| replica.node == self.node) {
+            own.matched = self.held_index();
+        }
+        Status {
+            node: self.node,
+            role,
+            leader: self.leader(),
+            term: self.term(),
+            recovering: !self.may_vote(),
+            first: self.log.first(),
+            last: self.log.last(),
+            durable: self.log.durable(),
+            commit: self.commit.index(),
+            applied: self.applied,
+            snapshot: self.snapshots.latest(),
+            log_bytes: self.log.size_bytes() as u64,
+            unordered: self.unordered.len() as u64,
+            unordered_bytes: self.unordered.bytes() as u64,
+            binding: self.binding.len() as u64,
+            admitted: self.admission.len() as u64,
+            replicas,
+        }
+    }
+
+    /// The entry at an index, if it is in memory.
+    pub fn log_entry(&self, index: Index) -> Option<&Entry> {
+        self.log.entry(index)
+    }
+
+    /// The first and the last index in memory; the last is one less than the first if there is
+    /// none.
+    pub fn log_bounds(&self) -> (Index, Index) {
+        (self.log.first(), self.log.last())
+    }
+
+    /// Everything up to here is committed, as far as this replica knows.
+    pub fn commit_index(&self) -> Index {
+        self.commit.index()
+    }
+
+    /// Everything up to here is applied.
+    pub fn applied_index(&self) -> Index {
+        self.applied
+    }
+
+    /// What happened since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}

@@ -1,0 +1,69 @@
+//! The deadlines of the core.
+
+use r2p2::Time;
+
+/// What the core may be waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Timer {
+    /// Nothing was heard of a leader: begin a pre-vote (P33).
+    Election,
+    /// The leader tells the followers that it is there, and begins a round.
+    Heartbeat,
+    /// The leader looks whether a quorum answered its rounds (P33).
+    CheckQuorum,
+    /// A follower's acknowledgements stand still: send again from where they stopped.
+    Resend,
+    /// Bodies or entries are missing: ask, or ask someone else (P9).
+    Recovery,
+    /// Requests in the unordered set grow old (P8), and so do identities at admission (P24).
+    Expiry,
+    /// The leader has not been told how far this replica has applied (P15).
+    Report,
+    /// A chunk of a snapshot did not come (P36).
+    Snapshot,
+}
+
+const TIMERS: [Timer; 8] = [
+    Timer::Election,
+    Timer::Heartbeat,
+    Timer::CheckQuorum,
+    Timer::Resend,
+    Timer::Recovery,
+    Timer::Expiry,
+    Timer::Report,
+    Timer::Snapshot,
+];
+
+/// One deadline for each timer.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    deadlines: [Option<Time>; TIMERS.len()],
+}
+
+impl Timers {
+    pub(crate) fn set(&mut self, timer: Timer, deadline: Time) {
+        self.deadlines[timer as usize] = Some(deadline);
+    }
+
+    /// Sets the deadline unless there is one already.
+    pub(crate) fn ensure(&mut self, timer: Timer, deadline: Time) {
+        self.deadlines[timer as usize].get_or_insert(deadline);
+    }
+
+    pub(crate) fn stop(&mut self, timer: Timer) {
+        self.deadlines[timer as usize] = None;
+    }
+
+    /// Takes a timer whose deadline has come.
+    pub(crate) fn expire(&mut self, now: Time) -> Option<Timer> {
+        let due = TIMERS.into_iter().find(|timer| {
+            self.deadlines[*timer as usize].is_some_and(|deadline| deadline <= now)
+        })?;
+        self.stop(due);
+        Some(due)
+    }
+
+    pub(crate) fn next(&self) -> Option<Time> {
+        self.deadlines.iter().flatten().min().copied()
+    }
+}

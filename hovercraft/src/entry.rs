@@ -1,0 +1,162 @@
+//! Log entries, and who the members of a cluster are.
+
+use std::{fmt, net::SocketAddrV4, sync::Arc, time::Duration};
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::request::{Request, ReturnPath};
+
+/// A position in the log. The first entry has index 1; 0 stands for "before the log".
+pub type Index = u64;
+
+/// A Raft term. 0 stands for "before the first election".
+pub type Term = u64;
+
+/// The number of a replica within its cluster, at least 1; 0 in metadata stands for "no replier".
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Archive, Serialize, Deserialize,
+)]
+pub struct NodeId(pub u16);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// One life of a replica's disk: drawn at random on an empty disk or after an unclean start (P39).
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Archive, Serialize, Deserialize,
+)]
+pub struct Incarnation(pub u64);
+
+/// A replica of the cluster, as a configuration names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Member {
+    /// Its number.
+    pub id: NodeId,
+    /// The life of its disk that may vote and be counted.
+    pub incarnation: Incarnation,
+    /// Where its UDP socket is.
+    pub address: SocketAddrV4,
+}
+
+/// Limits that all replicas must share, because apply decides by them (P20).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct ClusterLimits {
+    /// A session that was idle for longer than this much session time expires.
+    pub session_lifetime: Duration,
+    /// How many sequences from the lowest unacknowledged one a client may use.
+    pub session_window: u32,
+    /// The bytes that all sessions may hold together.
+    pub session_bytes_max: u64,
+    /// The largest body of a request, in bytes (P4).
+    pub request_bytes_max: u32,
+}
+
+impl Default for ClusterLimits {
+    fn default() -> Self {
+        Self {
+            session_lifetime: Duration::from_mins(10),
+            session_window: 4096,
+            session_bytes_max: 256 << 20,
+            request_bytes_max: 8 << 20,
+        }
+    }
+}
+
+/// Who the members are, and the limits that they share. Takes effect when it is appended.
+///
+/// All members are voters. A joint configuration and learners (P34) will be further fields.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Configuration {
+    /// Counts the configurations of this cluster from 1.
+    pub id: u64,
+    /// In ascending order of their numbers, each number once.
+    pub members: Vec<Member>,
+    /// What apply decides by.
+    pub limits: ClusterLimits,
+}
+
+impl Configuration {
+    /// The member with this number.
+    pub fn member(&self, id: NodeId) -> Option<&Member> {
+        self.members.iter().find(|member| member.id == id)
+    }
+
+    /// Says what makes the configuration unusable, if anything does.
+    pub fn check(&self) -> Result<(), String> {
+        const WINDOW_MAX: u32 = 1 << 20;
+        if self.members.is_empty() || !self.members.is_sorted_by(|a, b| a.id < b.id) {
+            return Err("it needs members in ascending order, each once".to_owned());
+        }
+        if self.members.iter().any(|member| member.id.0 == 0) {
+            return Err("replicas are numbered from 1".to_owned());
+        }
+        if !(1..=WINDOW_MAX).contains(&self.limits.session_window) {
+            return Err(format!("a session's window is from 1 to {WINDOW_MAX}"));
+        }
+        Ok(())
+    }
+
+    /// How many members make a majority.
+    pub fn quorum(&self) -> usize {
+        self.members.len() / 2 + 1
+    }
+}
+
+/// What an entry asks the replicas to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload {
+    /// A new leader's first entry (P10).
+    Noop,
+    /// The members from here on.
+    Configuration(Arc<Configuration>),
+    /// A client's request.
+    Request {
+        /// Who answers the client (P15). Fixed when the entry is appended (P7).
+        replier: NodeId,
+        /// The body is here, always (P6).
+        request: Arc<Request>,
+    },
+}
+
+/// A log entry. Never changes after it is appended (P7), but for the return path beside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The term of the leader that appended it.
+    pub term: Term,
+    /// Log time: the greatest clock of any leader so far, in microseconds since the Unix epoch
+    /// (P22).
+    pub log_time_us: u64,
+    /// The leader's monotonic time since its previous append, at most one second (P22).
+    pub session_delta_us: u32,
+    /// What to do.
+    pub payload: Payload,
+    /// Where the reply goes; none for what the leader makes itself, or when it is not known.
+    pub return_path: Option<ReturnPath>,
+}
+
+impl Entry {
+    /// The request, if the entry is one.
+    pub fn request(&self) -> Option<&Arc<Request>> {
+        match &self.payload {
+            Payload::Request { request, .. } => Some(request),
+            Payload::Noop | Payload::Configuration(_) => None,
+        }
+    }
+
+    /// Who answers the client, if the entry is a request.
+    pub fn replier(&self) -> Option<NodeId> {
+        match &self.payload {
+            Payload::Request { replier, .. } => Some(*replier),
+            Payload::Noop | Payload::Configuration(_) => None,
+        }
+    }
+
+    /// What the entry counts for against limits in bytes: its body and a flat sum for the rest.
+    pub fn size_bytes(&self) -> usize {
+        const OVERHEAD_BYTES: usize = 128;
+        OVERHEAD_BYTES + self.request().map_or(0, |request| request.body().len())
+    }
+}

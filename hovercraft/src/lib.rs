@@ -1,0 +1,19 @@
+//! HovercRaft: replicate any deterministic RPC service across N machines.
+
+pub mod admin;
+pub mod client;
+pub mod core;
+mod entry;
+pub mod messages;
+pub mod node;
+mod request;
+mod state_machine;
+pub mod storage;
+
+pub use client::{CallError, CallOutcome, Client, ClientBuilder, ClientStats, ConnectError};
+pub use entry::{
+    ClusterLimits, Configuration, Entry, Incarnation, Index, Member, NodeId, Payload, Term,
+};
+pub use node::{Execution, Mode, Multicast, Node, NodeBuilder, NodeError, Stopper};
+pub use request::{Digest, Identity, Key, Kind, Outcome, Request, ReturnPath};
+pub use state_machine::{Context, SnapshotWriter, StateMachine};

@@ -1,0 +1,451 @@
+//! What replicas say to each other, and its form on the wire (P5, P40).
+//!
+//! A message is an rkyv record, validated on arrival, in the body of an R2P2 message of type
+//! `RAFT_MSG`. Integers are little-endian and unaligned. The first two bytes of the R2P2 body are
+//! the protocol version (big-endian), so that a later version may change all of the rest.
+
+#![expect(missing_docs, reason = "what rkyv derives for the fields of variants has no docs")]
+
+use bytes::Bytes;
+use rkyv::{Archive, Deserialize, Serialize, rancor};
+
+use crate::{
+    entry::{Configuration, Entry, Incarnation, Index, NodeId, Payload, Term},
+    request::{Digest, Identity, Key, Kind, Request, ReturnPath},
+    storage::SnapshotMeta,
+};
+
+/// The version of the messages between replicas that this build speaks.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+/// The most bytes of bodies or snapshots that one message carries: a message may take several
+/// packets, and is lost if one of them is.
+pub(crate) const PART_BYTES_MAX: usize = 32 << 10;
+
+/// What every message carries, and the message.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The cluster; messages of another one are ignored.
+    pub cluster: u64,
+    /// Who sent it.
+    pub from: NodeId,
+    /// The sender's life; what it grants and acknowledges counts only if the configuration names
+    /// this one (P39).
+    pub incarnation: Incarnation,
+    /// The sender's term; a higher one is adopted first (P40).
+    pub term: Term,
+    /// What it says.
+    pub message: Message,
+}
+
+/// What one replica says to another.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of Raft's RPCs; what is ours is described")]
+pub enum Message {
+    /// Would you vote for me in `proposed`? Changes nobody's term (P33).
+    PreVote { proposed: Term, last_index: Index, last_term: Term },
+    /// Answers [`Message::PreVote`] for the term that it proposed.
+    PreVoteReply { proposed: Term, granted: bool },
+    /// Vote for me in this message's term.
+    Vote { last_index: Index, last_term: Term },
+    /// Answers [`Message::Vote`].
+    VoteReply { granted: bool },
+    /// The leader's entries, as metadata; empty as a heartbeat or to announce the commit index.
+    AppendEntries(AppendEntries),
+    /// What a follower holds, and how far it is.
+    AppendReply(AppendReply),
+    /// Bodies that a follower has metadata for (P9).
+    FetchBodies { wants: Vec<BodyWant> },
+    /// Bodies, or parts of one, as many as fit.
+    Bodies { parts: Vec<BodyPart> },
+    /// Whole entries after `after`, for a replica far behind (P9).
+    FetchEntries { after: Index },
+    /// Whole entries after (`after`, `after_term`), all of them committed.
+    Entries { after: Index, after_term: Term, entries: Vec<WholeEntry> },
+    /// The donor does not hold what comes after the asked index, but a snapshot at this index.
+    SnapshotAvailable { index: Index },
+    /// A part of the donor's latest snapshot. A donor whose latest one has another index answers
+    /// from its start.
+    FetchSnapshot { index: Index, offset: u64 },
+    /// A part of a snapshot (P36).
+    SnapshotPart { meta: SnapshotMeta, offset: u64, data: Vec<u8> },
+    /// A request that reached a replica that does not lead, with its return path (mode `raft`).
+    Forward { request: WholeRequest },
+    /// A recovering replica asks the leader up to where it must catch up (P37).
+    Recovering { nonce: u64 },
+    /// Answers [`Message::Recovering`], after a confirmation round begun on its receipt.
+    CatchUpTo { nonce: u64, index: Index },
+    /// The recovering replica has caught up: name its incarnation in a configuration (P37).
+    CaughtUp { nonce: u64 },
+}
+
+/// See [`Message::AppendEntries`].
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct AppendEntries {
+    /// The entry before the first one here.
+    pub previous_index: Index,
+    /// That entry's term.
+    pub previous_term: Term,
+    /// The leader's commit index.
+    pub commit: Index,
+    /// The first index that the leader still has; a follower that lacks more fetches a snapshot.
+    pub first_index: Index,
+    /// The round in which it was sent; a follower answers the highest it has seen (P31).
+    pub round: u64,
+    /// The term of all entries here (P5).
+    pub entries_term: Term,
+    /// Log time of the first entry; each entry has its distance from it.
+    pub log_time_us: u64,
+    /// One for each entry.
+    pub entries: Vec<Metadata>,
+    /// The configurations among the entries, in their order (P5).
+    pub configurations: Vec<Configuration>,
+    /// In mode `raft`, the requests among the entries, by position; large ones are fetched (P9).
+    pub requests: Vec<(u16, WholeRequest)>,
+}
+
+/// See [`Message::AppendReply`].
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct AppendReply {
+    /// The highest round that this replica has seen of this leader in this term.
+    pub round: u64,
+    /// The highest index that this replica acknowledges (P6).
+    pub acknowledged: Index,
+    /// The highest index that is applied (P15).
+    pub applied: Index,
+    /// Set if the last append-entries did not match: the leader should go on after this index.
+    pub rejected_after: Option<Index>,
+}
+
+/// What orders one entry: 40 bytes, whatever the size of its body (P5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Metadata {
+    identity: [u64; 2],
+    digest: u64,
+    /// Bytes.
+    body_len: u32,
+    /// From the log time of the message's first entry.
+    log_time_offset_us: u32,
+    session_delta_us: u32,
+    /// 0 for what the leader makes itself.
+    replier: u16,
+    /// A [`Kind`], or one of the `KIND_` constants.
+    kind: u8,
+    /// 1 for a plain identity.
+    plain: u8,
+}
+
+const KIND_NOOP: u8 = 255;
+const KIND_CONFIGURATION: u8 = 254;
+
+/// What metadata stands for, validated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ordered {
+    Noop,
+    Configuration,
+    Request { key: Key, body_len: u32, replier: NodeId },
+}
+
+impl Metadata {
+    /// None if the entry's log time is too far from `base_time_us` for one message.
+    pub(crate) fn of(entry: &Entry, base_time_us: u64) -> Option<Self> {
+        let offset = entry.log_time_us.checked_sub(base_time_us)?;
+        let mut metadata = Self {
+            identity: [0; 2],
+            digest: 0,
+            body_len: 0,
+            log_time_offset_us: u32::try_from(offset).ok()?,
+            session_delta_us: entry.session_delta_us,
+            replier: 0,
+            kind: KIND_NOOP,
+            plain: 0,
+        };
+        match &entry.payload {
+            Payload::Noop => {}
+            Payload::Configuration(_) => metadata.kind = KIND_CONFIGURATION,
+            Payload::Request { replier, request } => {
+                let (first, second, plain) = request.identity().to_words();
+                metadata.identity = [first, second];
+                metadata.digest = request.digest().0;
+                metadata.body_len = request.body().len() as u32;
+                metadata.replier = replier.0;
+                metadata.kind = request.kind() as u8;
+                metadata.plain = u8::from(plain);
+            }
+        }
+        Some(metadata)
+    }
+
+    /// None if a field has no meaning.
+    pub(crate) fn ordered(&self) -> Option<Ordered> {
+        match self.kind {
+            KIND_NOOP => Some(Ordered::Noop),
+            KIND_CONFIGURATION => Some(Ordered::Configuration),
+            kind => {
+                Kind::from_number(kind)?;
+                let [first, second] = self.identity;
+                let identity = Identity::from_words(first, second, self.plain == 1);
+                if self.replier == 0 || self.plain > 1 {
+                    return None;
+                }
+                Some(Ordered::Request {
+                    key: Key { identity, digest: Digest(self.digest) },
+                    body_len: self.body_len,
+                    replier: NodeId(self.replier),
+                })
+            }
+        }
+    }
+
+    pub(crate) fn log_time_us(&self, base_time_us: u64) -> u64 {
+        base_time_us.saturating_add(u64::from(self.log_time_offset_us))
+    }
+
+    pub(crate) fn session_delta_us(&self) -> u32 {
+        self.session_delta_us
+    }
+}
+
+/// A body that a follower lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct BodyWant {
+    /// Where the leader ordered it.
+    pub index: Index,
+    identity: [u64; 2],
+    digest: u64,
+    plain: bool,
+    /// The byte to go on from, if a part is here already.
+    pub offset: u32,
+}
+
+impl BodyWant {
+    pub(crate) fn new(index: Index, key: Key, offset: u32) -> Self {
+        let (first, second, plain) = key.identity.to_words();
+        Self { index, identity: [first, second], digest: key.digest.0, plain, offset }
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        let [first, second] = self.identity;
+        let identity = Identity::from_words(first, second, self.plain);
+        Key { identity, digest: Digest(self.digest) }
+    }
+}
+
+/// A body, or the part of it from `offset`.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct BodyPart {
+    /// As in [`BodyWant::index`].
+    pub index: Index,
+    /// The size of the whole body, in bytes.
+    pub body_len: u32,
+    /// Where the part lies in the body.
+    pub offset: u32,
+    /// The request; its body is the part.
+    pub request: WholeRequest,
+}
+
+/// A request with its body, as it travels between replicas.
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct WholeRequest {
+    identity: [u64; 2],
+    plain: bool,
+    kind: u8,
+    lowest: u64,
+    return_path: Option<(core::net::SocketAddrV4, u16)>,
+    /// The body, or a part of it.
+    pub body: Vec<u8>,
+}
+
+impl WholeRequest {
+    pub(crate) fn new(request: &Request, return_path: Option<ReturnPath>) -> Self {
+        let mut whole = Self::without_body(request, return_path);
+        whole.body = request.body().to_vec();
+        whole
+    }
+
+    pub(crate) fn without_body(request: &Request, return_path: Option<ReturnPath>) -> Self {
+        let (first, second, plain) = request.identity().to_words();
+        Self {
+            identity: [first, second],
+            plain,
+            kind: request.kind() as u8,
+            lowest: request.lowest(),
+            return_path: return_path.map(|path| (path.address, path.request_id)),
+            body: Vec::new(),
+        }
+    }
+
+    pub(crate) fn return_path(&self) -> Option<ReturnPath> {
+        self.return_path.map(|(address, request_id)| ReturnPath { address, request_id })
+    }
+
+    /// The request with `body`; none if its kind has no meaning.
+    pub(crate) fn with_body(&self, body: Bytes) -> Option<Request> {
+        let [first, second] = self.identity;
+        let identity = Identity::from_words(first, second, self.plain);
+        Some(Request::new(identity, self.lowest, Kind::from_number(self.kind)?, body))
+    }
+}
+
+/// An entry with its body, as it travels in bulk catch-up (P9).
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct WholeEntry {
+    /// The entry's term.
+    pub term: Term,
+    /// The entry's log time.
+    pub log_time_us: u64,
+    /// What it is.
+    pub metadata: Metadata,
+    /// The configuration, if it is one.
+    pub configuration: Option<Configuration>,
+    /// The request, if it is one and small; a large body is fetched in parts.
+    pub request: Option<WholeRequest>,
+}
+
+impl WholeEntry {
+    pub(crate) fn new(entry: &Entry) -> Self {
+        let metadata = Metadata::of(entry, entry.log_time_us).expect("the base is the entry's own");
+        let (mut configuration, mut request) = (None, None);
+        match &entry.payload {
+            Payload::Noop => {}
+            Payload::Configuration(content) => configuration = Some(content.as_ref().clone()),
+            Payload::Request { request: content, .. } => {
+                let is_small = content.body().len() <= PART_BYTES_MAX;
+                request = is_small.then(|| WholeRequest::new(content, entry.return_path));
+            }
+        }
+        let (term, log_time_us) = (entry.term, entry.log_time_us);
+        Self { term, log_time_us, metadata, configuration, request }
+    }
+}
+
+/// Why a message of another replica was not understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// Shorter than its version field.
+    #[error("a message of {0} bytes is too short")]
+    Short(usize),
+    /// Sent by a build that speaks another version.
+    #[error("a message has protocol version {0}; this build speaks {PROTOCOL_VERSION}")]
+    Version(u16),
+    /// The record does not validate.
+    #[error("a message is not a valid record: {0}")]
+    Invalid(String),
+}
+
+impl Envelope {
+    /// Appends the message's form on the wire to `buffer`.
+    pub fn encode(&self, buffer: &mut Vec<u8>) {
+        buffer.extend_from_slice(&PROTOCOL_VERSION.to_be_bytes());
+        let record = rkyv::to_bytes::<rancor::Error>(self)
+            .expect("serialising into memory fails only for lack of it");
+        buffer.extend_from_slice(&record);
+    }
+
+    /// Reads what [`Self::encode`] wrote; validates everything.
+    pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+        let (version, record) =
+            bytes.split_first_chunk::<2>().ok_or(MessageError::Short(bytes.len()))?;
+        let version = u16::from_be_bytes(*version);
+        if version != PROTOCOL_VERSION {
+            return Err(MessageError::Version(version));
+        }
+        rkyv::from_bytes::<Self, rancor::Error>(record)
+            .map_err(|error| MessageError::Invalid(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::testing::{noop, write};
+
+    fn append(entries: Vec<Metadata>) -> Envelope {
+        Envelope {
+            cluster: 1,
+            from: NodeId(1),
+            incarnation: Incarnation(2),
+            term: 3,
+            message: Message::AppendEntries(AppendEntries {
+                previous_index: 0,
+                previous_term: 0,
+                commit: 0,
+                first_index: 1,
+                round: 0,
+                entries_term: 3,
+                log_time_us: 0,
+                entries,
+                configurations: Vec::new(),
+                requests: Vec::new(),
+            }),
+        }
+    }
+
+    #[test]
+    fn an_entry_costs_40_bytes_of_metadata() {
+        let metadata = Metadata::of(&write(3, 1, 1), 0).unwrap();
+        let mut one = Vec::new();
+        append(vec![metadata]).encode(&mut one);
+        let mut three = Vec::new();
+        append(vec![metadata; 3]).encode(&mut three);
+        assert_eq!(three.len() - one.len(), 2 * 40);
+    }
+
+    #[test]
+    fn metadata_keeps_what_it_stands_for() {
+        let entry = write(3, 9, 4);
+        let request = entry.request().unwrap();
+        let ordered = Metadata::of(&entry, 0).unwrap().ordered().unwrap();
+        let expected = Ordered::Request { key: request.key(), body_len: 4, replier: NodeId(1) };
+        assert_eq!(ordered, expected);
+        assert_eq!(Metadata::of(&noop(1), 0).unwrap().ordered(), Some(Ordered::Noop));
+    }
+
+    #[test]
+    fn a_whole_request_keeps_everything() {
+        let entry = write(3, 9, 4);
+        let request = entry.request().unwrap();
+        let path = Some(crate::core::testing::return_path(7));
+        let whole = WholeRequest::new(request, path);
+        assert_eq!(whole.return_path(), path);
+        let body = Bytes::from(whole.body.clone());
+        assert_eq!(whole.with_body(body).as_ref(), Some(request.as_ref()));
+    }
+
+    #[test]
+    fn another_version_is_refused_by_name() {
+        let mut bytes = Vec::new();
+        append(Vec::new()).encode(&mut bytes);
+        assert!(Envelope::decode(&bytes).is_ok());
+        bytes[1] = 9;
+        assert_eq!(Envelope::decode(&bytes), Err(MessageError::Version(9)));
+        assert_eq!(Envelope::decode(&[]), Err(MessageError::Short(0)));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(mut bytes: Vec<u8>) {
+            let _ = Envelope::decode(&bytes);
+            if bytes.len() > 1 {
+                bytes[..2].copy_from_slice(&PROTOCOL_VERSION.to_be_bytes());
+                let _ = Envelope::decode(&bytes);
+            }
+        }
+
+        #[test]
+        fn damage_never_panics(at: proptest::sample::Index, to: u8) {
+            let mut bytes = Vec::new();
+            append(vec![Metadata::of(&write(3, 1, 1), 0).unwrap()]).encode(&mut bytes);
+            let at = at.index(bytes.len());
+            bytes[at] = to;
+            if let Ok(envelope) = Envelope::decode(&bytes)
+                && let Message::AppendEntries(append) = envelope.message
+            {
+                for metadata in append.entries {
+                    let _ = metadata.ordered();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The application role: the state machine, in the network loop or in a thread of its own.
+
+use std::{
+    io::BufReader,
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread::{self, JoinHandle},
+};
+
+use bytes::Bytes;
+use r2p2::Waker;
+
+use crate::{
+    core::{Applier, Committed, Poisoned, Response},
+    entry::Index,
+    request::{Identity, Outcome, Request, ReturnPath},
+    state_machine::SnapshotWriter,
+    storage::{SnapshotMeta, SnapshotSource},
+};
+
+/// Where the service runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Execution {
+    /// In the network loop: for services whose requests take microseconds. A hand-over to another
+    /// thread costs more than such a request.
+    #[default]
+    Inline,
+    /// In a thread of its own: for services whose requests may take longer than a heartbeat.
+    Thread,
+}
+
+/// How many entries the application has not yet applied of those handed to it; more wait in the
+/// log.
+const UNDER_WAY_MAX: u64 = 1024;
+
+/// What the application has done.
+pub(crate) enum Event {
+    /// Everything up to this index is applied.
+    Applied(Index),
+    Respond(OwnedResponse),
+    /// A retry whose reply is not kept.
+    NotKept(Arc<Request>, ReturnPath),
+    Snapshot(SnapshotMeta, SnapshotWriter),
+    /// The installed snapshot is in place; or the service could not read it.
+    Restored(SnapshotMeta, std::io::Result<()>),
+    Poisoned(Poisoned),
+}
+
+/// A [`Response`] that outlives the turn that made it.
+pub(crate) struct OwnedResponse {
+    pub(crate) to: ReturnPath,
+    pub(crate) identity: Identity,
+    pub(crate) outcome: Outcome,
+    pub(crate) body: Bytes,
+}
+
+impl OwnedResponse {
+    fn new(response: &Response<'_>) -> Self {
+        let body = Bytes::copy_from_slice(response.body);
+        Self { to: response.to, identity: response.identity, outcome: response.outcome, body }
+    }
+}
+
+/// What the application is asked to do, in this order.
+pub(crate) enum Task {
+    Apply(Committed),
+    AnswerRetry(Arc<Request>, ReturnPath),
+    TakeSnapshot,
+    Restore(SnapshotMeta, Box<dyn SnapshotSource>),
+}
+
+/// A handle to the application, wherever it runs.
+pub(crate) struct Application {
+    place: Place,
+    /// The highest index handed over, and the highest one applied.
+    handed: Index,
+    applied: Index,
+    /// The service panicked: nothing more is handed over (P42).
+    poisoned: Option<Poisoned>,
+}
+
+enum Place {
+    Inline(Box<Applier>),
+    Thread { tasks: Sender<Task>, events: Receiver<Event>, thread: JoinHandle<()> },
+}
+
+impl Application {
+    pub(crate) fn new(
+        applier: Applier,
+        execution: Execution,
+        waker: Waker,
+    ) -> std::io::Result<Self> {
+        let applied = applier.applied();
+        let place = match execution {
+            Execution::Inline => Place::Inline(Box::new(applier)),
+            Execution::Thread => {
+                let (tasks, to_do) = channel();
+                let (done, events) = channel();
+                let thread = thread::Builder::new()
+                    .name("application".to_owned())
+                    .spawn(move || run(applier, &to_do, &done, &waker))?;
+                Place::Thread { tasks, events, thread }
+            }
+        };
+        Ok(Self { place, handed: applied, applied, poisoned: None })
+    }
+
+    /// Whether another entry may be handed over now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.poisoned.is_none() && self.handed - self.applied < UNDER_WAY_MAX
+    }
+
+    /// Does a task, or hands it over; what comes of it goes to `each`, now or at a later
+    /// [`Self::poll`].
+    pub(crate) fn handle(&mut self, task: Task, each: &mut dyn FnMut(Event)) {
+        if let Task::Apply(committed) = &task {
+            self.handed = committed.index;
+        }
+        match &mut self.place {
+            Place::Inline(applier) => {
+                let (applied, poisoned) = (&mut self.applied, &mut self.poisoned);
+                handle(applier, task, &mut |event| {
+                    note(&event, applied, poisoned);
+                    each(event);
+                });
+            }
+            // A thread that has ended has said why: it is poisoned.
+            Place::Thread { tasks, .. } => drop(tasks.send(task)),
+        }
+        // A restored snapshot is above everything that was handed over.
+        self.handed = self.handed.max(self.applied);
+    }
+
+    /// What a thread has done meanwhile.
+    pub(crate) fn poll(&mut self, each: &mut dyn FnMut(Event)) {
+        let Place::Thread { events, .. } = &self.place else { return };
+        while let Ok(event) = events.try_recv() {
+            note(&event, &mut self.applied, &mut self.poisoned);
+            each(event);
+        }
+        self.handed = self.handed.max(self.applied);
+    }
+
+    pub(crate) fn poisoned(&self) -> Option<&Poisoned> {
+        self.poisoned.as_ref()
+    }
+
+    /// Waits until a thread has done what it was handed.
+    pub(crate) fn stop(self) {
+        if let Place::Thread { tasks, events, thread } = self.place {
+            drop((tasks, events));
+            // A panic of the service is caught in the thread; one of ours has been printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn note(event: &Event, applied: &mut Index, poisoned: &mut Option<Poisoned>) {
+    match event {
+        Event::Applied(index) => *applied = *index,
+        Event::Restored(meta, Ok(())) => *applied = meta.index,
+        Event::Poisoned(error) => *poisoned = Some(error.clone()),
+        _ => {}
+    }
+}
+
+fn run(mut applier: Applier, tasks: &Receiver<Task>, done: &Sender<Event>, waker: &Waker) {
+    while let Ok(task) = tasks.recv() {
+        // Whoever listened has stopped: so do we, at the next task.
+        handle(&mut applier, task, &mut |event| drop(done.send(event)));
+        waker.wake();
+    }
+}
+
+fn handle(applier: &mut Applier, task: Task, each: &mut dyn FnMut(Event)) {
+    match task {
+        Task::Apply(committed) => {
+            let mut respond = |response: Response<'_>| {
+                each(Event::Respond(OwnedResponse::new(&response)));
+            };
+            match applier.apply(&committed, &mut respond) {
+                Ok(()) => each(Event::Applied(committed.index)),
+                Err(poisoned) => each(Event::Poisoned(poisoned)),
+            }
+        }
+        Task::AnswerRetry(request, to) => {
+            let mut respond = |response: Response<'_>| {
+                each(Event::Respond(OwnedResponse::new(&response)));
+            };
+            if !applier.answer_retry(request.key(), to, &mut respond) {
+                each(Event::NotKept(request, to));
+            }
+        }
+        Task::TakeSnapshot => {
+            let (meta, writer) = applier.snapshot();
+            each(Event::Snapshot(meta, writer));
+        }
+        Task::Restore(meta, source) => {
+            let result = applier.restore(&meta, &mut BufReader::with_capacity(1 << 16, source));
+            each(Event::Restored(meta, result));
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! The network role: one loop over the sockets, the core, and the handles of the other roles.
+//!
+//! Never blocks but in the link's wait, and never syncs. One turn takes what has arrived, lets the
+//! core decide, and sends everything that came of it in as few system calls as it can.
+
+use std::{
+    net::SocketAddrV4,
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender},
+    },
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use r2p2::{
+    Incoming, Link, MessageReceiver, MessageSender, MessageType, Options, Outbox, ReplyTo,
+    ServerEndpoint, Time,
+};
+
+use crate::{
+    admin::{Answer, NetworkStatus, NodeStatus, Question},
+    core::{Core, Output},
+    messages::Envelope,
+    node::{
+        Mode, NodeError,
+        application::{Application, Event, OwnedResponse, Task},
+        persistence::{Done, Job},
+    },
+    request::{Identity, Kind, Outcome, Request, ReturnPath},
+};
+
+/// How many datagram batches one turn takes before the core acts on them.
+const RECEIVES_MAX: usize = 16;
+
+/// How many entries one turn applies in the network loop before it looks at the sockets again.
+const APPLIES_MAX: usize = 512;
+
+/// Counts from its creation, for everything that asks for a [`Time`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    origin: Instant,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self { origin: Instant::now() }
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        Time::ZERO + self.origin.elapsed()
+    }
+
+    /// The wall clock, in microseconds since 1970.
+    pub(crate) fn unix_us() -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+/// R2P2 as a replica speaks it.
+pub(crate) struct Endpoints {
+    pub(crate) requests: ServerEndpoint,
+    pub(crate) receiver: MessageReceiver,
+    pub(crate) sender: MessageSender,
+    pub(crate) outbox: Outbox,
+}
+
+impl Endpoints {
+    /// Answers a client.
+    pub(crate) fn respond(&mut self, now: Time, response: OwnedResponse) {
+        let OwnedResponse { to, identity, outcome, body } = response;
+        let options = Options {
+            identity: option_of(identity),
+            outcome: (outcome != Outcome::Executed).then_some(outcome as u8),
+            ..Options::NONE
+        };
+        let to = reply_to(to);
+        let sent = self.requests.respond(now, to, &options, body, &mut self.outbox);
+        if let Err(error) = sent {
+            tracing::warn!(%identity, %error, "a reply cannot be sent");
+        }
+    }
+
+    /// Tells a client that its request is not admitted now (P23).
+    pub(crate) fn drop_request(&mut self, to: ReturnPath, identity: Identity) {
+        self.requests.drop_request(reply_to(to), option_of(identity), &mut self.outbox);
+    }
+
+    /// Answers an operator.
+    pub(crate) fn answer(&mut self, to: SocketAddrV4, answer: &Answer) {
+        let bytes = answer.encode();
+        let sent = self.sender.send(MessageType::RaftReply, to, &bytes, &mut self.outbox);
+        if let Err(error) = sent {
+            tracing::warn!(%to, %error, "an answer cannot be sent");
+        }
+    }
+}
+
+/// A replica at work.
+pub(crate) struct Replica {
+    pub(crate) core: Core,
+    pub(crate) endpoints: Endpoints,
+    pub(crate) application: Application,
+    pub(crate) jobs: Sender<Job>,
+    pub(crate) done: Receiver<Done>,
+    pub(crate) clock: Clock,
+    pub(crate) mode: Mode,
+    /// What the sockets have done, as of this turn.
+    pub(crate) network: NetworkStatus,
+    /// The encoded message, reused.
+    pub(crate) buffer: Vec<u8>,
+}
+
+impl Replica {
+    /// One turn. Returns whether there may be more to do at once.
+    pub(crate) fn turn(&mut self, link: &mut impl Link) -> Result<bool, NodeError> {
+        let mut received = 0;
+        for _ in 0..RECEIVES_MAX {
+            let now = self.clock.now();
+            let count = link.receive(&mut |from, datagram| self.datagram(now, from, datagram))?;
+            received += count;
+            if count == 0 {
+                break;
+            }
+        }
+        let now = self.clock.now();
+        self.collect(now)?;
+        self.core.handle_timeout(now);
+        self.endpoints.requests.handle_timeout(now, &mut self.endpoints.outbox);
+        let acknowledges = self.core.is_leader() || self.mode == Mode::Raft;
+        self.endpoints.requests.set_acknowledging(acknowledges);
+        self.settle(link, now)?;
+        Ok(received > 0)
+    }
+
+    /// When the next turn is due at the latest.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        let (core, requests) = (self.core.poll_timeout(), self.endpoints.requests.poll_timeout());
+        core.into_iter().chain(requests).min()
+    }
+
+    /// Acts on what happened until nothing comes of it any more. What is to be sent goes out
+    /// before entries are applied, so that other replicas need not wait for this one's service.
+    fn settle(&mut self, link: &mut impl Link, now: Time) -> Result<(), NodeError> {
+        loop {
+            self.core.flush(now, Clock::unix_us());
+            while let Some(output) = self.core.poll_output() {
+                self.output(now, output)?;
+            }
+            link.send(&mut self.endpoints.outbox)?;
+            if !self.apply(now)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Hands committed entries to the application; false if there were none.
+    fn apply(&mut self, now: Time) -> Result<bool, NodeError> {
+        for count in 0..APPLIES_MAX {
+            if !self.application.has_room() {
+                return Ok(count > 0);
+            }
+            let Some(committed) = self.core.poll_apply() else { return Ok(count > 0) };
+            self.task(now, Task::Apply(committed))?;
+        }
+        Ok(true)
+    }
+
+    fn task(&mut self, now: Time, task: Task) -> Result<(), NodeError> {
+        let mut events = Vec::new();
+        let (core, endpoints) = (&mut self.core, &mut self.endpoints);
+        self.application.handle(task, &mut |event| match event {
+            // By far the most frequent ones.
+            Event::Respond(response) => endpoints.respond(now, response),
+            Event::Applied(index) => core.handle_applied(now, index),
+            event => events.push(event),
+        });
+        events.into_iter().try_for_each(|event| self.event(now, event))
+    }
+
+    /// Takes what the other roles have done.
+    fn collect(&mut self, now: Time) -> Result<(), NodeError> {
+        while let Ok(done) = self.done.try_recv() {
+            match done {
+                Done::Stored(number) => self.core.handle_stored(now, number),
+                Done::SnapshotTaken(meta) => self.core.handle_snapshot(meta.as_ref()),
+                Done::SnapshotPart { to, meta, offset, data } => {
+                    self.core.send_snapshot_part(to, meta, offset, data);
+                }
+                Done::Installed(None) => self.core.handle_installed(now, None),
+                Done::Installed(Some((meta, source))) => {
+                    self.task(now, Task::Restore(meta, source))?;
+                }
+                Done::Failed(error) => return Err(NodeError::Store(error)),
+            }
+        }
+        let mut events = Vec::new();
+        self.application.poll(&mut |event| events.push(event));
+        events.into_iter().try_for_each(|event| self.event(now, event))
+    }
+
+    fn event(&mut self, now: Time, event: Event) -> Result<(), NodeError> {
+        match event {
+            Event::Applied(index) => self.core.handle_applied(now, index),
+            Event::Respond(response) => self.endpoints.respond(now, response),
+            Event::NotKept(request, path) => self.core.order_again(now, &request, path),
+            Event::Snapshot(meta, writer) => self.job(Job::TakeSnapshot(meta, writer))?,
+            Event::Restored(meta, Ok(())) => self.core.handle_installed(now, Some(&meta)),
+            Event::Restored(meta, Err(source)) => {
+                return Err(NodeError::Restore { index: meta.index, source });
+            }
+            Event::Poisoned(poisoned) => tracing::error!(%poisoned, "the service is stopped"),
+        }
+        Ok(())
+    }
+
+    fn output(&mut self, now: Time, output: Output) -> Result<(), NodeError> {
+        match output {
+            Output::Send { to, envelope } => self.send(to, &envelope),
+            Output::Write(write) => self.job(Job::Write(write))?,
+            Output::Drop { to, identity } => self.endpoints.drop_request(to, identity),
+            Output::AnswerRetry { request, to } => {
+                self.task(now, Task::AnswerRetry(request, to))?;
+            }
+            Output::TakeSnapshot => self.task(now, Task::TakeSnapshot)?,
+            Output::ReadSnapshot { to, index, offset } => {
+                self.job(Job::ReadSnapshot { to, index, offset })?;
+            }
+            Output::KeepSnapshotPart { offset, data } => {
+                self.job(Job::KeepPart { offset, data })?;
+            }
+            Output::InstallSnapshot { meta, keep_tail } => {
+                self.job(Job::Install { meta, keep_tail })?;
+            }
+            Output::Stop(conflict) => return Err(NodeError::Conflict(conflict)),
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, to: crate::entry::NodeId, envelope: &Envelope) {
+        let Some(address) = self.core.configuration().member(to).map(|member| member.address)
+        else {
+            return;
+        };
+        self.buffer.clear();
+        envelope.encode(&mut self.buffer);
+        let endpoints = &mut self.endpoints;
+        let outbox = &mut endpoints.outbox;
+        let sent = endpoints.sender.send(MessageType::RaftMessage, address, &self.buffer, outbox);
+        if let Err(error) = sent {
+            tracing::warn!(%to, %error, "a message cannot be sent");
+        }
+    }
+
+    fn job(&self, job: Job) -> Result<(), NodeError> {
+        // A storage role that has ended has failed before, and said so.
+        self.jobs.send(job).map_err(|_| NodeError::StorageEnded)
+    }
+
+    fn datagram(&mut self, now: Time, from: SocketAddrV4, datagram: &[u8]) {
+        let result = match r2p2::message_type(datagram) {
+            Some(MessageType::Request | MessageType::Ack) => {
+                let Endpoints { requests, outbox, .. } = &mut self.endpoints;
+                requests
+                    .handle_datagram(now, from, datagram, outbox)
+                    .map(|incoming| incoming.into_iter().for_each(|it| self.request(now, it)))
+            }
+            Some(MessageType::RaftMessage | MessageType::RaftRequest) => {
+                self.message(now, from, datagram)
+            }
+            _ => return,
+        };
+        if let Err(error) = result {
+            tracing::debug!(%from, %error, "not a packet for this replica");
+        }
+    }
+
+    fn message(
+        &mut self,
+        now: Time,
+        from: SocketAddrV4,
+        datagram: &[u8],
+    ) -> Result<(), r2p2::WireError> {
+        let message = self.endpoints.receiver.handle_datagram(now, from, datagram)?;
+        let Some(message) = message else { return Ok(()) };
+        if message.message_type == MessageType::RaftRequest {
+            match Question::decode(&message.body) {
+                Ok(question) => self.question(from, question),
+                Err(error) => tracing::debug!(%from, %error, "not a question"),
+            }
+            return Ok(());
+        }
+        match Envelope::decode(&message.body) {
+            Ok(envelope) => self.core.handle_message(now, envelope),
+            Err(error) => tracing::debug!(%from, %error, "not a message of a replica"),
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, now: Time, incoming: Incoming<'_>) {
+        let path = ReturnPath {
+            address: incoming.reply_to.address,
+            request_id: incoming.reply_to.request_id,
+        };
+        match request_of(incoming) {
+            Ok(request) => self.core.handle_request(now, Arc::new(request), path),
+            Err(identity) => self.endpoints.drop_request(path, identity),
+        }
+    }
+
+    fn question(&mut self, from: SocketAddrV4, question: Question) {
+        let state = self.core.hard_state();
+        let answer = match question {
+            Question::Hello => hello(state),
+            Question::Init(birth) => initialised(state, &birth),
+            Question::Status => Answer::Status(Box::new(self.status())),
+        };
+        self.endpoints.answer(from, &answer);
+    }
+
+    fn status(&self) -> NodeStatus {
+        let state = self.core.hard_state();
+        let birth = state.birth.as_ref();
+        NodeStatus {
+            node: self.core.status().node,
+            cluster: birth.map(|birth| birth.cluster),
+            mode: self.mode.to_string(),
+            poisoned: self.application.poisoned().map(ToString::to_string),
+            protocol: Some(self.core.status()),
+            counters: *self.core.counters(),
+            network: self.network,
+        }
+    }
+}
+
+/// Who a replica is, for `init`.
+pub(crate) fn hello(state: &crate::storage::HardState) -> Answer {
+    let node = state.birth.as_ref().map_or(crate::entry::NodeId(0), |birth| birth.node);
+    Answer::Hello { node, incarnation: state.incarnation, birth: state.birth.clone() }
+}
+
+/// The answer of a replica that has been initialised before.
+pub(crate) fn initialised(
+    state: &crate::storage::HardState,
+    birth: &crate::storage::Birth,
+) -> Answer {
+    if state.birth.as_ref() == Some(birth) {
+        Answer::Initialised
+    } else {
+        Answer::Refused("it belongs to a cluster already".to_owned())
+    }
+}
+
+/// The request that an R2P2 request stands for; its identity if a cluster does not serve it.
+pub(crate) fn request_of(incoming: Incoming<'_>) -> Result<Request, Identity> {
+    let Incoming { reply_to, policy, options, body } = incoming;
+    let (identity, lowest) = match options.session {
+        Some(session) => {
+            let (client, sequence) = (session.client, session.sequence);
+            (Identity::Session { client, sequence }, session.lowest)
+        }
+        None => {
+            let (address, request_id) = (reply_to.address, reply_to.request_id);
+            (Identity::Plain { address, request_id }, 0)
+        }
+    };
+    let kind = match (policy, options.request_kind) {
+        (r2p2::Policy::Replicated, None) => Kind::Write,
+        (r2p2::Policy::ReplicatedRead, None) => Kind::Read,
+        (r2p2::Policy::Replicated, Some(1)) => Kind::OpenSession,
+        (r2p2::Policy::Replicated, Some(2)) => Kind::Cancel,
+        _ => return Err(identity),
+    };
+    Ok(Request::new(identity, lowest, kind, body.into_bytes()))
+}
+
+fn reply_to(path: ReturnPath) -> ReplyTo {
+    ReplyTo { address: path.address, request_id: path.request_id }
+}
+
+fn option_of(identity: Identity) -> Option<r2p2::Identity> {
+    match identity {
+        Identity::Session { client, sequence } => Some(r2p2::Identity { client, sequence }),
+        Identity::Plain { .. } => None,
+    }
+}

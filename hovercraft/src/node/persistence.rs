@@ -1,0 +1,327 @@
+//! The storage role: a thread that owns the log store, so that nothing else waits for a disk.
+//!
+//! Its queue is bounded by the core, which hands over no more than a number of bytes of entries
+//! that are not complete, and asks for one snapshot at a time.
+
+use std::{
+    io::{self, Write as _},
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use r2p2::Waker;
+
+use crate::{
+    core::{Core, Write, WriteNumber},
+    entry::{Index, NodeId},
+    state_machine::SnapshotWriter,
+    storage::{
+        Durability, HardState, LogStore, OpenSnapshot, SnapshotMeta, SnapshotSink, SnapshotSource,
+        SnapshotStore, StoreError,
+    },
+};
+
+/// What the storage role is asked to do, in this order.
+pub(crate) enum Job {
+    Write(Write),
+    /// Write a snapshot of what is applied.
+    TakeSnapshot(SnapshotMeta, SnapshotWriter),
+    /// Read a part of the latest snapshot, for another replica.
+    ReadSnapshot {
+        to: NodeId,
+        index: Index,
+        offset: u64,
+    },
+    /// Keep a part of a snapshot of another replica.
+    KeepPart {
+        offset: u64,
+        data: Vec<u8>,
+    },
+    Install {
+        meta: SnapshotMeta,
+        keep_tail: bool,
+    },
+    /// Sync everything, and save this as the last word.
+    Stop(HardState),
+}
+
+/// What the storage role has done.
+pub(crate) enum Done {
+    /// Everything up to this write, and on disk as the durability demands.
+    Stored(WriteNumber),
+    /// None if it failed; the next one will do.
+    SnapshotTaken(Option<SnapshotMeta>),
+    SnapshotPart {
+        to: NodeId,
+        meta: SnapshotMeta,
+        offset: u64,
+        data: Vec<u8>,
+    },
+    /// None if what was received was not what it claimed to be.
+    Installed(Option<(SnapshotMeta, Box<dyn SnapshotSource>)>),
+    /// After the first failure the node stops (P38).
+    Failed(StoreError),
+}
+
+/// How often entries are synced in the durability `interval`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Syncing {
+    pub(crate) durability: Durability,
+    pub(crate) interval: Duration,
+}
+
+pub(crate) struct Persistence {
+    store: Box<dyn LogStore>,
+    syncing: Syncing,
+    done: Sender<Done>,
+    waker: Waker,
+    /// The snapshot that is being received.
+    sink: Option<Box<dyn SnapshotSink>>,
+    /// The snapshot that was last read from.
+    open: Option<OpenSnapshot>,
+    /// Entries were appended since the last sync.
+    is_dirty: bool,
+    synced_at: Instant,
+}
+
+impl Persistence {
+    pub(crate) fn new(
+        store: Box<dyn LogStore>,
+        syncing: Syncing,
+        done: Sender<Done>,
+        waker: Waker,
+    ) -> Self {
+        let synced_at = Instant::now();
+        Self { store, syncing, done, waker, sink: None, open: None, is_dirty: false, synced_at }
+    }
+
+    /// Works until it is told to stop, or its queue is closed, or something fails.
+    pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
+        loop {
+            match self.turn(jobs) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::error!(%error, "storage failed: this replica stops");
+                    self.tell(Done::Failed(error));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Does what waits, with one sync for all of it; false at the end.
+    fn turn(&mut self, jobs: &Receiver<Job>) -> Result<bool, StoreError> {
+        let mut stored = None;
+        let mut goes_on = true;
+        let mut next = self.wait(jobs);
+        while let Some(job) = next {
+            match job {
+                Next::Job(Job::Write(write)) => {
+                    stored = self.write(write)?.or(stored);
+                }
+                Next::Job(Job::Stop(state)) => {
+                    self.sync()?;
+                    self.store.save_hard_state(&state)?;
+                    goes_on = false;
+                }
+                Next::Job(job) => self.snapshot_job(job)?,
+                Next::Closed => goes_on = false,
+            }
+            next = if goes_on { jobs.try_recv().ok().map(Next::Job) } else { None };
+        }
+        if self.syncing.durability == Durability::Sync
+            || self.synced_at.elapsed() >= self.syncing.interval
+        {
+            self.sync()?;
+        }
+        if let Some(number) = stored {
+            self.tell(Done::Stored(number));
+        }
+        Ok(goes_on)
+    }
+
+    /// The next job; none if it is time to sync.
+    fn wait(&self, jobs: &Receiver<Job>) -> Option<Next> {
+        if !self.is_dirty {
+            return Some(jobs.recv().map_or(Next::Closed, Next::Job));
+        }
+        let left = self.syncing.interval.saturating_sub(self.synced_at.elapsed());
+        match jobs.recv_timeout(left) {
+            Ok(job) => Some(Next::Job(job)),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Next::Closed),
+        }
+    }
+
+    fn write(&mut self, write: Write) -> Result<Option<WriteNumber>, StoreError> {
+        match write {
+            Write::HardState { number, state } => {
+                self.store.save_hard_state(&state)?;
+                Ok(Some(number))
+            }
+            Write::Append { number, first, entries } => {
+                self.store.append(first, &entries)?;
+                self.is_dirty = true;
+                Ok(Some(number))
+            }
+            Write::Trim { first } => {
+                self.store.trim(first)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
+        if std::mem::take(&mut self.is_dirty) {
+            self.store.sync()?;
+            self.synced_at = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn snapshot_job(&mut self, job: Job) -> Result<(), StoreError> {
+        match job {
+            Job::TakeSnapshot(meta, writer) => self.take_snapshot(meta, writer),
+            Job::ReadSnapshot { to, index, offset } => self.read_part(to, index, offset)?,
+            Job::KeepPart { offset, data } => self.keep_part(offset, &data)?,
+            Job::Install { meta, keep_tail } => self.install(&meta, keep_tail)?,
+            Job::Write(_) | Job::Stop(_) => unreachable!("these are not snapshot jobs"),
+        }
+        Ok(())
+    }
+
+    /// Writes a snapshot on a thread of its own: it may take long, and appends must not wait.
+    fn take_snapshot(&self, meta: SnapshotMeta, writer: SnapshotWriter) {
+        let (store, done) = (self.store.snapshots(), self.done.clone());
+        let waker = self.waker.clone();
+        let write = move || {
+            let index = meta.index;
+            let result = write_snapshot(&store, meta, writer);
+            let taken = result
+                .inspect_err(|error| tracing::error!(index, %error, "a snapshot failed"))
+                .ok();
+            // The node may have stopped meanwhile.
+            let _ = done.send(Done::SnapshotTaken(taken));
+            waker.wake();
+        };
+        let spawned = thread::Builder::new().name("snapshot".to_owned()).spawn(write);
+        if let Err(error) = spawned {
+            tracing::error!(%error, "no thread for a snapshot");
+            self.tell(Done::SnapshotTaken(None));
+        }
+    }
+
+    fn read_part(&mut self, to: NodeId, index: Index, offset: u64) -> Result<(), StoreError> {
+        if self.open.as_ref().is_none_or(|open| open.meta.index != index) {
+            self.open = self.store.snapshots().open()?;
+        }
+        let Some(open) = &mut self.open else { return Ok(()) };
+        // Of a newer snapshot than was asked for, the reader needs the beginning.
+        let offset = if open.meta.index == index { offset } else { 0 };
+        let mut data = vec![0; Core::SNAPSHOT_PART_BYTES];
+        match open.source.read_at(offset, &mut data) {
+            Ok(len) => {
+                data.truncate(len);
+                let meta = open.meta.clone();
+                self.tell(Done::SnapshotPart { to, meta, offset, data });
+            }
+            Err(error) => {
+                tracing::error!(index, %error, "a snapshot cannot be read");
+                self.open = None;
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_part(&mut self, offset: u64, data: &[u8]) -> Result<(), StoreError> {
+        if offset == 0 {
+            self.sink = Some(self.store.snapshots().create()?);
+        }
+        if let Some(sink) = &mut self.sink {
+            sink.write_all(data).map_err(|source| StoreError::Io {
+                action: format!("write {} bytes of a received snapshot", data.len()),
+                place: "the data directory".to_owned(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn install(&mut self, meta: &SnapshotMeta, keep_tail: bool) -> Result<(), StoreError> {
+        let Some(sink) = self.sink.take() else {
+            self.tell(Done::Installed(None));
+            return Ok(());
+        };
+        match self.store.install(sink, meta, keep_tail) {
+            Ok(()) => {
+                let open = self.store.snapshots().open()?;
+                let installed = open.map(|open| (open.meta, open.source));
+                self.tell(Done::Installed(installed));
+            }
+            Err(error @ StoreError::SnapshotMismatch { .. }) => {
+                tracing::error!(%error, "a received snapshot is not what it should be");
+                self.tell(Done::Installed(None));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn tell(&self, done: Done) {
+        // If nobody listens any more the node is stopping, and nobody needs to know.
+        let _ = self.done.send(done);
+        self.waker.wake();
+    }
+}
+
+enum Next {
+    Job(Job),
+    Closed,
+}
+
+fn write_snapshot(
+    store: &Arc<dyn SnapshotStore>,
+    mut meta: SnapshotMeta,
+    writer: SnapshotWriter,
+) -> Result<SnapshotMeta, StoreError> {
+    let mut counted =
+        Counted { sink: store.create()?, size_bytes: 0, hash: crc32fast::Hasher::new() };
+    let io_error = |source| StoreError::Io {
+        action: "write a snapshot".to_owned(),
+        place: "the data directory".to_owned(),
+        source,
+    };
+    let mut buffered = io::BufWriter::with_capacity(1 << 16, &mut counted);
+    writer(&mut buffered).map_err(io_error)?;
+    buffered.flush().map_err(io_error)?;
+    drop(buffered);
+    meta.size_bytes = counted.size_bytes;
+    meta.checksum = counted.hash.finalize();
+    store.publish(counted.sink, &meta)?;
+    Ok(meta)
+}
+
+/// Counts what goes through, for the snapshot's meta.
+struct Counted {
+    sink: Box<dyn SnapshotSink>,
+    size_bytes: u64,
+    hash: crc32fast::Hasher,
+}
+
+impl io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let len = self.sink.write(bytes)?;
+        self.hash.update(&bytes[..len]);
+        self.size_bytes += len as u64;
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
+    }
+}

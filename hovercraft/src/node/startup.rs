@@ -1,0 +1,89 @@
+//! What a replica is when it starts: a member as before, or one that may have forgotten what it
+//! acknowledged (P37, P39).
+
+use crate::{
+    entry::Incarnation,
+    storage::{Durability, HardState, Loaded},
+};
+
+/// The hard state of a run that begins with what `loaded` says, to be saved before the run takes
+/// part in anything. `drawn` is a fresh random incarnation.
+///
+/// A replica keeps its incarnation only if everything that it ever acknowledged is certainly
+/// there: after a clean stop, or if the last run was in `sync` and nothing is torn. With a new
+/// incarnation it is recovering, because no configuration names it yet.
+pub fn begin_run(loaded: &Loaded, durability: Durability, drawn: Incarnation) -> HardState {
+    let Some(before) = &loaded.hard_state else {
+        return HardState {
+            term: 0,
+            vote: None,
+            incarnation: drawn,
+            birth: None,
+            durability,
+            clean: false,
+        };
+    };
+    let is_whole = !loaded.torn && (before.clean || before.durability == Durability::Sync);
+    // Before `init` there is nothing to forget.
+    let keeps = is_whole || before.birth.is_none();
+    let incarnation = if keeps { before.incarnation } else { drawn };
+    HardState { incarnation, durability, clean: false, ..before.clone() }
+}
+
+/// The hard state of a run that has ended with everything on disk. In `memory` the log is not, so
+/// no stop is clean.
+pub fn end_run(state: &HardState) -> HardState {
+    HardState { clean: state.durability != Durability::Memory, ..state.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{ClusterLimits, Configuration, NodeId};
+    use crate::storage::Birth;
+
+    fn after(durability: Durability, clean: bool, torn: bool) -> HardState {
+        let configuration =
+            Configuration { id: 1, members: Vec::new(), limits: ClusterLimits::default() };
+        let before = HardState {
+            term: 7,
+            vote: Some(NodeId(2)),
+            incarnation: Incarnation(1),
+            birth: Some(Birth { cluster: 5, node: NodeId(1), configuration }),
+            durability,
+            clean,
+        };
+        let loaded = Loaded {
+            hard_state: Some(before),
+            snapshot: None,
+            first_index: 1,
+            entries: Vec::new(),
+            torn,
+        };
+        begin_run(&loaded, Durability::Sync, Incarnation(2))
+    }
+
+    #[test]
+    fn the_last_run_decides_whether_the_incarnation_stays() {
+        let incarnation = |durability, clean, torn| after(durability, clean, torn).incarnation.0;
+        assert_eq!(incarnation(Durability::Sync, false, false), 1);
+        assert_eq!(incarnation(Durability::Sync, false, true), 2);
+        assert_eq!(incarnation(Durability::Interval, false, false), 2);
+        assert_eq!(incarnation(Durability::Interval, true, false), 1);
+        assert_eq!(incarnation(Durability::Memory, false, false), 2);
+    }
+
+    #[test]
+    fn term_and_vote_outlive_everything_and_the_marker_does_not() {
+        let state = after(Durability::Interval, true, false);
+        assert_eq!((state.term, state.vote, state.clean), (7, Some(NodeId(2)), false));
+    }
+
+    #[test]
+    fn no_stop_in_memory_is_clean() {
+        let mut state = after(Durability::Sync, false, false);
+        assert!(end_run(&state).clean);
+        state.durability = Durability::Memory;
+        assert!(!end_run(&state).clean);
+    }
+}

@@ -1,0 +1,155 @@
+//! Mode `unreplicated`: one server, no consensus, nothing on disk. What replication costs is
+//! measured against this.
+
+use std::{net::SocketAddrV4, sync::Arc};
+
+use r2p2::{Incoming, Link, MessageType, Options, Policy, ReplyTo, Time};
+
+use crate::{
+    admin::{Answer, NetworkStatus, NodeStatus, Question},
+    core::{Applier, Committed, Counters},
+    entry::{ClusterLimits, Configuration, Entry, NodeId, Payload},
+    node::{
+        Mode, NodeError,
+        network::{Clock, Endpoints, request_of},
+    },
+    request::{Outcome, ReturnPath},
+    state_machine::StateMachine,
+};
+
+/// One server.
+pub(crate) struct Unreplicated {
+    node: NodeId,
+    applier: Applier,
+    endpoints: Endpoints,
+    pub(crate) clock: Clock,
+    previous: Time,
+    /// The service panicked: nothing more is executed (P42).
+    poisoned: Option<String>,
+    pub(crate) network: NetworkStatus,
+    counters: Counters,
+}
+
+impl Unreplicated {
+    pub(crate) fn new(
+        node: NodeId,
+        service: Box<dyn StateMachine>,
+        limits: ClusterLimits,
+        endpoints: Endpoints,
+    ) -> Self {
+        let configuration = Configuration { id: 1, members: Vec::new(), limits };
+        let clock = Clock::new();
+        Self {
+            node,
+            applier: Applier::new(service, 0, Arc::new(configuration)),
+            endpoints,
+            clock,
+            previous: clock.now(),
+            poisoned: None,
+            network: NetworkStatus::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// One turn: executes and answers what has arrived.
+    pub(crate) fn turn(&mut self, link: &mut impl Link) -> Result<bool, NodeError> {
+        let now = self.clock.now();
+        let count = link.receive(&mut |from, datagram| self.datagram(now, from, datagram))?;
+        let Endpoints { requests, outbox, .. } = &mut self.endpoints;
+        requests.handle_timeout(now, outbox);
+        link.send(&mut self.endpoints.outbox)?;
+        Ok(count > 0)
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.endpoints.requests.poll_timeout()
+    }
+
+    fn datagram(&mut self, now: Time, from: SocketAddrV4, datagram: &[u8]) {
+        match r2p2::message_type(datagram) {
+            Some(MessageType::Request | MessageType::Ack) => {
+                let Endpoints { requests, outbox, .. } = &mut self.endpoints;
+                match requests.handle_datagram(now, from, datagram, outbox) {
+                    Ok(Some(incoming)) => self.request(now, incoming),
+                    Ok(None) => {}
+                    Err(error) => tracing::debug!(%from, %error, "not a packet for this server"),
+                }
+            }
+            Some(MessageType::RaftRequest) => {
+                let message = self.endpoints.receiver.handle_datagram(now, from, datagram);
+                if let Ok(Some(message)) = message
+                    && let Ok(question) = Question::decode(&message.body)
+                {
+                    let answer = self.answer(&question);
+                    self.endpoints.answer(from, &answer);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn request(&mut self, now: Time, mut incoming: Incoming<'_>) {
+        self.counters.requests += 1;
+        let path = ReturnPath {
+            address: incoming.reply_to.address,
+            request_id: incoming.reply_to.request_id,
+        };
+        // Here the plain policies are served too, as commands (§1).
+        if !incoming.policy.is_replicated() {
+            incoming.policy = Policy::Replicated;
+        }
+        let options = incoming.reply_options();
+        let request = match request_of(incoming) {
+            Ok(request) if self.poisoned.is_none() => request,
+            Ok(request) => return self.endpoints.drop_request(path, request.identity()),
+            Err(identity) => return self.endpoints.drop_request(path, identity),
+        };
+        let is_read = !request.kind().is_write();
+        let committed = Committed {
+            index: self.applier.applied() + 1,
+            entry: Entry {
+                term: 1,
+                log_time_us: Clock::unix_us(),
+                session_delta_us: now.since(self.previous).as_micros().min(1_000_000) as u32,
+                payload: Payload::Request { replier: self.node, request: Arc::new(request) },
+                return_path: Some(path),
+            },
+            executes_read: is_read,
+            answer_to: Some(path),
+        };
+        self.previous = now;
+        let endpoints = &mut self.endpoints;
+        let result = self.applier.apply(&committed, &mut |response| {
+            let outcome = response.outcome;
+            let outcome = (outcome != Outcome::Executed).then_some(outcome as u8);
+            let options = Options { outcome, ..options };
+            let to = ReplyTo { address: path.address, request_id: path.request_id };
+            let outbox = &mut endpoints.outbox;
+            let sent = endpoints.requests.respond(now, to, &options, response.body, outbox);
+            if let Err(error) = sent {
+                tracing::warn!(%error, "a reply cannot be sent");
+            }
+        });
+        if let Err(poisoned) = result {
+            tracing::error!(%poisoned, "the service is stopped");
+            self.poisoned = Some(poisoned.to_string());
+        }
+    }
+
+    fn answer(&self, question: &Question) -> Answer {
+        match question {
+            Question::Status => Answer::Status(Box::new(NodeStatus {
+                node: self.node,
+                cluster: None,
+                mode: Mode::Unreplicated.to_string(),
+                poisoned: self.poisoned.clone(),
+                protocol: None,
+                counters: self.counters,
+                network: self.network,
+            })),
+            Question::Hello | Question::Init(_) => {
+                Answer::Refused("a server in mode unreplicated has no cluster".to_owned())
+            }
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! A replicated request: its identity, its digest, and what kind of request it is.
+
+use std::{fmt, net::Ipv4Addr, net::SocketAddrV4};
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::Xxh3;
+
+/// Who sent a request and which of their requests it is; never reused within a session (P1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Identity {
+    /// A request with the SESSION option. Client id 0 opens a session, with a random nonce as its
+    /// sequence.
+    Session {
+        /// The log index of the request that opened the session.
+        client: u64,
+        /// Counts the requests of this client from 1.
+        sequence: u64,
+    },
+    /// A request of a plain R2P2 client, which gets the order and the agreement, not exactly-once:
+    /// the identity recurs as the 16-bit request id wraps.
+    Plain {
+        /// The client's address.
+        address: SocketAddrV4,
+        /// The R2P2 request id.
+        request_id: u16,
+    },
+}
+
+impl Identity {
+    /// The two words that travel in metadata, and whether the identity is a plain one.
+    pub fn to_words(self) -> (u64, u64, bool) {
+        match self {
+            Self::Session { client, sequence } => (client, sequence, false),
+            Self::Plain { address, request_id } => {
+                let endpoint = u64::from(address.ip().to_bits()) << 16 | u64::from(address.port());
+                (endpoint, u64::from(request_id), true)
+            }
+        }
+    }
+
+    /// The inverse of [`Self::to_words`]; bits that no identity sets are ignored.
+    pub fn from_words(first: u64, second: u64, plain: bool) -> Self {
+        if plain {
+            let ip = Ipv4Addr::from_bits((first >> 16) as u32);
+            let address = SocketAddrV4::new(ip, first as u16);
+            Self::Plain { address, request_id: second as u16 }
+        } else {
+            Self::Session { client: first, sequence: second }
+        }
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Session { client, sequence } => write!(f, "{client}.{sequence}"),
+            Self::Plain { address, request_id } => write!(f, "{address}#{request_id}"),
+        }
+    }
+}
+
+/// What a request asks of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// A command: every replica executes it (P17).
+    Write = 0,
+    /// A query: its replier alone executes it (P17).
+    Read = 1,
+    /// Opens a session (P1). The body is empty.
+    OpenSession = 2,
+    /// Makes the outcome of an earlier request known (P23). The body is its sequence, u64
+    /// big-endian.
+    Cancel = 3,
+}
+
+impl Kind {
+    /// The kind with this number, if there is one.
+    pub fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Write),
+            1 => Some(Self::Read),
+            2 => Some(Self::OpenSession),
+            3 => Some(Self::Cancel),
+            _ => None,
+        }
+    }
+
+    /// Whether every replica executes it.
+    pub fn is_write(self) -> bool {
+        self != Self::Read
+    }
+}
+
+/// 64 bits over everything that execution reads (P2).
+///
+/// The hash is fast and fixed (XXH3, no key): it tells requests apart that differ by accident, and
+/// does not stop a client that makes collisions on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub u64);
+
+/// What a request is found by in the unordered set and in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Whose request, and which.
+    pub identity: Identity,
+    /// Of everything that execution reads.
+    pub digest: Digest,
+}
+
+/// Everything that the execution of a request reads; equal on all replicas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Identity and digest. The digest is computed, never taken from outside.
+    key: Key,
+    /// The client holds the replies of every sequence below this one (P20). 0 for plain requests.
+    lowest: u64,
+    kind: Kind,
+    body: Bytes,
+}
+
+impl Request {
+    /// A request; computes its digest.
+    pub fn new(identity: Identity, lowest: u64, kind: Kind, body: Bytes) -> Self {
+        let (first, second, plain) = identity.to_words();
+        let mut head = [0; 26];
+        head[..8].copy_from_slice(&first.to_le_bytes());
+        head[8..16].copy_from_slice(&second.to_le_bytes());
+        head[16..24].copy_from_slice(&lowest.to_le_bytes());
+        head[24] = kind as u8;
+        head[25] = u8::from(plain);
+        let mut hash = Xxh3::new();
+        hash.update(&head);
+        hash.update(&body);
+        Self { key: Key { identity, digest: Digest(hash.digest()) }, lowest, kind, body }
+    }
+
+    /// Identity and digest.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    /// Whose request, and which.
+    pub fn identity(&self) -> Identity {
+        self.key.identity
+    }
+
+    /// Of everything that execution reads (P2).
+    pub fn digest(&self) -> Digest {
+        self.key.digest
+    }
+
+    /// The lowest sequence whose reply the client does not hold; 0 for plain requests.
+    pub fn lowest(&self) -> u64 {
+        self.lowest
+    }
+
+    /// What the request asks.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The bytes for the service.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+}
+
+/// What became of a request that was ordered, as its reply says (P21, P23).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Outcome {
+    /// Executed, now or by an earlier copy; the body is the service's reply.
+    Executed = 0,
+    /// The session is not known: it expired, or never was. Whether an earlier copy was executed is
+    /// unknown.
+    SessionExpired = 1,
+    /// The sequence is below the lowest unacknowledged one: the client had its reply before.
+    Stale = 2,
+    /// The sequence was used for another request, which was executed; this one was not.
+    IdentityReused = 3,
+    /// A cancellation came first; this request is never executed.
+    Refused = 4,
+    /// The sequence is too far above the lowest unacknowledged one; it may be sent again later.
+    OutsideWindow = 5,
+}
+
+impl Outcome {
+    /// The outcome with this number, if there is one.
+    pub fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Executed),
+            1 => Some(Self::SessionExpired),
+            2 => Some(Self::Stale),
+            3 => Some(Self::IdentityReused),
+            4 => Some(Self::Refused),
+            5 => Some(Self::OutsideWindow),
+            _ => None,
+        }
+    }
+}
+
+/// Where the reply to one copy of a request goes.
+///
+/// Kept beside a request, outside its digest and outside the replicated state; the newest copy of
+/// a request wins (P5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReturnPath {
+    /// The client's address.
+    pub address: SocketAddrV4,
+    /// The R2P2 request id that the client waits on.
+    pub request_id: u16,
+}

@@ -1,0 +1,43 @@
+//! The trait that a service implements to be replicated.
+
+use std::io::{self, Read, Write};
+
+/// What a service may know of the outside while it executes: the same on every replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Context {
+    /// The log index of the request; grows with every request.
+    pub index: u64,
+    /// The leader's clock when it ordered the request, in microseconds since the Unix epoch; never
+    /// goes back (P22).
+    pub time_us: u64,
+    /// Random bits, fresh for each index and equal on all replicas.
+    pub seed: u64,
+}
+
+/// Writes the state that a service had when the writer was made.
+pub type SnapshotWriter = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
+
+/// A deterministic service: equal commands in equal order give equal replies and equal states.
+///
+/// Commands, queries and replies are bytes. A service reads no clock, no randomness and no
+/// address: what it needs of these comes in the [`Context`]. Iterating over a `HashMap` with a
+/// random hasher is the classic mistake.
+///
+/// The input of `execute` and `query` comes from clients unchecked: what a service cannot parse it
+/// answers with an error reply of its own. A panic stops the replica's service for good (P42),
+/// because every replica would panic at the same entry.
+pub trait StateMachine: Send + 'static {
+    /// Executes a command, which may change the state, and appends the reply to `reply`.
+    fn execute(&mut self, context: &Context, command: &[u8], reply: &mut Vec<u8>);
+
+    /// Executes a query, which changes nothing, and appends the reply to `reply`.
+    fn query(&self, context: &Context, query: &[u8], reply: &mut Vec<u8>);
+
+    /// Takes the state as it is now, cheaply (the service stands still meanwhile), and returns
+    /// what writes it, which runs on another thread while commands go on.
+    fn snapshot(&self) -> SnapshotWriter;
+
+    /// Replaces the state by one that a [`SnapshotWriter`] wrote. On an error the state is
+    /// undefined and the replica stops.
+    fn restore(&mut self, snapshot: &mut dyn Read) -> io::Result<()>;
+}

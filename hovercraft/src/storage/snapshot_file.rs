@@ -1,0 +1,207 @@
+//! The file of one snapshot: written, read, and checked through.
+//!
+//! | part of the file | contents |
+//! |---|---|
+//! | data | what the sink was given |
+//! | meta | a record of kind 3, see [`record`](super::record) |
+//! | trailer | length of the meta u32 little-endian, then the 8 bytes `HVCRSNAP` |
+//!
+//! The data comes first so that offsets in it are offsets in the file; what is known only at the
+//! end comes last.
+
+use std::{
+    any::Any,
+    fs::{self, File},
+    io::{self, BufWriter, Read, Write},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    SnapshotMeta, SnapshotSink, SnapshotSource, StoreError,
+    directory::{damaged, failed, rename_durably},
+    record::{decode_snapshot_meta, encode_snapshot_meta},
+};
+
+const MAGIC: &[u8; 8] = b"HVCRSNAP";
+const TRAILER_BYTES: u64 = 12;
+
+/// Far above what a configuration takes; bounds what a damaged length can make us read.
+const META_BYTES_MAX: u64 = 4 << 20;
+
+/// A snapshot being written. Its file goes with it, unless it was given another name.
+pub(super) struct Part {
+    file: BufWriter<File>,
+    path: PathBuf,
+    hasher: crc32fast::Hasher,
+    size_bytes: u64,
+    installs: u64,
+    renamed: bool,
+}
+
+impl Part {
+    pub(super) fn create(path: PathBuf, installs: u64) -> Result<Self, StoreError> {
+        let file = File::create(&path).map_err(failed("create", &path))?;
+        Ok(Self {
+            file: BufWriter::with_capacity(256 << 10, file),
+            path,
+            hasher: crc32fast::Hasher::new(),
+            size_bytes: 0,
+            installs,
+            renamed: false,
+        })
+    }
+
+    /// Compares what was written with `meta`, appends it, and syncs the file.
+    pub(super) fn seal(&mut self, meta: &SnapshotMeta) -> Result<(), StoreError> {
+        check_written(meta, self.written())?;
+        let record = encode_snapshot_meta(meta);
+        let length = u32::try_from(record.len()).expect("a configuration is far below 4 GiB");
+        self.file
+            .write_all(&record)
+            .and_then(|()| self.file.write_all(&length.to_le_bytes()))
+            .and_then(|()| self.file.write_all(MAGIC))
+            .and_then(|()| self.file.flush())
+            .and_then(|()| self.file.get_ref().sync_all())
+            .map_err(failed("complete", &self.path))
+    }
+
+    /// Gives the sealed file its name, durably.
+    pub(super) fn rename_to(&mut self, path: &Path) -> Result<(), StoreError> {
+        // Set before the attempt: after a failed one it cannot be told which name the file has,
+        // and to remove it might be to remove what is complete.
+        self.renamed = true;
+        rename_durably(&self.path, path)
+    }
+
+    /// How many installs there were when it was begun.
+    pub(super) fn installs(&self) -> u64 {
+        self.installs
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.renamed {
+            // What cannot be removed now is removed at the next start.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Write for Part {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        self.size_bytes += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl SnapshotSink for Part {
+    fn written(&self) -> (u64, u32) {
+        (self.size_bytes, self.hasher.clone().finalize())
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+/// A complete snapshot, open.
+pub(super) struct FileSource {
+    file: File,
+    size_bytes: u64,
+    position: u64,
+}
+
+impl FileSource {
+    /// Opens the data, of this size, of a snapshot that has been checked.
+    pub(super) fn open(path: &Path, size_bytes: u64) -> Result<Self, StoreError> {
+        let file = File::open(path).map_err(failed("open", path))?;
+        Ok(Self { file, size_bytes, position: 0 })
+    }
+}
+
+impl SnapshotSource for FileSource {
+    fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.size_bytes.saturating_sub(offset);
+        let count = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.file.read_exact_at(&mut buffer[..count], offset)?;
+        Ok(count)
+    }
+}
+
+impl Read for FileSource {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.read_at(self.position, buffer)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+/// Refuses a snapshot whose data is not what its meta says, before anything has changed.
+pub(super) fn check_written(
+    meta: &SnapshotMeta,
+    (written_bytes, written_checksum): (u64, u32),
+) -> Result<(), StoreError> {
+    if (meta.size_bytes, meta.checksum) == (written_bytes, written_checksum) {
+        return Ok(());
+    }
+    Err(StoreError::SnapshotMismatch {
+        index: meta.index,
+        size_bytes: meta.size_bytes,
+        checksum: meta.checksum,
+        written_bytes,
+        written_checksum,
+    })
+}
+
+/// Reads a complete snapshot through and compares everything that can be compared.
+pub(super) fn check(path: &Path) -> Result<SnapshotMeta, StoreError> {
+    let mut file = File::open(path).map_err(failed("open", path))?;
+    let size = file.metadata().map_err(failed("read", path))?.len();
+    let cut = || damaged(path, "the snapshot (it is cut short)");
+    let trailer_at = size.checked_sub(TRAILER_BYTES).ok_or_else(cut)?;
+    let mut trailer = [0; TRAILER_BYTES as usize];
+    file.read_exact_at(&mut trailer, trailer_at).map_err(failed("read", path))?;
+    let (length, magic) = trailer.split_at(4);
+    if magic != MAGIC {
+        return Err(damaged(path, "the snapshot (it has no trailer)"));
+    }
+    let length = u64::from(u32::from_le_bytes(length.try_into().expect("four bytes")));
+    let data_bytes =
+        trailer_at.checked_sub(length).filter(|_| length <= META_BYTES_MAX).ok_or_else(cut)?;
+    let mut record = vec![0; length as usize];
+    file.read_exact_at(&mut record, data_bytes).map_err(failed("read", path))?;
+    let meta = decode_snapshot_meta(&record).map_err(|error| error.at(path, "the meta"))?;
+    // No log gets beyond half of all indices; what follows may count on.
+    if !name_of(path).ends_with(&format!("-{}", meta.index)) || meta.index > u64::MAX / 2 {
+        return Err(damaged(path, format!("the snapshot (it is of index {})", meta.index)));
+    }
+    if meta.size_bytes != data_bytes {
+        return Err(damaged(path, "the snapshot (its size is wrong)"));
+    }
+    let mut hasher = crc32fast::Hasher::new();
+    let mut buffer = vec![0; 256 << 10];
+    let mut data = (&mut file).take(data_bytes);
+    loop {
+        match data.read(&mut buffer).map_err(failed("read", path))? {
+            0 => break,
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+    if meta.checksum != hasher.finalize() {
+        return Err(damaged(path, "the snapshot (its checksum is wrong)"));
+    }
+    Ok(meta)
+}
+
+/// The file name of a path; empty if it is none of ours.
+pub(super) fn name_of(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}

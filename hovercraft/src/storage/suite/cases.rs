@@ -1,0 +1,308 @@
+//! The cases, each a promise of the traits.
+
+use std::io::Read;
+
+use super::subject::Subject;
+use crate::storage::StoreError;
+
+/// A name, which can be a file name, and what checks the promise.
+pub(super) struct Case(pub(super) &'static str, pub(super) fn(&mut Subject));
+
+pub(super) const ALL: &[Case] = &[
+    Case("hard-state", hard_state),
+    Case("append", append),
+    Case("overwrite", overwrite),
+    Case("truncate", truncate),
+    Case("large-entries", large_entries),
+    Case("crash", crash),
+    Case("trim", trim),
+    Case("snapshot", snapshot),
+    Case("snapshot-mismatch", snapshot_mismatch),
+    Case("snapshot-beyond-the-log", snapshot_beyond_the_log),
+    Case("install-keeping-the-tail", install_keeping_the_tail),
+    Case("install-dropping-the-log", install_dropping_the_log),
+    Case("install-voids", install_voids),
+    Case("random", random),
+];
+
+/// P37: a hard state is on disk when `save_hard_state` returns, with every field.
+fn hard_state(subject: &mut Subject) {
+    subject.reopen();
+    for _ in 0..8 {
+        subject.save(false);
+        subject.save(false);
+        subject.crash();
+    }
+}
+
+fn append(subject: &mut Subject) {
+    for count in [1, 1, 7, 256, 1] {
+        subject.extend(count);
+    }
+    subject.reopen();
+    for _ in 0..20 {
+        subject.extend(1);
+        subject.sync();
+    }
+    subject.append(subject.model.next_index(), 0);
+    subject.reopen();
+    subject.reopen();
+}
+
+/// P8: a conflict replaces the entries from some index on, which may be in the middle of what one
+/// append brought.
+fn overwrite(subject: &mut Subject) {
+    for (first, count) in [(1, 100), (51, 10), (61, 5), (61, 20), (30, 100), (80, 1), (1, 3)] {
+        subject.append(first, count);
+        subject.reopen();
+        subject.extend(2);
+        subject.reopen();
+    }
+}
+
+/// P8: a conflict truncates at once, bodies or not.
+fn truncate(subject: &mut Subject) {
+    subject.extend(30);
+    subject.extend(30);
+    for first in [61, 50, 31, 31, 5] {
+        subject.append(first, 0);
+        subject.reopen();
+    }
+    subject.extend(3);
+    subject.append(6, 0);
+    subject.append(6, 0);
+    subject.extend(4);
+    subject.reopen();
+    subject.append(1, 0);
+    subject.reopen();
+    subject.extend(1);
+    subject.reopen();
+}
+
+/// P4: bodies of up to 8 MiB.
+fn large_entries(subject: &mut Subject) {
+    for size in [100_000, 8 << 20, 1_000_000] {
+        let entry = subject.sample.large_entry(3, size);
+        let first = subject.model.next_index();
+        subject.append_these(first, &[entry]);
+    }
+    subject.extend(5);
+    let entries: Vec<_> = (0..20).map(|_| subject.sample.large_entry(4, 70_000)).collect();
+    let first = subject.model.next_index();
+    subject.append_these(first, &entries);
+    subject.reopen();
+    subject.append(first + 7, 2);
+    subject.reopen();
+    subject.append(2, 1);
+    subject.reopen();
+}
+
+/// What a sync has covered is there after a crash; of the rest, a prefix.
+fn crash(subject: &mut Subject) {
+    subject.extend(20);
+    subject.sync();
+    subject.crash();
+    if !subject.survives_crashes() {
+        return;
+    }
+    for round in 0..10 {
+        subject.extend(1 + round);
+        subject.extend(300);
+        if round % 2 == 0 {
+            subject.sync();
+        }
+        subject.append(subject.model.next_index() - 150, 40);
+        subject.extend(3);
+        subject.crash();
+        subject.extend(2);
+        subject.sync();
+        subject.crash();
+    }
+}
+
+/// Entries that a snapshot holds the effect of may go, and no others.
+fn trim(subject: &mut Subject) {
+    for _ in 0..20 {
+        subject.extend(5);
+    }
+    subject.trim(50);
+    subject.extend(1);
+    subject.extend(1);
+    subject.reopen();
+    subject.publish(60);
+    subject.trim(31);
+    subject.reopen();
+    subject.trim(1_000);
+    subject.extend(1);
+    subject.extend(1);
+    subject.reopen();
+    subject.append(80, 3);
+    subject.trim(61);
+    subject.publish(82);
+    subject.trim(83);
+    subject.reopen();
+    subject.extend(10);
+    subject.reopen();
+}
+
+fn snapshot(subject: &mut Subject) {
+    subject.check_snapshot();
+    subject.extend(50);
+    drop(subject.snapshot(10, 1_000));
+    subject.check_snapshot();
+    subject.reopen();
+    for index in [10, 20, 21] {
+        subject.publish(index);
+        subject.check_snapshot();
+    }
+    subject.reopen();
+
+    // One that is not newer than the latest is dropped.
+    for index in [20, 21] {
+        let (sink, meta, _) = subject.snapshot(index, 100);
+        let published = subject.snapshots().publish(sink, &meta);
+        subject.expect("publish", published);
+        subject.check_snapshot();
+    }
+
+    // One that is open stays readable when a newer one takes its place.
+    let opened = subject.snapshots().open();
+    let mut open = subject.expect("open the snapshot", opened).expect("it was checked");
+    let data = subject.model.snapshot.clone().expect("it was published").1;
+    drop(subject.snapshot(30, 1_000));
+    subject.publish(40);
+    let mut read = Vec::new();
+    let result = open.source.read_to_end(&mut read);
+    subject.expect("read a snapshot that is not the latest", result);
+    if read != data {
+        subject.fail("a snapshot that was open changed");
+    }
+    subject.reopen();
+}
+
+/// A snapshot is refused if its data is not what its meta says, and nothing has changed.
+fn snapshot_mismatch(subject: &mut Subject) {
+    subject.extend(20);
+    subject.publish(5);
+    for damage in 0..4 {
+        let (sink, mut meta, _) = subject.snapshot(10, 1_000);
+        if damage % 2 == 0 {
+            meta.size_bytes += 1;
+        } else {
+            meta.checksum ^= 1;
+        }
+        let result = if damage < 2 {
+            subject.snapshots().publish(sink, &meta)
+        } else {
+            subject.store().install(sink, &meta, false)
+        };
+        if !matches!(result, Err(StoreError::SnapshotMismatch { .. })) {
+            subject.fail(&format!("a snapshot that is not what its meta says gives {result:?}"));
+        }
+        subject.check_snapshot();
+    }
+    subject.extend(1);
+    subject.reopen();
+}
+
+/// The log's end is not synced before a snapshot is: the log may come back shorter than that.
+fn snapshot_beyond_the_log(subject: &mut Subject) {
+    subject.extend(10);
+    subject.sync();
+    subject.publish(20);
+    subject.reopen();
+    subject.extend(10);
+    subject.reopen();
+    subject.publish(30);
+    subject.reopen();
+    subject.extend(1);
+    subject.reopen();
+}
+
+/// P36: entries above an installed snapshot stay if the log holds its last entry.
+fn install_keeping_the_tail(subject: &mut Subject) {
+    subject.extend(40);
+    subject.extend(40);
+    for index in [10, 40, 41, 70, 80] {
+        subject.install(index, true);
+        subject.check_snapshot();
+        subject.reopen();
+    }
+    subject.extend(10);
+    subject.install(85, true);
+    subject.extend(10);
+    subject.append(90, 2);
+    subject.reopen();
+}
+
+/// P36, P38: else all go, also when a diverged replica reinstalls at a lower index.
+fn install_dropping_the_log(subject: &mut Subject) {
+    for index in [100, 90, 90, 95, 3] {
+        subject.extend(20);
+        subject.sync();
+        subject.extend(20);
+        subject.install(index, false);
+        subject.check_snapshot();
+        if index != 90 && subject.survives_crashes() {
+            subject.crash();
+        }
+        subject.reopen();
+        subject.extend(5);
+        subject.append(index + 3, 4);
+        subject.reopen();
+        subject.append(index + 1, 0);
+        subject.reopen();
+    }
+}
+
+/// A snapshot that was begun before an install is of a state that is gone.
+fn install_voids(subject: &mut Subject) {
+    subject.extend(50);
+    let (sink, meta, _) = subject.snapshot(45, 100);
+    subject.install(30, false);
+    let published = subject.snapshots().publish(sink, &meta);
+    subject.expect("publish", published);
+    subject.check_snapshot();
+    subject.reopen();
+}
+
+/// Anything after anything, against the model.
+fn random(subject: &mut Subject) {
+    for _ in 0..400 {
+        let next = subject.model.next_index();
+        let uncovered = subject.model.next_uncovered();
+        match subject.sample.between(0, 99) {
+            0..40 => {
+                let count = subject.sample.between(0, 20);
+                subject.extend(count);
+            }
+            40..55 => {
+                let first = subject.sample.between(uncovered.max(next.saturating_sub(50)), next);
+                let count = subject.sample.between(0, 30);
+                subject.append(first, count);
+            }
+            55..70 => subject.sync(),
+            70..78 => {
+                let first = subject.sample.between(1, next + 1);
+                subject.trim(first);
+            }
+            78..84 if uncovered < next => {
+                let index = subject.sample.between(uncovered, next - 1);
+                subject.publish(index);
+            }
+            84..86 if uncovered < next => {
+                let index = subject.sample.between(uncovered, next - 1);
+                subject.install(index, true);
+            }
+            86..88 => {
+                let index = subject.sample.between(uncovered, next + 10);
+                subject.install(index, false);
+            }
+            88..90 => subject.save(false),
+            90..95 => subject.reopen(),
+            95..100 if subject.survives_crashes() => subject.crash(),
+            _ => subject.check_snapshot(),
+        }
+    }
+    subject.reopen();
+}

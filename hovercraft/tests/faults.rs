@@ -1,0 +1,235 @@
+//! What a stalled disk, a slow service, a panic and a restart do to a cluster, and what they must
+//! not do.
+
+mod support;
+
+use std::{
+    sync::{Arc, Condvar, Mutex},
+    time::{Duration, Instant},
+};
+
+use hovercraft::{
+    Client, Execution, Node, NodeId,
+    core::RoleStatus,
+    node::NodeBuilder,
+    storage::{
+        self, Durability, HardState, Loaded, LogStore, SnapshotMeta, SnapshotSink, SnapshotStore,
+        StoreError,
+    },
+};
+use support::{Cluster, Journal, is_level};
+
+async fn client(cluster: &Cluster) -> Client {
+    Client::builder().members(cluster.addresses()).connect().await.unwrap()
+}
+
+/// The terms that the replicas are in, for tests that no election may disturb.
+async fn terms(cluster: &Cluster) -> Vec<u64> {
+    let status = cluster.status().await;
+    status.iter().map(|node| node.protocol.as_ref().unwrap().term).collect()
+}
+
+/// A gate that a test closes to stall a disk.
+#[derive(Default)]
+struct Gate {
+    is_closed: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn set(&self, closed: bool) {
+        *self.is_closed.lock().unwrap() = closed;
+        self.changed.notify_all();
+    }
+
+    fn pass(&self) {
+        let closed = self.is_closed.lock().unwrap();
+        drop(self.changed.wait_while(closed, |closed| *closed).unwrap());
+    }
+}
+
+/// A store whose syncs wait at a gate.
+struct Stalling {
+    store: Box<dyn LogStore>,
+    gate: Arc<Gate>,
+}
+
+impl LogStore for Stalling {
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        self.store.load()
+    }
+
+    fn save_hard_state(&mut self, state: &HardState) -> Result<(), StoreError> {
+        self.gate.pass();
+        self.store.save_hard_state(state)
+    }
+
+    fn append(&mut self, first: u64, entries: &[hovercraft::Entry]) -> Result<(), StoreError> {
+        self.store.append(first, entries)
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
+        self.gate.pass();
+        self.store.sync()
+    }
+
+    fn trim(&mut self, first: u64) -> Result<(), StoreError> {
+        self.store.trim(first)
+    }
+
+    fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+        self.store.snapshots()
+    }
+
+    fn install(
+        &mut self,
+        sink: Box<dyn SnapshotSink>,
+        meta: &SnapshotMeta,
+        keep_tail: bool,
+    ) -> Result<(), StoreError> {
+        self.store.install(sink, meta, keep_tail)
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_disk_stops_no_heartbeat_and_causes_no_election() {
+    let data = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(3, data.path(), |builder| builder).await;
+    // Every disk is replaced by one that can be stalled.
+    (0..3).for_each(|position| cluster.stop(position));
+    let gates: Vec<_> = (0..3).map(|_| Arc::new(Gate::default())).collect();
+    for (position, gate) in gates.iter().enumerate() {
+        let (id, address) = cluster.members[position];
+        let store = storage::open(&data.path().join(id.to_string()), Durability::Sync).unwrap();
+        let store = Box::new(Stalling { store, gate: Arc::clone(gate) });
+        let node = Node::builder(id, address).start_with_store(Journal::default(), store);
+        cluster.nodes[position] = Some(node.unwrap());
+    }
+    let client = client(&cluster).await;
+    client.call("before").await.unwrap();
+    let leader = cluster.leader().await;
+    cluster.until("equal logs", is_level).await;
+
+    let before = terms(&cluster).await;
+    let gate = &gates[leader];
+    gate.set(true);
+    // A majority with healthy disks goes on; several election times pass.
+    let start = Instant::now();
+    let mut count = 1_u64;
+    while start.elapsed() < Duration::from_secs(1) {
+        count += 1;
+        let reply = client.call("during").await.unwrap();
+        assert_eq!(reply.as_ref(), count.to_be_bytes());
+    }
+    assert_eq!(terms(&cluster).await, before);
+    gate.set(false);
+    cluster.until("equal logs", is_level).await;
+    assert_eq!(terms(&cluster).await, before);
+}
+
+#[tokio::test]
+async fn a_slow_request_in_a_thread_causes_no_election() {
+    let data = tempfile::tempdir().unwrap();
+    let threaded = |builder: NodeBuilder| builder.execution(Execution::Thread);
+    let cluster = Cluster::start(3, data.path(), threaded).await;
+    let client = client(&cluster).await;
+    let before = terms(&cluster).await;
+    client.call("sleep 1000").await.unwrap();
+    let reply = client.call("after").await.unwrap();
+    assert_eq!(reply.as_ref(), 2_u64.to_be_bytes());
+    assert_eq!(terms(&cluster).await, before);
+}
+
+#[tokio::test]
+async fn a_service_that_panics_stops_applying_and_says_where() {
+    for execution in [Execution::Inline, Execution::Thread] {
+        let data = tempfile::tempdir().unwrap();
+        let cluster = Cluster::start(3, data.path(), |builder| builder.execution(execution)).await;
+        let client =
+            Client::builder().members(cluster.addresses()).timeout(Duration::from_millis(300));
+        let client = client.connect().await.unwrap();
+        client.call("fine").await.unwrap();
+        // Every replica panics at this entry, so nobody answers (P42).
+        client.call("panic").await.unwrap_err();
+        cluster.until("poison", |status| status.iter().all(|node| node.poisoned.is_some())).await;
+        for node in cluster.status().await {
+            let poisoned = node.poisoned.unwrap();
+            assert!(poisoned.contains("the command that breaks this service"), "{poisoned}");
+            // Its core goes on.
+            assert!(node.protocol.unwrap().leader.is_some());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_was_stopped_goes_on_where_it_was() {
+    for durability in [Durability::Sync, Durability::Interval] {
+        let data = tempfile::tempdir().unwrap();
+        let durable = |builder: NodeBuilder| builder.durability(durability);
+        let mut cluster = Cluster::start(3, data.path(), durable).await;
+        let before = client(&cluster).await;
+        for count in 1..=50_u64 {
+            assert_eq!(before.call("x").await.unwrap().as_ref(), count.to_be_bytes());
+        }
+        (0..3).for_each(|position| cluster.stop(position));
+        (0..3).for_each(|position| cluster.restart(position));
+        let after = client(&cluster).await;
+        assert_eq!(after.query("").await.unwrap().as_ref(), 50_u64.to_be_bytes());
+        assert_eq!(after.call("x").await.unwrap().as_ref(), 51_u64.to_be_bytes());
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_forgot_everything_recovers_before_it_votes() {
+    // P37: in `memory` a restarted replica is another incarnation, until the leader names it.
+    let data = tempfile::tempdir().unwrap();
+    let in_memory = |builder: NodeBuilder| builder.durability(Durability::Memory);
+    let mut cluster = Cluster::start(3, data.path(), in_memory).await;
+    let client = client(&cluster).await;
+    for _ in 0..50 {
+        client.call("x").await.unwrap();
+    }
+    // Each of them once, so that in the end nobody has the incarnation of `init`.
+    for position in 0..3 {
+        cluster.leader().await;
+        cluster.stop(position);
+        cluster.restart(position);
+        client.call("x").await.unwrap();
+        cluster
+            .until("recovery", |status| {
+                is_level(status)
+                    && status.iter().all(|node| !node.protocol.as_ref().unwrap().recovering)
+            })
+            .await;
+    }
+    assert_eq!(client.query("").await.unwrap().as_ref(), 53_u64.to_be_bytes());
+}
+
+#[tokio::test]
+async fn a_late_replica_catches_up_by_log_and_by_snapshot() {
+    let small = 1 << 16;
+    for (log_bytes, by_snapshot) in [(64 << 20, false), (small, true)] {
+        let data = tempfile::tempdir().unwrap();
+        let sized = |builder: NodeBuilder| builder.log_bytes_max(log_bytes);
+        let mut cluster = Cluster::start(3, data.path(), sized).await;
+        let leader = cluster.leader().await;
+        let late = (leader + 1) % 3;
+        cluster.stop(late);
+        let client = client(&cluster).await;
+        for _ in 0..300 {
+            client.call(vec![b'x'; 1000]).await.unwrap();
+        }
+        cluster.restart(late);
+        cluster.until("equal logs", is_level).await;
+        let id = NodeId(late as u16 + 1);
+        let status = cluster.status().await;
+        let late = status.iter().find(|node| node.node == id).unwrap();
+        assert_eq!(late.counters.snapshots_installed > 0, by_snapshot, "{late:#?}");
+        let protocol = late.protocol.as_ref().unwrap();
+        assert_ne!(protocol.role, RoleStatus::Candidate);
+        assert_eq!(client.query("").await.unwrap().as_ref(), 300_u64.to_be_bytes());
+        for node in &status {
+            assert!(node.protocol.as_ref().unwrap().log_bytes <= 2 * log_bytes as u64);
+        }
+    }
+}
