@@ -4,6 +4,7 @@
 mod support;
 
 use std::{
+    path::Path,
     sync::{Arc, Condvar, Mutex},
     time::{Duration, Instant},
 };
@@ -163,7 +164,7 @@ async fn a_service_that_panics_stops_applying_and_says_where() {
 
 #[tokio::test]
 async fn a_cluster_that_was_stopped_goes_on_where_it_was() {
-    for durability in [Durability::Sync, Durability::Interval] {
+    for durability in [Durability::Sync, Durability::Interval, Durability::Memory] {
         let data = tempfile::tempdir().unwrap();
         let durable = |builder: NodeBuilder| builder.durability(durability);
         let mut cluster = Cluster::start(3, data.path(), durable).await;
@@ -176,6 +177,14 @@ async fn a_cluster_that_was_stopped_goes_on_where_it_was() {
         let after = client(&cluster).await;
         assert_eq!(after.query("").await.unwrap().as_ref(), 50_u64.to_be_bytes());
         assert_eq!(after.call("x").await.unwrap().as_ref(), 51_u64.to_be_bytes());
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
 
@@ -192,7 +201,13 @@ async fn a_replica_that_forgot_everything_recovers_before_it_votes() {
     // Each of them once, so that in the end nobody has the incarnation of `init`.
     for position in 0..3 {
         cluster.leader().await;
+        // What a killed process would have left: the disk as it was before the stop.
+        let directory = data.path().join((position + 1).to_string());
+        let image = data.path().join("image");
+        copy_files(&directory, &image);
         cluster.stop(position);
+        std::fs::remove_dir_all(&directory).unwrap();
+        std::fs::rename(&image, &directory).unwrap();
         cluster.restart(position);
         client.call("x").await.unwrap();
         cluster

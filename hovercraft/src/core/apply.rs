@@ -143,6 +143,7 @@ impl Applier {
     /// Takes a snapshot of the state as it is now. The sizes in the meta are for its writer to
     /// fill in.
     pub fn snapshot(&self) -> (SnapshotMeta, SnapshotWriter) {
+        assert!(self.poisoned.is_none(), "a state that a panic left half done is never kept");
         let meta = SnapshotMeta {
             index: self.applied,
             term: self.applied_term,

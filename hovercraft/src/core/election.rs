@@ -5,7 +5,7 @@ use r2p2::Time;
 use crate::{
     core::{Core, Timer, replication::Leader},
     entry::{Incarnation, Index, NodeId, Term},
-    messages::Message,
+    messages::{AppendReply, Message},
 };
 
 /// What this replica is in its term.
@@ -50,7 +50,7 @@ impl Core {
     pub(super) fn election_timeout(&mut self, now: Time) {
         self.restart_election_timer(now);
         // A replica that is recovering, or was replaced, is no candidate (P37, P39).
-        if self.is_leader() || !self.may_vote() {
+        if self.is_leader() || !self.is_named() {
             return;
         }
         self.counters.pre_votes_started += 1;
@@ -72,10 +72,8 @@ impl Core {
         proposed: Term,
         log: Completeness,
     ) {
-        let granted = self.may_vote()
-            && proposed > self.term()
-            && log >= self.completeness()
-            && !self.hears_a_leader(now);
+        let granted =
+            proposed > self.term() && log >= self.completeness() && !self.hears_a_leader(now);
         self.counters.pre_votes_refused += u64::from(!granted);
         self.send(from, Message::PreVoteReply { proposed, granted });
     }
@@ -98,10 +96,12 @@ impl Core {
         }
     }
 
+    /// Grants a vote even if this replica is recovering. Whether it counts the candidate decides: its
+    /// configuration must name this life of this replica, which it does only after that has caught
+    /// up, and that configuration may not have come here yet (P37, P39).
     pub(super) fn vote_asked(&mut self, now: Time, from: NodeId, log: Completeness) {
         let is_free = self.hard_state.vote.is_none_or(|vote| vote == from);
-        let granted = self.may_vote()
-            && is_free
+        let granted = is_free
             && log >= self.completeness()
             && matches!(self.role, Role::Follower { leader: None });
         if granted && self.hard_state.vote.is_none() {
@@ -151,10 +151,16 @@ impl Core {
     pub(super) fn adopt_term(&mut self, now: Time, term: Term) {
         assert!(term > self.term(), "terms only grow");
         tracing::debug!(term, "a message shows a higher term");
-        self.hard_state.term = term;
-        self.hard_state.vote = None;
-        self.write_hard_state();
         self.become_follower(now, None);
+        self.enter_term(now, term, None);
+    }
+
+    fn enter_term(&mut self, now: Time, term: Term, vote: Option<NodeId>) {
+        (self.hard_state.term, self.hard_state.vote) = (term, vote);
+        // What was to be said in an earlier term is not said any more: an acknowledgement is sent
+        // only while still in the term of the message that it answers (P37).
+        self.held.clear();
+        self.write_hard_state();
         self.forget_term(now);
     }
 
@@ -177,7 +183,13 @@ impl Core {
                 self.send(from, Message::PreVoteReply { proposed, granted: false });
             }
             Message::Vote { .. } => self.send(from, Message::VoteReply { granted: false }),
-            Message::AppendEntries(_) => self.send_append_reply(from, None),
+            Message::AppendEntries(_) => {
+                // It only shows the term. What this replica holds is for the leader of this term,
+                // which would otherwise seem to have been told.
+                let reply =
+                    AppendReply { round: 0, acknowledged: 0, applied: 0, rejected_after: None };
+                self.send(from, Message::AppendReply(reply));
+            }
             _ => {}
         }
     }
@@ -203,7 +215,7 @@ impl Core {
     }
 
     /// Whether the configuration in force names this life of this replica (P37, P39).
-    pub(super) fn may_vote(&self) -> bool {
+    pub(super) fn is_named(&self) -> bool {
         self.configurations.names(self.node, self.incarnation())
     }
 
@@ -214,10 +226,7 @@ impl Core {
 
     fn begin_election(&mut self, now: Time) {
         self.counters.elections_started += 1;
-        self.hard_state.term += 1;
-        self.hard_state.vote = Some(self.node);
-        self.write_hard_state();
-        self.forget_term(now);
+        self.enter_term(now, self.term() + 1, Some(self.node));
         tracing::info!(term = self.term(), "asking for votes");
         self.role = Role::Candidate(Candidacy { pre_vote_for: None, granted: vec![self.node] });
         self.restart_election_timer(now);

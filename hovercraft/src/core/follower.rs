@@ -92,8 +92,8 @@ impl Core {
             return;
         }
         let commit = append.commit;
-        self.note_distance(from, append.first_index, commit);
-        match self.reject(&append) {
+        self.note_distance(now, from, append.first_index, commit);
+        match self.reject(now, &append) {
             Some(after) => {
                 self.acknowledging.rejected_after = Some(after);
                 self.acknowledging.is_due = true;
@@ -109,24 +109,13 @@ impl Core {
 
     /// Moves entries from the front of the binding to the log while their bodies are here (P6).
     pub(super) fn bind(&mut self) {
+        // The log stands still while a snapshot replaces it.
+        if self.snapshots.is_installing() {
+            return;
+        }
         let before = self.log.last();
-        while self.writing_bytes < super::WRITING_BYTES_MAX
-            && self.log.size_bytes() < 2 * self.settings.log_bytes_max
-            && let Some(front) = self.binding.front()
-        {
-            let is_here = match &front.content {
-                Content::Request { key, body: Body::Unknown, .. } => {
-                    self.unordered.get(key).is_some() || self.log.find(key).is_some()
-                }
-                Content::Request { body: Body::Partial(_), key, .. } => {
-                    self.unordered.get(key).is_some()
-                }
-                _ => true,
-            };
-            if !is_here {
-                break;
-            }
-            let ordered = self.binding.pop().expect("front() was there");
+        while self.has_room_to_bind() && self.has_front() {
+            let ordered = self.binding.pop().expect("has_front() has seen it");
             let entry = self.complete(ordered);
             self.append_to_log(entry);
         }
@@ -134,6 +123,30 @@ impl Core {
             self.acknowledging.is_due = true;
         }
         self.advance_commit();
+    }
+
+    /// Whether the entry that comes next in the log is here, with its body.
+    pub(super) fn has_front(&self) -> bool {
+        match self.binding.front().map(|front| &front.content) {
+            None => false,
+            Some(Content::Request { key, body: Body::Unknown, .. }) => {
+                self.unordered.get(key).is_some() || self.log.find(key).is_some()
+            }
+            Some(Content::Request { key, body: Body::Partial(_), .. }) => {
+                self.unordered.get(key).is_some()
+            }
+            Some(_) => true,
+        }
+    }
+
+    /// Whether the log may grow. A full log waits for the application or for a snapshot, which will
+    /// make room; if there is nothing to wait for it grows on, because the entries of an old term
+    /// that fill it are not committed before the no-op behind them is here. They are bounded by
+    /// what a leader orders.
+    fn has_room_to_bind(&self) -> bool {
+        let is_full = self.log.size_bytes() >= 2 * self.settings.log_bytes_max;
+        let makes_room = self.applied < self.commit.index() || self.snapshots.is_taking();
+        self.writing_bytes < super::WRITING_BYTES_MAX && !(is_full && makes_room)
     }
 
     /// Sends what the leader should know, once for everything in this turn.
@@ -152,7 +165,7 @@ impl Core {
         }
     }
 
-    pub(super) fn send_append_reply(&mut self, to: NodeId, rejected_after: Option<Index>) {
+    fn send_append_reply(&mut self, to: NodeId, rejected_after: Option<Index>) {
         let acknowledged = self.acknowledged();
         let round = self.acknowledging.round;
         self.acknowledging.sent = acknowledged;
@@ -195,7 +208,7 @@ impl Core {
     }
 
     /// Where the leader should go on if its message does not match.
-    fn reject(&self, append: &AppendEntries) -> Option<Index> {
+    fn reject(&mut self, now: Time, append: &AppendEntries) -> Option<Index> {
         let previous = append.previous_index;
         if previous > self.ordered_last() {
             return Some(self.ordered_last());
@@ -213,6 +226,9 @@ impl Core {
         while after > commit && self.ordered_term(after) == term {
             after -= 1;
         }
+        // What is known to differ goes at once (P8). If it stayed, and the leader had trimmed all
+        // that is below it, the two logs could never be compared.
+        self.remove_from(now, previous);
         Some(after)
     }
 

@@ -114,6 +114,8 @@ impl Log {
             self.bytes_before = slot.bytes_through;
             self.first += 1;
         }
+        // The snapshot that holds what was trimmed is on disk, whatever became of the entries.
+        self.durable = self.durable.max(self.first - 1);
     }
 
     /// Empties the log: what comes next is above the snapshot at (`index`, `term`).
@@ -282,6 +284,21 @@ mod tests {
         log.truncate(3, |_| ());
         assert_eq!(log.find(&key), None);
         assert_eq!(log.size_bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_trimmed_is_durable_though_its_write_is_not_complete() {
+        // A follower whose disk is slow applies what a quorum without it has committed, and trims
+        // that before its own write of it is complete.
+        let mut log = Log::new(0, 0, 0, 0);
+        for _ in 0..3 {
+            log.append(noop(1));
+        }
+        log.hand_over(1, 1);
+        log.trim(2);
+        assert_eq!(log.durable(), 2);
+        assert!(log.complete(1));
+        assert_eq!(log.durable(), 3);
     }
 
     #[test]

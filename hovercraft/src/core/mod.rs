@@ -411,10 +411,6 @@ impl Core {
             self.acknowledging.mark();
             self.advance_commit();
         }
-        // There is room to write again.
-        if !self.is_leader() && !self.snapshots.is_installing() {
-            self.bind();
-        }
         if self.hard_state_write.is_some_and(|waited| waited <= number) {
             self.hard_state_write = None;
             self.outputs.extend(self.held.drain(..));
@@ -452,6 +448,8 @@ impl Core {
             self.order_waiting(now, unix_us);
             self.replicate(now);
         } else {
+            // There may be room again, in the log or on the way to the disk.
+            self.bind();
             self.acknowledge();
             self.ask_for_what_is_missing(now);
         }
@@ -508,6 +506,23 @@ impl Core {
     /// The hard state, as last handed to the storage role.
     pub fn hard_state(&self) -> &HardState {
         &self.hard_state
+    }
+
+    /// Whether a stop now can be clean. In the durability `memory` it cannot while a snapshot
+    /// replaces a log that the store has been given none of (P37).
+    pub fn may_stop_clean(&self) -> bool {
+        self.settings.durability != Durability::Memory || !self.snapshots.is_installing()
+    }
+
+    /// The write that puts the log into a store which has been given none of it, for a clean stop
+    /// in the durability `memory` (P37). None in the others, whose store has everything.
+    pub fn log_for_clean_stop(&mut self) -> Option<Write> {
+        if self.settings.durability != Durability::Memory {
+            return None;
+        }
+        let first = self.log.first().max(self.snapshots.latest() + 1);
+        let entries = self.log.entries_from(first).map(|(_, entry)| entry.clone()).collect();
+        Some(Write::Append { number: self.take_write_number(), first, entries })
     }
 
     fn load(&mut self, loaded: Loaded) {

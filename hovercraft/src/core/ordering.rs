@@ -90,7 +90,7 @@ impl Core {
             let chosen = leader.repliers.choose(&self.log, commit, self.node, &mut self.rng);
             let Some(replier) = chosen else {
                 self.counters.queues_full += 1;
-                return;
+                break;
             };
             let waiting = self.unordered.take(&key).expect("peek_next() was there");
             let request = waiting.request;

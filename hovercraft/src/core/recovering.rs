@@ -48,7 +48,7 @@ impl Core {
     /// done. At most once a heartbeat.
     pub(super) fn ask_where_to_catch_up(&mut self, now: Time, leader: NodeId) {
         let pause = self.settings.timing.heartbeat;
-        if self.may_vote() || self.recovering.asked_at.is_some_and(|at| now.since(at) < pause) {
+        if self.is_named() || self.recovering.asked_at.is_some_and(|at| now.since(at) < pause) {
             return;
         }
         self.recovering.asked_at = Some(now);

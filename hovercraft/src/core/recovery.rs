@@ -55,10 +55,25 @@ impl Recovery {
 
 impl Core {
     /// The leader's message tells how far behind this replica is.
-    pub(super) fn note_distance(&mut self, from: NodeId, first_index: Index, commit: Index) {
+    pub(super) fn note_distance(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        first_index: Index,
+        commit: Index,
+    ) {
+        if self.recovery.is_bulk() || self.snapshots.is_receiving() {
+            return;
+        }
+        let next = self.log.last() + 1;
+        // What the leader has trimmed it has no body of any more, and perhaps nobody has: the
+        // metadata is of no use.
+        let is_trimmed = first_index > next && commit >= next && !self.has_front();
+        if is_trimmed {
+            self.remove_from(now, next);
+        }
         let last = self.ordered_last();
-        let is_far = commit > last + BULK_DISTANCE || (first_index > last + 1 && commit > last);
-        if is_far && self.recovery.bulk_to.is_none() && !self.snapshots.is_receiving() {
+        if is_trimmed || commit > last + BULK_DISTANCE {
             tracing::info!(last, commit, "far behind: fetching entries in bulk");
             self.counters.bulk_catch_ups += 1;
             self.recovery = Recovery { bulk_to: Some(commit), ..Recovery::default() };
@@ -66,11 +81,13 @@ impl Core {
         }
     }
 
-    /// Bodies may be missing: look again soon.
+    /// Bodies or entries may be missing: look again soon. Without a leader there is nobody to say
+    /// what is missing.
     pub(super) fn ask_for_what_is_missing(&mut self, now: Time) {
-        if self.recovery.bulk_to.is_some() {
+        let is_led = self.leader().is_some();
+        if is_led && self.recovery.is_bulk() {
             self.timers.ensure(Timer::Recovery, now + ASK_AGAIN_AFTER);
-        } else if self.binding.len() > 0 {
+        } else if is_led && self.binding.len() > 0 {
             self.timers.ensure(Timer::Recovery, now + ASK_AFTER);
         } else {
             self.timers.stop(Timer::Recovery);
@@ -83,12 +100,12 @@ impl Core {
             return;
         };
         self.recovery.attempts += 1;
-        if self.recovery.bulk_to.is_some() {
+        if self.recovery.is_bulk() {
             self.recovery.donor = None;
             self.ask_for_entries(leader, self.ordered_last());
-        } else {
-            self.ask_for_bodies(leader);
         }
+        // Large bodies do not come in bulk, and without them what does come piles up behind.
+        self.ask_for_bodies(leader);
         self.timers.set(Timer::Recovery, now + ASK_AGAIN_AFTER);
     }
 

@@ -183,7 +183,13 @@ impl Core {
             let Some(follower) = leader.follower(node) else {
                 continue;
             };
-            self.send_entries(node, follower.next, 0);
+            // What one that is far behind has fetched from others only it knows: a message from
+            // above its log makes it say where to go on. If it needs what is trimmed, the first
+            // place where the two logs can be compared is what it must hear of.
+            let next = follower.next;
+            let is_trimmed = next < self.log.first();
+            let is_above = !is_trimmed && self.is_far_behind(next);
+            self.send_entries(node, if is_above { self.log.last() + 1 } else { next }, 0);
         }
     }
 
@@ -224,9 +230,9 @@ impl Core {
         let Some(follower) = leader.follower_mut(from) else {
             return;
         };
-        if follower.incarnation != Some(incarnation) {
+        let before = follower.incarnation.replace(incarnation);
+        if before.is_some_and(|before| before != incarnation) {
             // Another life of the disk: nothing that the earlier one acknowledged holds (P37).
-            follower.incarnation = Some(incarnation);
             follower.matched = 0;
             follower.next = follower.next.min(reply.acknowledged + 1);
         }
@@ -303,21 +309,26 @@ impl Core {
         }
     }
 
+    /// Whether a follower that needs the entries from `next` on is to fetch them elsewhere (P9).
+    fn is_far_behind(&self, next: Index) -> bool {
+        next + BULK_DISTANCE <= self.commit.index() || next < self.log.first()
+    }
+
     /// Sends the next entries to the follower at a position; false if there is nothing to send.
     fn send_next(&mut self, now: Time, position: usize) -> bool {
-        let commit = self.commit.index();
+        let Role::Leader(leader) = &self.role else {
+            return false;
+        };
+        let Follower { node, next, matched, .. } = leader.followers[position];
+        let is_full = next > matched + PIPELINE_MAX;
+        if next > self.log.last() || is_full || self.is_far_behind(next) {
+            return false;
+        }
         let Role::Leader(leader) = &mut self.role else {
             return false;
         };
-        let follower = &mut leader.followers[position];
-        let (node, next) = (follower.node, follower.next);
-        let is_far_behind = next + BULK_DISTANCE <= commit || next < self.log.first();
-        let is_full = next > follower.matched + PIPELINE_MAX;
-        if next > self.log.last() || is_far_behind || is_full {
-            return false;
-        }
-        if follower.matched + 1 == next {
-            follower.progressed = now;
+        if matched + 1 == next {
+            leader.followers[position].progressed = now;
         }
         let sent = self.send_entries(node, next, ENTRIES_MAX);
         let Role::Leader(leader) = &mut self.role else {

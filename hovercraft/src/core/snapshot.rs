@@ -40,6 +40,10 @@ impl Snapshots {
         self.latest
     }
 
+    pub(crate) fn is_taking(&self) -> bool {
+        self.is_taking
+    }
+
     pub(crate) fn is_receiving(&self) -> bool {
         self.receiving.is_some()
     }
@@ -99,6 +103,7 @@ impl Core {
         (self.dispatched, self.applied) = (index, index);
         self.recovery.forget_term();
         self.acknowledging.mark();
+        self.report_applied(now);
     }
 
     /// Answers [`Output::ReadSnapshot`]: sends a part of the snapshot that `meta` stands for.

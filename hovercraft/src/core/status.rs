@@ -129,7 +129,7 @@ impl Core {
             role,
             leader: self.leader(),
             term: self.term(),
-            recovering: !self.may_vote(),
+            recovering: !self.is_named(),
             first: self.log.first(),
             last: self.log.last(),
             durable: self.log.durable(),

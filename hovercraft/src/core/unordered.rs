@@ -46,20 +46,25 @@ impl Unordered {
         Self { queue: VecDeque::new(), front: 0, by_key, bytes: 0, cursor: 0, limits }
     }
 
-    /// Adds a request as the newest; of one that is here, only the return path changes. Returns
-    /// false if it had no room.
+    /// Adds a request as the newest; of one that is here, only the return path changes, unless it
+    /// was left without an order: what comes again is to be ordered like what is new. Returns false
+    /// if it had no room.
     pub(crate) fn insert(
         &mut self,
         now: Time,
         request: Arc<Request>,
-        return_path: Option<ReturnPath>,
+        mut return_path: Option<ReturnPath>,
     ) -> bool {
         let key = request.key();
-        if let Some(at) = self.by_key.get(&key).copied()
-            && let Some(waiting) = self.get_mut(at)
-        {
-            waiting.return_path = return_path.or(waiting.return_path);
-            return true;
+        if let Some(at) = self.by_key.get(&key).copied() {
+            if at >= self.cursor
+                && let Some(waiting) = self.get_mut(at)
+            {
+                waiting.return_path = return_path.or(waiting.return_path);
+                return true;
+            }
+            let left = self.take(&key).expect("by_key has just named it");
+            return_path = return_path.or(left.return_path);
         }
         if !self.has_room(&request) {
             return false;
@@ -253,6 +258,19 @@ mod tests {
         assert!(set.peek_next().is_none());
         assert_eq!(set.next_expiry(), Some(at(1)));
         assert_eq!(set.len(), 1);
+    }
+
+    #[test]
+    fn a_retry_of_what_was_left_without_an_order_is_ordered() {
+        let mut set = Unordered::new(LIMITS, 0);
+        set.insert(at(0), request(1, 1), Some(return_path(1)));
+        set.insert(at(0), request(1, 2), None);
+        assert_eq!(set.adopt(at(1), |_| false), 0);
+        assert!(set.peek_next().is_none());
+        assert!(set.insert(at(1), request(1, 1), None));
+        let next = set.peek_next().expect("it came again");
+        assert_eq!(next.request.key(), request(1, 1).key());
+        assert_eq!((next.return_path, set.len()), (Some(return_path(1)), 2));
     }
 
     #[test]

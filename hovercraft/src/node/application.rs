@@ -118,6 +118,10 @@ impl Application {
         if let Task::Apply(committed) = &task {
             self.handed = committed.index;
         }
+        // What a panic left half done is no state that anybody may have (P42).
+        if self.poisoned.is_some() && matches!(task, Task::TakeSnapshot) {
+            return;
+        }
         match &mut self.place {
             Place::Inline(applier) => {
                 let (applied, poisoned) = (&mut self.applied, &mut self.poisoned);

@@ -37,7 +37,7 @@ use crate::{
 };
 use application::Application;
 use network::{Clock, Endpoints, Replica};
-use persistence::{Job, Persistence, Syncing};
+use persistence::{Done, Job, Persistence, Syncing};
 use unreplicated::Unreplicated;
 
 /// What a node does with requests.
@@ -326,6 +326,9 @@ impl NodeBuilder {
             state = named;
         }
         let birth = state.birth.as_ref().expect("init has named it");
+        // The cluster's limits, not the builder's, which are for a server without a cluster.
+        let limits = birth.configuration.limits;
+        endpoints.requests = request_endpoint(limits.request_bytes_max as usize, seed);
         let mut applier =
             Applier::new(service, birth.cluster, Arc::new(birth.configuration.clone()));
         if let Some(open) = store.snapshots().open().map_err(NodeError::Store)? {
@@ -358,11 +361,15 @@ impl NodeBuilder {
             clock,
             mode: self.mode,
             network: NetworkStatus::default(),
+            reads: Vec::new(),
             buffer: Vec::new(),
         };
         let result = self.drive(&mut replica, &mut link, &stopper);
-        let Replica { core, application, jobs, .. } = replica;
-        if result.is_ok() {
+        let Replica { mut core, application, jobs, done, .. } = replica;
+        if result.is_ok() && core.may_stop_clean() {
+            if let Some(log) = core.log_for_clean_stop() {
+                let _ = jobs.send(Job::Write(log));
+            }
             // Everything else is complete: the marker of a clean stop comes last (P37). A storage
             // role that has failed meanwhile leaves the stop unclean, which is what it is.
             let _ = jobs.send(Job::Stop(end_run(core.hard_state())));
@@ -370,7 +377,12 @@ impl NodeBuilder {
         drop(jobs);
         application.stop();
         storage.join().map_err(|_| NodeError::Panicked)?;
-        result
+        // What failed at the very end was told to nobody else.
+        let failed = done.try_iter().find_map(|done| match done {
+            Done::Failed(error) => Some(NodeError::Store(error)),
+            _ => None,
+        });
+        result.and(failed.map_or(Ok(()), Err))
     }
 
     fn drive(
@@ -504,13 +516,17 @@ impl Stopper {
 }
 
 fn endpoints(request_bytes_max: usize, seed: u64) -> Endpoints {
-    let server = ServerConfig { request_bytes_max, ..ServerConfig::default() };
     Endpoints {
-        requests: ServerEndpoint::new(server, seed),
+        requests: request_endpoint(request_bytes_max, seed),
         receiver: MessageReceiver::new(MessageConfig::default(), seed),
         sender: MessageSender::new(seed),
         outbox: Outbox::new(),
     }
+}
+
+fn request_endpoint(request_bytes_max: usize, seed: u64) -> ServerEndpoint {
+    let config = ServerConfig { request_bytes_max, ..ServerConfig::default() };
+    ServerEndpoint::new(config, seed)
 }
 
 fn network_status(link: &UdpLink) -> NetworkStatus {

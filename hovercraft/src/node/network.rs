@@ -20,6 +20,7 @@ use r2p2::{
 use crate::{
     admin::{Answer, NetworkStatus, NodeStatus, Question},
     core::{Core, Output},
+    entry::NodeId,
     messages::Envelope,
     node::{
         Mode, NodeError,
@@ -107,6 +108,8 @@ pub(crate) struct Replica {
     pub(crate) mode: Mode,
     /// What the sockets have done, as of this turn.
     pub(crate) network: NetworkStatus,
+    /// The replicas for which a part of a snapshot is being read.
+    pub(crate) reads: Vec<NodeId>,
     /// The encoded message, reused.
     pub(crate) buffer: Vec<u8>,
 }
@@ -129,8 +132,8 @@ impl Replica {
         self.endpoints.requests.handle_timeout(now, &mut self.endpoints.outbox);
         let acknowledges = self.core.is_leader() || self.mode == Mode::Raft;
         self.endpoints.requests.set_acknowledging(acknowledges);
-        self.settle(link, now)?;
-        Ok(received > 0)
+        let has_more = self.settle(link, now)?;
+        Ok(has_more || received > 0)
     }
 
     /// When the next turn is due at the latest.
@@ -139,31 +142,38 @@ impl Replica {
         core.into_iter().chain(requests).min()
     }
 
-    /// Acts on what happened until nothing comes of it any more. What is to be sent goes out
-    /// before entries are applied, so that other replicas need not wait for this one's service.
-    fn settle(&mut self, link: &mut impl Link, now: Time) -> Result<(), NodeError> {
+    /// Acts on what happened until nothing comes of it any more, or for as long as the sockets and
+    /// the timers may wait; returns whether there is more to do. What is to be sent goes out before
+    /// entries are applied, so that other replicas need not wait for this one's service.
+    fn settle(&mut self, link: &mut impl Link, now: Time) -> Result<bool, NodeError> {
+        let mut budget = APPLIES_MAX;
         loop {
             self.core.flush(now, Clock::unix_us());
             while let Some(output) = self.core.poll_output() {
                 self.output(now, output)?;
             }
             link.send(&mut self.endpoints.outbox)?;
-            if !self.apply(now)? {
-                return Ok(());
+            if budget == 0 {
+                return Ok(true);
             }
+            let count = self.apply(now, budget)?;
+            if count == 0 {
+                return Ok(false);
+            }
+            budget -= count;
         }
     }
 
-    /// Hands committed entries to the application; false if there were none.
-    fn apply(&mut self, now: Time) -> Result<bool, NodeError> {
-        for count in 0..APPLIES_MAX {
+    /// Hands up to `count_max` committed entries to the application, and returns how many.
+    fn apply(&mut self, now: Time, count_max: usize) -> Result<usize, NodeError> {
+        for count in 0..count_max {
             if !self.application.has_room() {
-                return Ok(count > 0);
+                return Ok(count);
             }
-            let Some(committed) = self.core.poll_apply() else { return Ok(count > 0) };
+            let Some(committed) = self.core.poll_apply() else { return Ok(count) };
             self.task(now, Task::Apply(committed))?;
         }
-        Ok(true)
+        Ok(count_max)
     }
 
     fn task(&mut self, now: Time, task: Task) -> Result<(), NodeError> {
@@ -184,8 +194,11 @@ impl Replica {
             match done {
                 Done::Stored(number) => self.core.handle_stored(now, number),
                 Done::SnapshotTaken(meta) => self.core.handle_snapshot(meta.as_ref()),
-                Done::SnapshotPart { to, meta, offset, data } => {
-                    self.core.send_snapshot_part(to, meta, offset, data);
+                Done::SnapshotPart { to, part } => {
+                    self.reads.retain(|reader| *reader != to);
+                    if let Some((meta, offset, data)) = part {
+                        self.core.send_snapshot_part(to, meta, offset, data);
+                    }
                 }
                 Done::Installed(None) => self.core.handle_installed(now, None),
                 Done::Installed(Some((meta, source))) => {
@@ -224,7 +237,11 @@ impl Replica {
             }
             Output::TakeSnapshot => self.task(now, Task::TakeSnapshot)?,
             Output::ReadSnapshot { to, index, offset } => {
-                self.job(Job::ReadSnapshot { to, index, offset })?;
+                // One at a time for each replica: who asks again has not had its answer.
+                if !self.reads.contains(&to) {
+                    self.reads.push(to);
+                    self.job(Job::ReadSnapshot { to, index, offset })?;
+                }
             }
             Output::KeepSnapshotPart { offset, data } => {
                 self.job(Job::KeepPart { offset, data })?;
@@ -237,7 +254,7 @@ impl Replica {
         Ok(())
     }
 
-    fn send(&mut self, to: crate::entry::NodeId, envelope: &Envelope) {
+    fn send(&mut self, to: NodeId, envelope: &Envelope) {
         let Some(address) = self.core.configuration().member(to).map(|member| member.address)
         else {
             return;
@@ -335,7 +352,7 @@ impl Replica {
 
 /// Who a replica is, for `init`.
 pub(crate) fn hello(state: &crate::storage::HardState) -> Answer {
-    let node = state.birth.as_ref().map_or(crate::entry::NodeId(0), |birth| birth.node);
+    let node = state.birth.as_ref().map_or(NodeId(0), |birth| birth.node);
     Answer::Hello { node, incarnation: state.incarnation, birth: state.birth.clone() }
 }
 

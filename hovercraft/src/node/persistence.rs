@@ -5,11 +5,12 @@
 
 use std::{
     io::{self, Write as _},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -55,12 +56,8 @@ pub(crate) enum Done {
     Stored(WriteNumber),
     /// None if it failed; the next one will do.
     SnapshotTaken(Option<SnapshotMeta>),
-    SnapshotPart {
-        to: NodeId,
-        meta: SnapshotMeta,
-        offset: u64,
-        data: Vec<u8>,
-    },
+    /// A part of the latest snapshot and where it lies; none if there is none to be read.
+    SnapshotPart { to: NodeId, part: Option<(SnapshotMeta, u64, Vec<u8>)> },
     /// None if what was received was not what it claimed to be.
     Installed(Option<(SnapshotMeta, Box<dyn SnapshotSource>)>),
     /// After the first failure the node stops (P38).
@@ -81,6 +78,8 @@ pub(crate) struct Persistence {
     waker: Waker,
     /// The snapshot that is being received.
     sink: Option<Box<dyn SnapshotSink>>,
+    /// The thread that writes a snapshot, or has written the last one.
+    writer: Option<JoinHandle<()>>,
     /// The snapshot that was last read from.
     open: Option<OpenSnapshot>,
     /// Entries were appended since the last sync.
@@ -96,21 +95,37 @@ impl Persistence {
         waker: Waker,
     ) -> Self {
         let synced_at = Instant::now();
-        Self { store, syncing, done, waker, sink: None, open: None, is_dirty: false, synced_at }
+        Self {
+            store,
+            syncing,
+            done,
+            waker,
+            sink: None,
+            writer: None,
+            open: None,
+            is_dirty: false,
+            synced_at,
+        }
     }
 
     /// Works until it is told to stop, or its queue is closed, or something fails.
     pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
-        loop {
+        let result = loop {
             match self.turn(jobs) {
                 Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    tracing::error!(%error, "storage failed: this replica stops");
-                    self.tell(Done::Failed(error));
-                    return;
-                }
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
             }
+        };
+        // A snapshot that is still being written must not outlive the store: the directory is
+        // free for another run after that.
+        if let Some(writer) = self.writer.take() {
+            // Its panics are caught inside.
+            let _ = writer.join();
+        }
+        if let Err(error) = result {
+            tracing::error!(%error, "storage failed: this replica stops");
+            self.tell(Done::Failed(error));
         }
     }
 
@@ -196,23 +211,36 @@ impl Persistence {
     }
 
     /// Writes a snapshot on a thread of its own: it may take long, and appends must not wait.
-    fn take_snapshot(&self, meta: SnapshotMeta, writer: SnapshotWriter) {
+    fn take_snapshot(&mut self, meta: SnapshotMeta, writer: SnapshotWriter) {
         let (store, done) = (self.store.snapshots(), self.done.clone());
         let waker = self.waker.clone();
         let write = move || {
             let index = meta.index;
-            let result = write_snapshot(&store, meta, writer);
-            let taken = result
-                .inspect_err(|error| tracing::error!(index, %error, "a snapshot failed"))
-                .ok();
+            // A service that panics while it writes has lost this snapshot and nothing else.
+            let result = catch_unwind(AssertUnwindSafe(|| write_snapshot(&store, meta, writer)));
+            let taken = match result {
+                Ok(Ok(meta)) => Some(meta),
+                Ok(Err(error)) => {
+                    tracing::error!(index, %error, "a snapshot failed");
+                    None
+                }
+                Err(_) => {
+                    tracing::error!(index, "the service panicked while it wrote a snapshot");
+                    None
+                }
+            };
             // The node may have stopped meanwhile.
             let _ = done.send(Done::SnapshotTaken(taken));
             waker.wake();
         };
         let spawned = thread::Builder::new().name("snapshot".to_owned()).spawn(write);
-        if let Err(error) = spawned {
-            tracing::error!(%error, "no thread for a snapshot");
-            self.tell(Done::SnapshotTaken(None));
+        match spawned {
+            // One at a time: the core asks for the next when it has heard of this one.
+            Ok(thread) => self.writer = Some(thread),
+            Err(error) => {
+                tracing::error!(%error, "no thread for a snapshot");
+                self.tell(Done::SnapshotTaken(None));
+            }
         }
     }
 
@@ -220,21 +248,25 @@ impl Persistence {
         if self.open.as_ref().is_none_or(|open| open.meta.index != index) {
             self.open = self.store.snapshots().open()?;
         }
-        let Some(open) = &mut self.open else { return Ok(()) };
-        // Of a newer snapshot than was asked for, the reader needs the beginning.
-        let offset = if open.meta.index == index { offset } else { 0 };
-        let mut data = vec![0; Core::SNAPSHOT_PART_BYTES];
-        match open.source.read_at(offset, &mut data) {
-            Ok(len) => {
-                data.truncate(len);
-                let meta = open.meta.clone();
-                self.tell(Done::SnapshotPart { to, meta, offset, data });
+        let part = self.open.as_mut().and_then(|open| {
+            // Of a newer snapshot than was asked for, the reader needs the beginning.
+            let offset = if open.meta.index == index { offset } else { 0 };
+            let mut data = vec![0; Core::SNAPSHOT_PART_BYTES];
+            match open.source.read_at(offset, &mut data) {
+                Ok(len) => {
+                    data.truncate(len);
+                    Some((open.meta.clone(), offset, data))
+                }
+                Err(error) => {
+                    tracing::error!(index, %error, "a snapshot cannot be read");
+                    None
+                }
             }
-            Err(error) => {
-                tracing::error!(index, %error, "a snapshot cannot be read");
-                self.open = None;
-            }
+        });
+        if part.is_none() {
+            self.open = None;
         }
+        self.tell(Done::SnapshotPart { to, part });
         Ok(())
     }
 

@@ -30,10 +30,10 @@ pub fn begin_run(loaded: &Loaded, durability: Durability, drawn: Incarnation) ->
     HardState { incarnation, durability, clean: false, ..before.clone() }
 }
 
-/// The hard state of a run that has ended with everything on disk. In `memory` the log is not, so
-/// no stop is clean.
+/// The hard state of a run that has ended with everything handed to the store, which puts all of it
+/// on disk before this marker of a clean stop, in every durability.
 pub fn end_run(state: &HardState) -> HardState {
-    HardState { clean: state.durability != Durability::Memory, ..state.clone() }
+    HardState { clean: true, ..state.clone() }
 }
 
 #[cfg(test)]
@@ -77,13 +77,5 @@ mod tests {
     fn term_and_vote_outlive_everything_and_the_marker_does_not() {
         let state = after(Durability::Interval, true, false);
         assert_eq!((state.term, state.vote, state.clean), (7, Some(NodeId(2)), false));
-    }
-
-    #[test]
-    fn no_stop_in_memory_is_clean() {
-        let mut state = after(Durability::Sync, false, false);
-        assert!(end_run(&state).clean);
-        state.durability = Durability::Memory;
-        assert!(!end_run(&state).clean);
     }
 }

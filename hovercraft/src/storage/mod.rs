@@ -33,7 +33,8 @@ pub enum Durability {
     Sync,
     /// Entries are synced from time to time. After an unclean stop the replica is recovering.
     Interval,
-    /// Entries are kept in memory only. After any stop but a clean one the replica is recovering.
+    /// Entries are kept in memory, and written at a clean stop. After any other the replica is
+    /// recovering.
     Memory,
 }
 

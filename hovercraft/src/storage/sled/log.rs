@@ -19,6 +19,7 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
     fs::{self, File},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -71,11 +72,13 @@ pub(super) fn key(first: Index, piece: u32) -> [u8; 12] {
     key
 }
 
-/// Changes to make, in order; none removes the key.
-type Changes = Vec<([u8; 12], Option<IVec>)>;
+/// A piece to be written, or removed.
+struct Change {
+    key: [u8; 12],
+    piece: Option<IVec>,
+}
 
 /// The entries of one replica.
-#[derive(Debug)]
 pub(super) struct SledLog {
     path: PathBuf,
     db: Db,
@@ -120,7 +123,7 @@ impl SledLog {
         let path_buf = path.to_owned();
         let mut log =
             Self { path: path_buf, db, file, runs, next_number, trim_below: 0, dirty: true };
-        let mut changes = Changes::new();
+        let mut changes = Vec::new();
         log.push_run(next, &[], &mut changes);
         log.insert(changes)?;
         log.sync()?;
@@ -136,7 +139,7 @@ impl SledLog {
     /// Removes everything; the next entry will have index `next`. On disk when this returns.
     pub(super) fn skip_to(&mut self, next: Index) -> Result<(), StoreError> {
         let keys = self.runs.drain(..).flat_map(Span::keys);
-        let mut changes: Changes = keys.map(|key| (key, None)).collect();
+        let mut changes: Vec<_> = keys.map(|key| Change { key, piece: None }).collect();
         self.push_run(next, &[], &mut changes);
         self.dirty = true;
         self.apply(changes)?;
@@ -147,7 +150,7 @@ impl SledLog {
     pub(super) fn append(&mut self, first: Index, entries: &[Entry]) -> Result<(), StoreError> {
         let (start, next) = (self.first_index(), self.next_index());
         assert!((start..=next).contains(&first), "append at {first} to a log of {start}..{next}");
-        let mut changes = Changes::new();
+        let mut changes = Vec::new();
         let number = self.next_number;
         self.truncate(first, &mut changes)?;
         let truncated = !changes.is_empty();
@@ -169,9 +172,9 @@ impl SledLog {
     }
 
     /// Removes every run from `first` on, and cuts the one that `first` is in the middle of.
-    fn truncate(&mut self, first: Index, changes: &mut Changes) -> Result<(), StoreError> {
+    fn truncate(&mut self, first: Index, changes: &mut Vec<Change>) -> Result<(), StoreError> {
         while let Some(run) = self.runs.pop_back_if(|run| run.first >= first || run.end() > first) {
-            changes.extend(run.keys().map(|key| (key, None)));
+            changes.extend(run.keys().map(|key| Change { key, piece: None }));
             if run.first < first {
                 let mut entries = self.read(run)?.entries;
                 entries.truncate((first - run.first) as usize);
@@ -182,13 +185,13 @@ impl SledLog {
         Ok(())
     }
 
-    fn push_run(&mut self, first: Index, entries: &[Entry], changes: &mut Changes) {
+    fn push_run(&mut self, first: Index, entries: &[Entry], changes: &mut Vec<Change>) {
         let previous = self.runs.back().map_or(0, |run| run.number);
         let number = self.next_number;
         let record = encode_run(first, number, previous, entries);
         let mut piece_count = 0;
         for piece in record.chunks(PIECE_BYTES) {
-            changes.push((key(first, piece_count), Some(IVec::from(piece))));
+            changes.push(Change { key: key(first, piece_count), piece: Some(piece.into()) });
             piece_count += 1;
         }
         self.next_number += 1;
@@ -197,8 +200,8 @@ impl SledLog {
     }
 
     /// Makes changes that only add, in order.
-    fn insert(&self, changes: Changes) -> Result<(), StoreError> {
-        for (key, piece) in changes {
+    fn insert(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        for Change { key, piece } in changes {
             let piece = piece.expect("an append that removes is a transaction");
             attempt(&self.path, "append", || self.db.insert(key, piece))?;
         }
@@ -206,9 +209,9 @@ impl SledLog {
     }
 
     /// Makes all changes in one transaction; the last change of a key counts.
-    fn apply(&self, changes: Changes) -> Result<(), StoreError> {
+    fn apply(&self, changes: Vec<Change>) -> Result<(), StoreError> {
         let mut batch = Batch::default();
-        for (key, piece) in changes {
+        for Change { key, piece } in changes {
             match piece {
                 Some(piece) => batch.insert(&key, piece),
                 None => batch.remove(&key),
@@ -281,6 +284,17 @@ impl SledLog {
 
     fn last(&self) -> &Span {
         self.runs.back().expect("there is always a last run")
+    }
+}
+
+impl fmt::Debug for SledLog {
+    /// Without the contents, which sled would print whole.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SledLog")
+            .field("path", &self.path)
+            .field("first", &self.runs.front())
+            .field("last", &self.runs.back())
+            .finish_non_exhaustive()
     }
 }
 
