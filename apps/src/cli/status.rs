@@ -1,0 +1,353 @@
+//! `hovercraft status`: how every replica is.
+
+use std::{
+    io::{self, Write},
+    net::SocketAddrV4,
+    time::Duration,
+};
+
+use hovercraft::{
+    admin::{self, AdminError, NodeStatus},
+    core::RoleStatus,
+};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use super::{ClusterArguments, Exit, fail, runtime};
+
+const KEYS: &str = "\
+With --json the output is one object with the key `replicas`: an array with an object for each
+replica, in the order asked. Indices are positions in the log.
+
+  address          where it was asked
+  error            why there is nothing else, if it did not answer
+  node, cluster    its number; its cluster as 16 hex digits, null before init
+  mode             what it does with requests
+  poisoned         the error that stopped its service, or null
+  role             leader, candidate or follower; this and what follows is null before init
+                   and in the mode unreplicated
+  leader           the number of the replica that it follows, or null
+  term             its term
+  recovering       whether it may not vote or be counted until it has caught up
+  first_index, last_index, durable_index, commit_index, applied_index, snapshot_index
+                   the first entry kept, the last one, the last one on disk, the last one that is
+                   committed, the last one executed, and where its snapshot is
+  log_bytes        the size of the log in memory
+  unordered, unordered_bytes
+                   requests that have no place in the log yet
+  missing_bodies   entries that it knows of but whose requests it does not have
+  admitted         requests in the system, as the leader counts them
+  queues           at the leader, for each replica: node, queue (how many requests wait for its
+                   reply), applied_index (null before its first report), matched_index
+  datagrams_in, datagrams_out, bytes_in, bytes_out, datagrams_lost
+                   what its sockets have done; lost is what the kernel had no room for
+
+Exit codes: 0 if every replica answered, is well and the same one leads all of them; 1 if not; 3 bad
+input or usage.";
+
+/// Show how every replica is: leader, term, indices, queues.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = KEYS, after_help = "--help tells the keys of --json and the exit codes.")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    cluster: ClusterArguments,
+
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+
+    /// How long to wait for a replica, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 2)]
+    timeout: u16,
+}
+
+/// What came of asking one replica.
+type Asked = (SocketAddrV4, Result<NodeStatus, AdminError>);
+
+pub(super) fn run(arguments: Arguments) -> Exit {
+    let cluster = match arguments.cluster.resolve() {
+        Ok(cluster) => cluster,
+        Err(error) => return fail(Exit::Usage, error),
+    };
+    let addresses = cluster.members.into_iter().map(|(_, address)| address);
+    let timeout = Duration::from_secs(arguments.timeout.into());
+    let replicas = match runtime() {
+        Ok(runtime) => runtime.block_on(ask(addresses.collect(), timeout)),
+        Err(error) => return fail(Exit::Bad, error),
+    };
+    let mut output = io::stdout().lock();
+    let printed = if arguments.json {
+        let replicas: Vec<Value> = replicas.iter().map(to_json).collect();
+        writeln!(output, "{:#}", json!({ "replicas": replicas }))
+    } else {
+        write!(output, "{}", table(&replicas))
+    };
+    if let Err(error) = printed {
+        return fail(Exit::Bad, error);
+    }
+    if is_well(&replicas) { Exit::Good } else { Exit::Bad }
+}
+
+/// Asks all replicas at the same time.
+async fn ask(addresses: Vec<SocketAddrV4>, timeout: Duration) -> Vec<Asked> {
+    let mut asking = JoinSet::new();
+    for (position, address) in addresses.into_iter().enumerate() {
+        asking.spawn(async move { (position, address, admin::status(address, timeout).await) });
+    }
+    let mut answers = asking.join_all().await;
+    answers.sort_by_key(|(position, ..)| *position);
+    answers.into_iter().map(|(_, address, answer)| (address, answer)).collect()
+}
+
+/// Whether all answered, none has stopped or is recovering, and all follow the same leader.
+fn is_well(replicas: &[Asked]) -> bool {
+    let leader = |(_, answer): &Asked| {
+        let status = answer.as_ref().ok()?;
+        let protocol = status.protocol.as_ref()?;
+        let well = status.poisoned.is_none() && !protocol.recovering;
+        protocol.leader.filter(|_| well).map(|leader| (leader, protocol.term))
+    };
+    let unreplicated = |(_, answer): &Asked| matches!(answer, Ok(status) if status.mode == "unreplicated" && status.poisoned.is_none());
+    let first = replicas.first().and_then(leader);
+    (first.is_some() && replicas.iter().all(|replica| leader(replica) == first))
+        || replicas.iter().all(unreplicated)
+}
+
+fn role(role: RoleStatus) -> &'static str {
+    match role {
+        RoleStatus::Follower => "follower",
+        RoleStatus::Candidate => "candidate",
+        RoleStatus::Leader => "leader",
+    }
+}
+
+fn to_json((address, answer): &Asked) -> Value {
+    let status = match answer {
+        Ok(status) => status,
+        Err(error) => return json!({ "address": address, "error": error.to_string() }),
+    };
+    let protocol = status.protocol.as_ref();
+    let queues = protocol.map(|protocol| {
+        let queue = |replica: &hovercraft::core::ReplicaStatus| {
+            json!({
+                "node": replica.node.0,
+                "queue": replica.queue,
+                "applied_index": replica.applied,
+                "matched_index": replica.matched,
+            })
+        };
+        protocol.replicas.iter().map(queue).collect::<Vec<_>>()
+    });
+    json!({
+        "address": address,
+        "node": status.node.0,
+        "cluster": status.cluster.map(|cluster| format!("{cluster:016x}")),
+        "mode": status.mode,
+        "poisoned": status.poisoned,
+        "role": protocol.map(|protocol| role(protocol.role)),
+        "leader": protocol.and_then(|protocol| protocol.leader).map(|leader| leader.0),
+        "term": protocol.map(|protocol| protocol.term),
+        "recovering": protocol.map(|protocol| protocol.recovering),
+        "first_index": protocol.map(|protocol| protocol.first),
+        "last_index": protocol.map(|protocol| protocol.last),
+        "durable_index": protocol.map(|protocol| protocol.durable),
+        "commit_index": protocol.map(|protocol| protocol.commit),
+        "applied_index": protocol.map(|protocol| protocol.applied),
+        "snapshot_index": protocol.map(|protocol| protocol.snapshot),
+        "log_bytes": protocol.map(|protocol| protocol.log_bytes),
+        "unordered": protocol.map(|protocol| protocol.unordered),
+        "unordered_bytes": protocol.map(|protocol| protocol.unordered_bytes),
+        "missing_bodies": protocol.map(|protocol| protocol.binding),
+        "admitted": protocol.map(|protocol| protocol.admitted),
+        "queues": queues,
+        "datagrams_in": status.network.datagrams_in,
+        "datagrams_out": status.network.datagrams_out,
+        "bytes_in": status.network.bytes_in,
+        "bytes_out": status.network.bytes_out,
+        "datagrams_lost": status.network.datagrams_lost,
+    })
+}
+
+const COLUMNS: [&str; 11] = [
+    "node", "address", "role", "leader", "term", "last", "durable", "commit", "applied", "queue",
+    "notes",
+];
+
+fn table(replicas: &[Asked]) -> String {
+    let mut rows = vec![COLUMNS.map(str::to_owned)];
+    rows.extend(replicas.iter().map(|replica| row(replica, replicas)));
+    let widths: Vec<usize> = (0..COLUMNS.len())
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+fn row((address, answer): &Asked, replicas: &[Asked]) -> [String; COLUMNS.len()] {
+    let mut row = COLUMNS.map(|_| "-".to_owned());
+    row[1] = address.to_string();
+    let status = match answer {
+        Ok(status) => status,
+        Err(AdminError::Silent { waited, .. }) => {
+            row[10] = format!("no answer within {waited:?}");
+            return row;
+        }
+        Err(error) => {
+            row[10] = error.to_string();
+            return row;
+        }
+    };
+    row[0] = status.node.to_string();
+    row[10] = notes(status);
+    let Some(protocol) = &status.protocol else { return row };
+    role(protocol.role).clone_into(&mut row[2]);
+    row[3] = protocol.leader.map_or_else(|| "-".to_owned(), |leader| leader.to_string());
+    let numbers =
+        [protocol.term, protocol.last, protocol.durable, protocol.commit, protocol.applied];
+    for (cell, number) in row[4..9].iter_mut().zip(numbers) {
+        *cell = number.to_string();
+    }
+    // Only the leader knows the queues.
+    let protocols =
+        replicas.iter().filter_map(|(_, answer)| answer.as_ref().ok()?.protocol.as_ref());
+    let mut queues = protocols.flat_map(|protocol| &protocol.replicas);
+    if let Some(queue) = queues.find(|queue| queue.node == status.node) {
+        row[9] = queue.queue.to_string();
+    }
+    row
+}
+
+fn notes(status: &NodeStatus) -> String {
+    let mut notes = Vec::new();
+    if let Some(error) = &status.poisoned {
+        notes.push(format!("service stopped: {error}"));
+    }
+    match &status.protocol {
+        Some(protocol) if protocol.recovering => notes.push("recovering".to_owned()),
+        Some(protocol) if protocol.binding > 0 => {
+            notes.push(format!("{} bodies missing", protocol.binding));
+        }
+        None if status.mode == "unreplicated" => notes.push("unreplicated".to_owned()),
+        None => notes.push("not initialised: run `hovercraft init`".to_owned()),
+        Some(_) => {}
+    }
+    notes.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use hovercraft::{
+        NodeId,
+        admin::NetworkStatus,
+        core::{Counters, ReplicaStatus, Status},
+    };
+
+    use super::*;
+
+    fn protocol(node: u16, leader: Option<u16>) -> Status {
+        let is_leader = leader == Some(node);
+        let queue = |node: u16| ReplicaStatus {
+            node: NodeId(node),
+            queue: 4 + u64::from(node),
+            applied: Some(8),
+            matched: 9,
+        };
+        Status {
+            node: NodeId(node),
+            role: if is_leader { RoleStatus::Leader } else { RoleStatus::Follower },
+            leader: leader.map(NodeId),
+            term: 3,
+            recovering: false,
+            first: 1,
+            last: 10,
+            durable: 9,
+            commit: 9,
+            applied: 8,
+            snapshot: 0,
+            log_bytes: 100,
+            unordered: 0,
+            unordered_bytes: 0,
+            binding: 0,
+            admitted: 2,
+            replicas: if is_leader { vec![queue(1), queue(2)] } else { vec![] },
+        }
+    }
+
+    fn answer(node: u16, protocol: Option<Status>) -> Asked {
+        let status = NodeStatus {
+            node: NodeId(node),
+            cluster: Some(0xAB),
+            mode: "hovercraft".into(),
+            poisoned: None,
+            protocol,
+            counters: Counters::default(),
+            network: NetworkStatus::default(),
+        };
+        (format!("10.0.0.{node}:7000").parse().unwrap(), Ok(status))
+    }
+
+    fn silent() -> Asked {
+        let address = "10.0.0.3:7000".parse().unwrap();
+        (address, Err(AdminError::Silent { address, waited: Duration::from_secs(2) }))
+    }
+
+    #[test]
+    fn the_table_has_a_row_for_every_replica() {
+        let replicas = [
+            answer(1, Some(protocol(1, Some(1)))),
+            answer(2, Some(protocol(2, Some(1)))),
+            silent(),
+        ];
+        let table = table(&replicas);
+        let words: Vec<Vec<&str>> =
+            table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(words[0], COLUMNS);
+        assert_eq!(
+            words[1],
+            "1 10.0.0.1:7000 leader 1 3 10 9 9 8 5".split(' ').collect::<Vec<_>>()
+        );
+        assert_eq!(words[2][..4], ["2", "10.0.0.2:7000", "follower", "1"]);
+        assert_eq!(words[2][9], "6", "its queue is known by the leader");
+        assert!(table.lines().nth(3).unwrap().contains("no answer within 2s"), "{table}");
+    }
+
+    #[test]
+    fn a_cluster_is_well_if_all_follow_the_same_leader() {
+        let good =
+            || [answer(1, Some(protocol(1, Some(1)))), answer(2, Some(protocol(2, Some(1))))];
+        assert!(is_well(&good()));
+        let mut recovering = good();
+        recovering[1].1.as_mut().unwrap().protocol.as_mut().unwrap().recovering = true;
+        assert!(!is_well(&recovering));
+        let mut poisoned = good();
+        poisoned[1].1.as_mut().unwrap().poisoned = Some("entry 7".into());
+        assert!(!is_well(&poisoned));
+        assert!(!is_well(&[answer(1, Some(protocol(1, None)))]));
+        assert!(!is_well(&[answer(1, None)]));
+        let [first, _] = good();
+        assert!(!is_well(&[first, silent()]));
+        let mut alone = answer(1, None);
+        alone.1.as_mut().unwrap().mode = "unreplicated".into();
+        assert!(is_well(&[alone]));
+    }
+
+    #[test]
+    fn every_key_of_the_json_is_documented() {
+        let Value::Object(good) = to_json(&answer(1, Some(protocol(1, Some(1))))) else {
+            panic!("not an object");
+        };
+        let Value::Object(silent) = to_json(&silent()) else { panic!("not an object") };
+        let queue = good["queues"][0].as_object().expect("an object").clone();
+        for key in good.keys().chain(silent.keys()).chain(queue.keys()) {
+            let words = KEYS.split(|c: char| c != '_' && !c.is_ascii_alphanumeric());
+            assert!(words.into_iter().any(|word| word == key), "{key} is not documented");
+        }
+        assert_eq!(good["cluster"], "00000000000000ab");
+        assert_eq!(good["queues"][1]["queue"], 6);
+    }
+}

@@ -1,0 +1,10 @@
+//! The services that the `hovercraft` command can run, and the command itself.
+
+pub mod backend;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod kv;
+pub mod node;
+pub mod resp;
+pub mod synthetic;
