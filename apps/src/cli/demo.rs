@@ -17,7 +17,8 @@ With --json the file holds one object:
   unknown              writes of which the callers do not know whether they were executed
   lost                 acknowledged writes that are not there in the end
   duplicated           writes that were executed more often than they should
-  stale_reads          operations that saw less than others had seen before
+  stale_reads          operations that saw less than others had seen before; these three are null
+                       if the end could not be read
   throughput_per_s     acknowledged operations a second, over the whole run
   p50_us, p99_us       percentiles of their latency in microseconds; null if there was none
   outage_ms            the longest time around the fault without an acknowledgement, in

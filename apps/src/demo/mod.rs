@@ -92,7 +92,16 @@ pub(crate) async fn run(plan: &Plan, output: &mut impl Write) -> Result<bool, De
     let mut json = create(plan.json.as_deref())?;
     let mut history_file = create(plan.history.as_deref())?;
 
-    let (observed, history) = observe(plan, directory.path()).await?;
+    let (observed, history) = match observe(plan, directory.path()).await {
+        Ok(seen) => seen,
+        Err(error) => {
+            if let Some(kept) = directory.keep_unless(false) {
+                // What the replicas logged may tell more. If nobody can read it, so be it.
+                let _ = writeln!(io::stderr(), "  logs and data are in {}", kept.display());
+            }
+            return Err(error);
+        }
+    };
     let acknowledged = Acknowledged::new(&history);
     let summary = Summary::new(observed, &acknowledged);
     let picture = match &plan.keep {

@@ -31,6 +31,14 @@ pub enum ReplicasError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// One has ended by itself.
+    #[error("replica {id} has ended by itself: {status}")]
+    Ended {
+        /// Which.
+        id: NodeId,
+        /// How.
+        status: ExitStatus,
+    },
     /// They do not answer, or refuse.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -98,7 +106,12 @@ impl Replicas {
         for position in 0..self.replicas.len() {
             self.start(position)?;
         }
-        admin::init(&self.members(), ClusterLimits::default(), PATIENCE).await?;
+        let members = self.members();
+        tokio::select! {
+            biased;
+            done = admin::init(&members, ClusterLimits::default(), PATIENCE) => done?,
+            (id, status) = self.end() => return Err(ReplicasError::Ended { id, status }),
+        };
         self.leader(PATIENCE).await?;
         Ok(())
     }
@@ -134,7 +147,17 @@ impl Replicas {
         Ok(())
     }
 
-    /// One that has ended without being killed, and how.
+    /// Waits until one ends without being killed.
+    async fn end(&mut self) -> (NodeId, ExitStatus) {
+        loop {
+            if let Some(ended) = self.ended() {
+                return ended;
+            }
+            pause().await;
+        }
+    }
+
+    /// One that has ended without being killed, and how. Each is told once.
     pub fn ended(&mut self) -> Option<(NodeId, ExitStatus)> {
         self.replicas.iter_mut().find_map(|Replica { id, child, .. }| {
             let status = child.as_mut()?.try_wait().ok()??;
@@ -146,16 +169,6 @@ impl Replicas {
     /// The ids and addresses of all, whether they run or not.
     pub fn members(&self) -> Vec<(NodeId, SocketAddrV4)> {
         self.replicas.iter().map(|replica| (replica.id, replica.address)).collect()
-    }
-
-    /// Whether the one at a position runs.
-    pub fn runs(&self, position: usize) -> bool {
-        self.replicas[position].child.is_some()
-    }
-
-    /// The process of the one at a position, if it runs.
-    pub fn process(&self, position: usize) -> Option<u32> {
-        self.replicas[position].child.as_ref().map(Child::id)
     }
 
     /// Where the one at a position keeps its data.
@@ -315,23 +328,18 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_process_that_ends_by_itself_is_seen_and_the_others_are_killed() {
+    #[tokio::test]
+    async fn replicas_that_end_at_once_are_not_waited_for() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let prepare = |binary| {
-            Replicas::prepare(Path::new(binary), directory.path(), 2, |_| String::new())
-                .expect("free ports")
+            let replicas =
+                Replicas::prepare(Path::new(binary), directory.path(), 2, |_| String::new());
+            replicas.expect("free ports")
         };
-        // Not a replica: it ends at once, because it does not know the arguments.
-        let mut replicas = prepare("/bin/false");
-        replicas.start(1).expect("there is such a program");
-        let (id, status) = loop {
-            if let Some(ended) = replicas.ended() {
-                break ended;
-            }
-        };
-        assert_eq!((id, status.code()), (NodeId(2), Some(1)));
-        assert!(!replicas.runs(1));
+        // Not a replica: it ends at once.
+        let error = prepare("/bin/false").start_and_initialise().await.expect_err("none runs");
+        let ReplicasError::Ended { id, status } = error else { panic!("{error}") };
+        assert!([1, 2].contains(&id.0) && status.code() == Some(1));
         let error = prepare("/nonexistent").start(0).expect_err("there is no such program");
         assert!(error.to_string().contains("/nonexistent"), "{error}");
     }

@@ -49,9 +49,9 @@ struct Json<'a> {
     replicas: u16,
     acknowledged: u64,
     unknown: u64,
-    lost: u64,
-    duplicated: u64,
-    stale_reads: u64,
+    lost: Option<u64>,
+    duplicated: Option<u64>,
+    stale_reads: Option<u64>,
     throughput_per_s: u64,
     p50_us: Option<u64>,
     p99_us: Option<u64>,
@@ -124,7 +124,6 @@ impl Summary {
 
     pub(super) fn to_json(&self) -> String {
         let Observed { mode, replicas, acknowledged, unknown, findings, .. } = &self.observed;
-        let findings = findings.clone().unwrap_or_default();
         let micros = |nanos: fn(&Latency) -> u64| {
             self.whole.latency.as_ref().map(|latency| nanos(latency).div_ceil(1000))
         };
@@ -133,9 +132,9 @@ impl Summary {
             replicas: *replicas,
             acknowledged: *acknowledged,
             unknown: *unknown,
-            lost: findings.lost,
-            duplicated: findings.duplicated,
-            stale_reads: findings.stale_reads,
+            lost: findings.as_ref().map(|findings| findings.lost),
+            duplicated: findings.as_ref().map(|findings| findings.duplicated),
+            stale_reads: findings.as_ref().map(|findings| findings.stale_reads),
             throughput_per_s: self.whole.per_second(),
             p50_us: micros(|latency| latency.p50_ns),
             p99_us: micros(|latency| latency.p99_ns),
