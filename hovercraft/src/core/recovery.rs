@@ -38,6 +38,10 @@ pub(crate) struct Recovery {
     expected_bytes: usize,
     /// Entries are fetched in bulk until the log reaches the commit index that the leader stated.
     bulk_to: Option<Index>,
+    /// Up to where the log is known to agree with what is fetched; or where that is tried next.
+    after: Index,
+    /// How far to go back if it does not agree there; doubled each time.
+    step_back: u64,
     /// Whom they are fetched from.
     donor: Option<NodeId>,
 }
@@ -66,9 +70,11 @@ impl Core {
             return;
         }
         let next = self.log.last() + 1;
-        // What the leader has trimmed it has no body of any more, and perhaps nobody has: the
-        // metadata is of no use.
-        let is_trimmed = first_index > next && commit >= next && !self.has_front();
+        // What the leader has trimmed it has no body of any more. If, after they were asked in
+        // turn, nobody else has either, the metadata is of no use.
+        let asked_all = self.recovery.attempts > 2 * self.others().len();
+        let is_lost = self.binding.len() == 0 || (asked_all && !self.has_front());
+        let is_trimmed = first_index > next && commit >= next && is_lost;
         if is_trimmed {
             self.remove_from(now, next);
         }
@@ -76,8 +82,9 @@ impl Core {
         if is_trimmed || commit > last + BULK_DISTANCE {
             tracing::info!(last, commit, "far behind: fetching entries in bulk");
             self.counters.bulk_catch_ups += 1;
-            self.recovery = Recovery { bulk_to: Some(commit), ..Recovery::default() };
-            self.ask_for_entries(from, last);
+            let bulk_to = Some(commit);
+            self.recovery = Recovery { bulk_to, after: last, step_back: 1, ..Recovery::default() };
+            self.ask_for_entries(from);
         }
     }
 
@@ -102,7 +109,7 @@ impl Core {
         self.recovery.attempts += 1;
         if self.recovery.is_bulk() {
             self.recovery.donor = None;
-            self.ask_for_entries(leader, self.ordered_last());
+            self.ask_for_entries(leader);
         }
         // Large bodies do not come in bulk, and without them what does come piles up behind.
         self.ask_for_bodies(leader);
@@ -183,8 +190,13 @@ impl Core {
         }
     }
 
-    /// Another replica is far behind: send it entries that are committed here.
+    /// Another replica is far behind: send it entries that are committed here, from where its log
+    /// can be compared with what is committed.
     pub(super) fn entries_asked(&mut self, from: NodeId, after: Index) {
+        let commit = self.commit.index();
+        if after > commit {
+            return;
+        }
         let Some(after_term) = self.log.term(after) else {
             if after < self.log.first() {
                 let index = self.snapshots.latest();
@@ -193,7 +205,6 @@ impl Core {
             return;
         };
         let mut bytes = 0;
-        let commit = self.commit.index();
         let entries = self
             .log
             .entries_from(after + 1)
@@ -228,10 +239,16 @@ impl Core {
             return;
         }
         if after > commit && self.ordered_term(after) != Some(after_term) {
-            self.ask_for_entries(leader, commit);
+            // The end of the log was never committed. Few entries were not, so it is not far back
+            // to where it agrees; what is known to be committed agrees (P9).
+            if after == self.recovery.after {
+                self.recovery.after = after.saturating_sub(self.recovery.step_back);
+                self.recovery.step_back *= 2;
+                self.ask_for_entries(leader);
+            }
             return;
         }
-        let before = self.ordered_last();
+        let (before, reached) = (self.recovery.after, after + entries.len() as Index);
         for (position, whole) in entries.into_iter().enumerate() {
             let index = after + 1 + position as Index;
             if index <= commit || self.ordered_term(index) == Some(whole.term) {
@@ -247,12 +264,13 @@ impl Core {
         }
         self.bind();
         let last = self.ordered_last();
+        self.recovery.after = before.max(reached).min(last);
         if last >= bulk_to {
             tracing::info!(last, "caught up in bulk");
             self.recovery.forget_term();
-        } else if last > before {
+        } else if self.recovery.after > before {
             self.recovery.attempts = 0;
-            self.ask_for_entries(leader, last);
+            self.ask_for_entries(leader);
             self.timers.set(Timer::Recovery, now + ASK_AGAIN_AFTER);
         }
     }
@@ -302,7 +320,10 @@ impl Core {
         self.send(to, Message::FetchBodies { wants });
     }
 
-    fn ask_for_entries(&mut self, leader: NodeId, after: Index) {
+    fn ask_for_entries(&mut self, leader: NodeId) {
+        // Both may have moved since: the log is shorter, or more of it is known to be committed.
+        let after = self.recovery.after.max(self.commit.index()).min(self.ordered_last());
+        self.recovery.after = after;
         let donor = self.recovery.donor.unwrap_or_else(|| {
             // Not the leader, which has other things to do, unless nobody else answers.
             let attempts = self.recovery.attempts;

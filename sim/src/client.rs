@@ -1,0 +1,358 @@
+//! The clients: sessions with a window, retries, cancellations, and plain clients without any of
+//! these.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    net::{Ipv4Addr, SocketAddrV4},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hovercraft::{Identity, Index, Kind, Outcome, Request, ReturnPath, core::SessionGrant};
+use r2p2::Time;
+
+use crate::{
+    network::{happens, up_to},
+    service::Operation,
+    trace,
+};
+
+/// What a client does.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientOptions {
+    /// It has no session: its requests may execute twice.
+    pub plain: bool,
+    /// How many operations it makes up.
+    pub operations: u32,
+    /// How many requests it has outstanding at most.
+    pub window: u64,
+    /// It waits up to this long between two operations.
+    pub think_max: Duration,
+    /// Of a thousand operations, this many are reads.
+    pub reads_per_mille: u32,
+    /// Bodies are up to this long.
+    pub body_max: usize,
+    /// It waits this long for a reply before it tries again, then twice as long, and so on.
+    pub retry_after: Duration,
+    /// It wants to know what became of a write that it tried this often.
+    pub cancels_after: Option<u32>,
+    /// Of a thousand writes that are answered, this many are followed by another one that steals
+    /// their identity.
+    pub steals_per_mille: u32,
+}
+
+const RETRY_AFTER_MAX: Duration = Duration::from_millis(400);
+
+/// A request on its way to the replicas.
+#[derive(Debug, Clone)]
+pub(crate) struct Outgoing {
+    pub(crate) request: Arc<Request>,
+    pub(crate) path: ReturnPath,
+    /// 0 for the first copy.
+    pub(crate) attempt: u32,
+}
+
+/// A request that has an answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Completion {
+    pub(crate) identity: Identity,
+    pub(crate) kind: Kind,
+    pub(crate) outcome: Outcome,
+    pub(crate) body: Bytes,
+    /// The client knew of an answer from this index when it began.
+    pub(crate) floor: Index,
+    /// What the request was to cancel.
+    pub(crate) target: Option<u64>,
+    /// A cancellation of it was sent.
+    pub(crate) cancelled: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    request: Arc<Request>,
+    floor: Index,
+    attempts: u32,
+    retry_at: Time,
+    target: Option<u64>,
+    cancelled: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Session {
+    client: u64,
+    next: u64,
+    window: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Client {
+    options: ClientOptions,
+    address: SocketAddrV4,
+    rng: fastrand::Rng,
+    session: Option<Session>,
+    waiting: BTreeMap<Identity, Waiting>,
+    /// Operations that it was told to do.
+    told: VecDeque<Operation>,
+    /// Operations that it will still make up.
+    left: u32,
+    ready_at: Time,
+    request_id: u16,
+    /// Another write under the identity of one that is answered.
+    stolen: Option<Arc<Request>>,
+    pub(crate) sessions_lost: u64,
+}
+
+impl fmt::Display for Client {
+    /// What it waits for.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "client at {} has {} operations left, and waits for", self.address, self.left)?;
+        for Waiting { request, attempts, .. } in self.waiting.values() {
+            write!(f, " [{}, asked {attempts} times]", trace::request(request))?;
+        }
+        Ok(())
+    }
+}
+
+/// Clients have the ports from here on.
+const PORT_BASE: u16 = 10_000;
+
+impl Client {
+    pub(crate) fn new(position: usize, options: ClientOptions, rng: fastrand::Rng) -> Self {
+        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT_BASE + position as u16);
+        Self {
+            left: options.operations,
+            options,
+            address,
+            rng,
+            session: None,
+            waiting: BTreeMap::new(),
+            told: VecDeque::new(),
+            ready_at: Time::ZERO,
+            request_id: 0,
+            stolen: None,
+            sessions_lost: 0,
+        }
+    }
+
+    /// The position of the client that a reply is for.
+    pub(crate) fn position_of(path: ReturnPath) -> usize {
+        usize::from(path.address.port() - PORT_BASE)
+    }
+
+    /// Tells it to do something.
+    pub(crate) fn tell(&mut self, operation: Operation) {
+        self.told.push_back(operation);
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.waiting.is_empty() && !self.has_more()
+    }
+
+    /// When [`Self::turn`] has something to do.
+    pub(crate) fn next_turn(&self) -> Option<Time> {
+        let retry = self.waiting.values().map(|waiting| waiting.retry_at).min();
+        let begin = self.may_begin().then_some(self.ready_at);
+        let stolen = self.stolen.is_some().then_some(Time::ZERO);
+        retry.into_iter().chain(begin).chain(stolen).min()
+    }
+
+    /// What is to be sent now. `floor` is the highest index that any client has an answer from.
+    pub(crate) fn turn(&mut self, now: Time, floor: Index) -> Vec<Outgoing> {
+        let mut outgoing = Vec::new();
+        if let Some(request) = self.stolen.take() {
+            let path = ReturnPath { address: self.address, request_id: self.request_id };
+            outgoing.push(Outgoing { request, path, attempt: 0 });
+        }
+        let due = self.waiting.iter().filter(|(_, waiting)| waiting.retry_at <= now);
+        let due: Vec<_> = due.map(|(identity, _)| *identity).collect();
+        for identity in due {
+            self.cancel_if_tired(now, identity, floor, &mut outgoing);
+            self.send(now, identity, &mut outgoing);
+        }
+        while self.may_begin() && self.ready_at <= now {
+            let identity = self.begin(now, floor);
+            self.send(now, identity, &mut outgoing);
+        }
+        outgoing
+    }
+
+    /// A reply came; what it completes, if the client still waits for that.
+    pub(crate) fn reply(
+        &mut self,
+        identity: Identity,
+        outcome: Outcome,
+        body: Bytes,
+    ) -> Option<Completion> {
+        let waiting = self.waiting.remove(&identity)?;
+        let kind = waiting.request.kind();
+        if kind == Kind::OpenSession {
+            let grant = SessionGrant::decode(&body)?;
+            let window = u64::from(grant.window);
+            self.session = Some(Session { client: grant.client, next: 1, window });
+        }
+        self.steal(&waiting.request);
+        if outcome == Outcome::SessionExpired {
+            // What became of the other requests will never be known.
+            self.session = None;
+            self.waiting.clear();
+            self.sessions_lost += 1;
+        }
+        Some(Completion {
+            identity,
+            kind,
+            outcome,
+            body,
+            floor: waiting.floor,
+            target: waiting.target,
+            cancelled: waiting.cancelled,
+        })
+    }
+
+    /// Perhaps uses the identity of a write again, for another one, which must never be executed.
+    fn steal(&mut self, answered: &Request) {
+        let is_write = answered.kind() == Kind::Write && !self.options.plain;
+        if is_write && happens(&mut self.rng, self.options.steals_per_mille) {
+            let body = Bytes::from(Operation::Add { key: 0, value: 1_000_000 }.encode(0));
+            let (identity, lowest) = (answered.identity(), answered.lowest());
+            self.stolen = Some(Arc::new(Request::new(identity, lowest, Kind::Write, body)));
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        self.left > 0 || !self.told.is_empty()
+    }
+
+    fn may_begin(&self) -> bool {
+        if !self.has_more() {
+            return false;
+        }
+        let outstanding = self.waiting.len() as u64;
+        match &self.session {
+            _ if self.options.plain => outstanding < self.options.window,
+            None => outstanding == 0,
+            Some(session) => {
+                let is_inside = session.next - self.lowest(session) < session.window;
+                outstanding < self.options.window && is_inside
+            }
+        }
+    }
+
+    /// The lowest sequence whose reply it does not hold.
+    fn lowest(&self, session: &Session) -> u64 {
+        let sequences = self.waiting.keys().filter_map(|identity| match identity {
+            Identity::Session { client, sequence } if *client == session.client => Some(*sequence),
+            _ => None,
+        });
+        sequences.min().unwrap_or(session.next)
+    }
+
+    /// Begins with a session, or with the next operation in it.
+    fn begin(&mut self, now: Time, floor: Index) -> Identity {
+        if self.session.is_none() && !self.options.plain {
+            let sequence = self.rng.u64(1..);
+            let identity = Identity::Session { client: 0, sequence };
+            let request = Request::new(identity, 0, Kind::OpenSession, Bytes::new());
+            return self.wait_for(now, floor, None, request);
+        }
+        self.ready_at = now + up_to(&mut self.rng, self.options.think_max);
+        let (operation, len) = self.next_operation();
+        let is_read = matches!(operation, Operation::Get { .. });
+        let kind = if is_read { Kind::Read } else { Kind::Write };
+        let (identity, lowest) = self.next_identity();
+        let request = Request::new(identity, lowest, kind, Bytes::from(operation.encode(len)));
+        self.wait_for(now, floor, None, request)
+    }
+
+    fn next_identity(&mut self) -> (Identity, u64) {
+        let Some(session) = self.session.filter(|_| !self.options.plain) else {
+            self.request_id += 1;
+            let (address, request_id) = (self.address, self.request_id);
+            return (Identity::Plain { address, request_id }, 0);
+        };
+        let (client, sequence) = (session.client, session.next);
+        let lowest = self.lowest(&session);
+        self.session = Some(Session { next: sequence + 1, ..session });
+        (Identity::Session { client, sequence }, lowest)
+    }
+
+    fn next_operation(&mut self) -> (Operation, usize) {
+        if let Some(operation) = self.told.pop_front() {
+            return (operation, 0);
+        }
+        self.left -= 1;
+        let (key, value) = (self.rng.u8(..8), self.rng.u64(..1000));
+        let operation = if self.rng.u32(..1000) < self.options.reads_per_mille {
+            Operation::Get { key }
+        } else if self.rng.bool() {
+            Operation::Set { key, value }
+        } else {
+            Operation::Add { key, value }
+        };
+        // Few bodies are large, as is usual.
+        let is_large = self.rng.u8(..8) == 0;
+        let len = if is_large { self.rng.usize(..=self.options.body_max) } else { 0 };
+        (operation, len)
+    }
+
+    /// Waits for the answer of a request that is about to be sent.
+    fn wait_for(
+        &mut self,
+        now: Time,
+        floor: Index,
+        target: Option<u64>,
+        request: Request,
+    ) -> Identity {
+        let identity = request.identity();
+        let request = Arc::new(request);
+        let waiting =
+            Waiting { request, floor, attempts: 0, retry_at: now, target, cancelled: false };
+        self.waiting.insert(identity, waiting);
+        identity
+    }
+
+    /// After enough retries of a write it asks for the outcome to be made final (P23).
+    fn cancel_if_tired(
+        &mut self,
+        now: Time,
+        identity: Identity,
+        floor: Index,
+        outgoing: &mut Vec<Outgoing>,
+    ) {
+        let (Some(limit), Some(session)) = (self.options.cancels_after, self.session) else {
+            return;
+        };
+        let is_inside = session.next - self.lowest(&session) < session.window;
+        let Some(waiting) = self.waiting.get_mut(&identity) else { return };
+        let is_tired = waiting.attempts > limit && waiting.request.kind() == Kind::Write;
+        let Identity::Session { sequence: target, .. } = identity else { return };
+        if !is_tired || waiting.cancelled || !is_inside {
+            return;
+        }
+        waiting.cancelled = true;
+        let (cancel, lowest) = self.next_identity();
+        let body = Bytes::copy_from_slice(&target.to_be_bytes());
+        let request = Request::new(cancel, lowest, Kind::Cancel, body);
+        self.wait_for(now, floor, Some(target), request);
+        self.send(now, cancel, outgoing);
+    }
+
+    /// Sends a request, the same bytes each time.
+    fn send(&mut self, now: Time, identity: Identity, outgoing: &mut Vec<Outgoing>) {
+        let Some(waiting) = self.waiting.get_mut(&identity) else { return };
+        let attempt = waiting.attempts;
+        waiting.attempts += 1;
+        let pause = (self.options.retry_after * (1 << attempt.min(6))).min(RETRY_AFTER_MAX);
+        waiting.retry_at = now + pause + up_to(&mut self.rng, pause / 4);
+        let request_id = match identity {
+            Identity::Plain { request_id, .. } => request_id,
+            Identity::Session { .. } => {
+                self.request_id = self.request_id.wrapping_add(1);
+                self.request_id
+            }
+        };
+        let path = ReturnPath { address: self.address, request_id };
+        outgoing.push(Outgoing { request: Arc::clone(&waiting.request), path, attempt });
+    }
+}

@@ -1,0 +1,76 @@
+//! What happened in a run, or in many: a sweep that never sees an election proves little about
+//! elections.
+
+use std::{collections::BTreeMap, fmt};
+
+use hovercraft::core::Counters;
+
+/// How often each thing happened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Coverage(BTreeMap<&'static str, u64>);
+
+impl Coverage {
+    /// Something happened.
+    pub(crate) fn add(&mut self, what: &'static str, count: u64) {
+        *self.0.entry(what).or_default() += count;
+    }
+
+    /// Adds what another run saw.
+    pub fn merge(&mut self, other: &Self) {
+        for (what, count) in &other.0 {
+            self.add(what, *count);
+        }
+    }
+
+    /// How often something happened.
+    pub fn count(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or_default()
+    }
+
+    /// What was counted, and never happened.
+    pub fn never(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().filter(|(_, count)| **count == 0).map(|(what, _)| *what)
+    }
+
+    /// What a core counted in one of its runs.
+    pub(crate) fn add_core(&mut self, counters: &Counters) {
+        let counted = [
+            ("requests", counters.requests),
+            ("requests ordered", counters.requests_ordered),
+            ("requests dropped", counters.requests_dropped),
+            ("retries found in the log", counters.retries_in_log),
+            ("retries answered from the session table", counters.retries_answered),
+            ("queues full", counters.queues_full),
+            ("leftovers adopted", counters.leftovers_adopted),
+            ("messages sent", counters.messages_sent),
+            ("entries truncated", counters.entries_truncated),
+            ("entries fetched in bulk", counters.entries_fetched),
+            ("appends rejected", counters.appends_rejected),
+            ("resends", counters.resends),
+            ("commits announced", counters.commits_announced),
+            ("bodies asked for", counters.bodies_asked),
+            ("bodies recovered", counters.bodies_recovered),
+            ("bulk catch-ups", counters.bulk_catch_ups),
+            ("snapshots taken", counters.snapshots_taken),
+            ("snapshots installed", counters.snapshots_installed),
+            ("pre-votes refused", counters.pre_votes_refused),
+            ("elections started", counters.elections_started),
+            ("elections won", counters.elections_won),
+            ("leaderships lost", counters.leaderships_lost),
+            ("quorums lost", counters.quorums_lost),
+            ("incarnations recovered", counters.recovered),
+        ];
+        for (what, count) in counted {
+            self.add(what, count);
+        }
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (what, count) in &self.0 {
+            writeln!(f, "{count:>12}  {what}")?;
+        }
+        Ok(())
+    }
+}

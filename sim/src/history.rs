@@ -1,0 +1,168 @@
+//! What the invariants know of a run: every entry that was ever in a log, what was committed, and
+//! what each log looked like after its replica's last turn.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::Range,
+    sync::Arc,
+};
+
+use hovercraft::{Configuration, Entry, Index, NodeId, Payload, Term, core::Core};
+
+/// An entry as it was when it was first seen in a log.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    pub(crate) index: Index,
+    pub(crate) entry: Entry,
+    /// Of the entry before it; none if that was not in the log any more.
+    pub(crate) previous_term: Option<Term>,
+}
+
+/// All entries, by (index, term), and those that were committed.
+#[derive(Debug)]
+pub(crate) struct History {
+    entries: HashMap<(Index, Term), Arc<Recorded>>,
+    /// Position 0 is index 1.
+    committed: Vec<Arc<Recorded>>,
+    /// The last one that was committed.
+    pub(crate) configuration: Arc<Configuration>,
+}
+
+impl History {
+    pub(crate) fn new(configuration: Arc<Configuration>) -> Self {
+        Self { entries: HashMap::new(), committed: Vec::new(), configuration }
+    }
+
+    pub(crate) fn entry(&self, index: Index, term: Term) -> Option<&Arc<Recorded>> {
+        self.entries.get(&(index, term))
+    }
+
+    pub(crate) fn record(&mut self, recorded: Recorded) {
+        let place = (recorded.index, recorded.entry.term);
+        self.entries.insert(place, Arc::new(recorded));
+    }
+
+    /// The entry that is committed at an index.
+    pub(crate) fn committed(&self, index: Index) -> Option<&Arc<Recorded>> {
+        self.committed.get(usize::try_from(index.checked_sub(1)?).ok()?)
+    }
+
+    pub(crate) fn committed_last(&self) -> Index {
+        self.committed.len() as Index
+    }
+
+    /// The next index is committed.
+    pub(crate) fn commit(&mut self, recorded: Arc<Recorded>) {
+        assert_eq!(recorded.index, self.committed_last() + 1);
+        if let Payload::Configuration(configuration) = &recorded.entry.payload {
+            self.configuration = Arc::clone(configuration);
+        }
+        self.committed.push(recorded);
+    }
+}
+
+/// What a replica's log looked like after its last turn.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    pub(crate) first: Index,
+    terms: VecDeque<Term>,
+    /// For each replica by position, the indices of the entries that it is to answer.
+    queues: Vec<VecDeque<Index>>,
+    pub(crate) commit: Index,
+    pub(crate) applied: Index,
+}
+
+/// What a turn did to a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// How many entries went from the end.
+    pub(crate) truncated: u64,
+    /// The indices that came at the end.
+    pub(crate) appended: Range<Index>,
+}
+
+impl Mirror {
+    /// Of a replica that has just started.
+    pub(crate) fn new(replicas: usize, core: &Core) -> Self {
+        let (first, _) = core.log_bounds();
+        Self {
+            first,
+            terms: VecDeque::new(),
+            queues: vec![VecDeque::new(); replicas],
+            commit: core.commit_index(),
+            applied: core.applied_index(),
+        }
+    }
+
+    pub(crate) fn last(&self) -> Index {
+        self.first + self.terms.len() as Index - 1
+    }
+
+    pub(crate) fn term(&self, index: Index) -> Option<Term> {
+        self.terms.get(usize::try_from(index.checked_sub(self.first)?).ok()?).copied()
+    }
+
+    /// How many entries above `applied` the replica at a position is to answer.
+    pub(crate) fn queue(&self, position: usize, applied: Index) -> usize {
+        let queue = &self.queues[position];
+        queue.len() - queue.partition_point(|index| *index <= applied)
+    }
+
+    /// Takes over what the log looks like now.
+    pub(crate) fn update(&mut self, core: &Core) -> Change {
+        let (first, last) = core.log_bounds();
+        let mut agreed = self.last().min(last);
+        while agreed >= self.first.max(first) && self.term(agreed) != term_in(core, agreed) {
+            agreed -= 1;
+        }
+        // A log that begins behind this one is what a snapshot left.
+        let agreed = agreed.max(first - 1);
+        let truncated = self.last().saturating_sub(agreed);
+        self.truncate(agreed);
+        self.trim(first);
+        for index in agreed + 1..=last {
+            self.push(core, index);
+        }
+        Change { truncated, appended: agreed + 1..last + 1 }
+    }
+
+    fn truncate(&mut self, last: Index) {
+        while self.last() > last && self.terms.pop_back().is_some() {}
+        for queue in &mut self.queues {
+            while queue.back().is_some_and(|index| *index > last) {
+                queue.pop_back();
+            }
+        }
+    }
+
+    fn trim(&mut self, first: Index) {
+        while self.first < first && self.terms.pop_front().is_some() {
+            self.first += 1;
+        }
+        if self.terms.is_empty() {
+            self.first = first;
+        }
+        for queue in &mut self.queues {
+            while queue.front().is_some_and(|index| *index < first) {
+                queue.pop_front();
+            }
+        }
+    }
+
+    fn push(&mut self, core: &Core, index: Index) {
+        let entry = core.log_entry(index).expect("the bounds of a log name what is in it");
+        self.terms.push_back(entry.term);
+        if let Some(queue) = entry.replier().and_then(|node| self.queues.get_mut(position(node))) {
+            queue.push_back(index);
+        }
+    }
+}
+
+pub(crate) fn term_in(core: &Core, index: Index) -> Option<Term> {
+    core.log_entry(index).map(|entry| entry.term)
+}
+
+/// The position of a replica among all: they are numbered from 1.
+pub(crate) fn position(node: NodeId) -> usize {
+    usize::from(node.0) - 1
+}

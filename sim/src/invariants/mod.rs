@@ -1,0 +1,208 @@
+//! What must hold after every step, one invariant a file, each with the rule that it checks and
+//! where that comes from.
+//!
+//! They look at what the replicas hold, not at what they say, and know the whole history.
+
+mod acknowledged_writes;
+mod acknowledgement;
+mod bounded;
+mod cancelled;
+mod durable_term;
+mod election_safety;
+mod exactly_once;
+mod leader_completeness;
+mod log_matching;
+mod queue_bound;
+mod read_only;
+mod state_machine_safety;
+mod verified_commit;
+
+use std::sync::Arc;
+
+use hovercraft::{Configuration, Index, NodeId, core::Committed, messages::Envelope};
+
+use crate::{
+    client::Completion,
+    disk::Snapshot,
+    history::{Change, History, Mirror, position},
+    replica::Replica,
+    service::Call,
+};
+
+/// An invariant was broken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{invariant} [{rule}]: {what}")]
+pub struct Violation {
+    /// Which invariant.
+    pub invariant: &'static str,
+    /// The rule that it stands for.
+    pub rule: &'static str,
+    /// What was found.
+    pub what: String,
+}
+
+/// An entry that a replica has applied.
+#[derive(Debug)]
+pub(crate) struct Application<'a> {
+    pub(crate) node: NodeId,
+    pub(crate) committed: &'a Committed,
+    /// What the service was called for.
+    pub(crate) call: Option<&'a Call>,
+    /// Digest of the whole replicated state after it, at some indices.
+    pub(crate) state: Option<u64>,
+}
+
+/// Every invariant, and what they share.
+#[derive(Debug)]
+pub(crate) struct Invariants {
+    pub(crate) history: History,
+    mirrors: Vec<Option<Mirror>>,
+    /// How far each replica has applied in any of its runs.
+    applied_max: Vec<Index>,
+    promises: Vec<acknowledgement::Promise>,
+    elections: election_safety::Elections,
+    states: state_machine_safety::States,
+    executed: exactly_once::Executed,
+    cancelled: cancelled::Cancelled,
+    acknowledged: acknowledged_writes::Acknowledged,
+    turns: u64,
+}
+
+/// The whole logs are looked at after so many turns.
+const LOOK_AT_ALL_EVERY: u64 = 512;
+
+impl Invariants {
+    pub(crate) fn new(replicas: usize, configuration: Arc<Configuration>) -> Self {
+        Self {
+            history: History::new(configuration),
+            mirrors: (0..replicas).map(|_| None).collect(),
+            applied_max: vec![0; replicas],
+            promises: vec![acknowledgement::Promise::default(); replicas],
+            elections: election_safety::Elections::default(),
+            states: state_machine_safety::States::default(),
+            executed: exactly_once::Executed::default(),
+            cancelled: cancelled::Cancelled::default(),
+            acknowledged: acknowledged_writes::Acknowledged::default(),
+            turns: 0,
+        }
+    }
+
+    /// A replica has started: what it has is what its disk gave back.
+    pub(crate) fn started(&mut self, replica: &Replica) {
+        if let Some(life) = &replica.life {
+            let mirror = Mirror::new(self.mirrors.len(), &life.core);
+            self.mirrors[position(replica.node)] = Some(mirror);
+        }
+    }
+
+    /// A replica's turn has ended. Returns what became of its log.
+    pub(crate) fn turn_ended(
+        &mut self,
+        replicas: &[Replica],
+        at: usize,
+    ) -> Result<Option<Change>, Violation> {
+        let replica = &replicas[at];
+        let (Some(life), Some(mirror)) = (&replica.life, &mut self.mirrors[at]) else {
+            return Ok(None);
+        };
+        let core = &life.core;
+        self.applied_max[at] = self.applied_max[at].max(life.applier.applied());
+        let change = mirror.update(core);
+        log_matching::check_appended(&mut self.history, replica.node, core, &change.appended)?;
+        self.turns += 1;
+        if self.turns.is_multiple_of(LOOK_AT_ALL_EVERY) {
+            log_matching::check_all(&self.history, replica.node, core)?;
+            bounded::check(replica, core)?;
+        }
+        if core.is_leader() {
+            let term = core.hard_state().term;
+            if self.elections.check(term, replica.node, replica.run)? {
+                leader_completeness::check(&self.history, replica.node, core)?;
+            }
+        }
+        self.promises[at].check(replica, core)?;
+        let before = std::mem::replace(&mut mirror.commit, core.commit_index());
+        verified_commit::check(&mut self.history, replicas, replica.node, core, before)?;
+        if core.is_leader() && !change.appended.is_empty() {
+            queue_bound::check(replica, mirror, &self.applied_max)?;
+        }
+        Ok(Some(change))
+    }
+
+    /// A replica sends a message.
+    pub(crate) fn sent(
+        &mut self,
+        replicas: &[Replica],
+        at: usize,
+        to: NodeId,
+        envelope: &Envelope,
+    ) -> Result<(), Violation> {
+        self.promises[at].note(&replicas[at], envelope);
+        durable_term::check(&replicas[at], to, envelope)?;
+        acknowledgement::check(replicas, at, envelope)
+    }
+
+    /// A replica has applied an entry.
+    pub(crate) fn applied(&mut self, application: &Application<'_>) -> Result<(), Violation> {
+        let at = position(application.node);
+        let index = application.committed.index;
+        if let Some(mirror) = &mut self.mirrors[at] {
+            let before = std::mem::replace(&mut mirror.applied, index);
+            state_machine_safety::check_order(application, before, &self.history)?;
+        }
+        read_only::check(application, &self.states)?;
+        self.states.check(application)?;
+        self.cancelled.check_executed(application)?;
+        self.executed.check(application)
+    }
+
+    /// A snapshot replaced the state of a replica.
+    pub(crate) fn restored(
+        &mut self,
+        node: NodeId,
+        snapshot: &Snapshot,
+        state: u64,
+    ) -> Result<(), Violation> {
+        let index = snapshot.meta.index;
+        if let Some(mirror) = &mut self.mirrors[position(node)] {
+            mirror.applied = index;
+        }
+        verified_commit::check_snapshot(&self.history, node, &snapshot.meta)?;
+        self.states.check_state(node, index, state)
+    }
+
+    /// The highest index that any client has an answer from.
+    pub(crate) fn floor(&self) -> Index {
+        self.acknowledged.last()
+    }
+
+    /// A client's request has an answer.
+    pub(crate) fn completed(&mut self, completion: &Completion) -> Result<(), Violation> {
+        self.cancelled.note(completion, &self.executed)?;
+        self.acknowledged.check(completion, &self.executed, &self.history)
+    }
+
+    /// Nothing goes wrong any more, and everybody has caught up.
+    pub(crate) fn at_rest(&mut self, replicas: &[Replica]) -> Result<(), Violation> {
+        for replica in replicas {
+            let Some(life) = &replica.life else { continue };
+            log_matching::check_all(&self.history, replica.node, &life.core)?;
+            let state = crate::replica::digest(&life.applier);
+            self.states.check_state(replica.node, life.applier.applied(), state)?;
+        }
+        self.acknowledged.check_all(replicas)
+    }
+
+    pub(crate) fn mirror(&self, at: usize) -> Option<&Mirror> {
+        self.mirrors[at].as_ref()
+    }
+}
+
+/// Fails with what was found.
+fn broken(
+    invariant: &'static str,
+    rule: &'static str,
+    what: impl Into<String>,
+) -> Result<(), Violation> {
+    Err(Violation { invariant, rule, what: what.into() })
+}

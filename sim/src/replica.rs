@@ -1,0 +1,347 @@
+//! A replica: the core, the application and the disk, driven as a node drives them.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use hovercraft::{
+    Identity, Incarnation, Index, NodeId, Outcome, Request, ReturnPath,
+    core::{Applier, Committed, Conflict, Core, Output, Response, Settings, Start, WriteNumber},
+    messages::Envelope,
+    node::{begin_run, end_run},
+    storage::Durability,
+};
+use r2p2::Time;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::{
+    clock::Clock,
+    disk::{Disk, Done, Snapshot},
+    service::{Call, Calls, Registers},
+};
+
+/// How fast a replica works.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// What arrives waits up to this long, and is taken in one turn with what came meanwhile.
+    pub turn_max: Duration,
+    /// An entry takes up to this long in an application thread; none if entries are applied in the
+    /// turn that commits them.
+    pub apply_max: Option<Duration>,
+    /// The service's snapshots have so many bytes more than they need.
+    pub ballast: usize,
+}
+
+/// The whole replicated state is compared across replicas at every index that this divides.
+const DIGEST_EVERY: u64 = 16;
+
+/// How many entries an application thread holds that it has not applied.
+const UNDER_WAY_MAX: usize = 16;
+
+/// What happened to a replica.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Message(Envelope),
+    Request(Arc<Request>, ReturnPath),
+    Stored(WriteNumber),
+    SnapshotTaken(Snapshot),
+    Installed(Option<Snapshot>),
+    Applied(Index),
+}
+
+/// What a replica does, for the world and for the invariants.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    Send {
+        to: NodeId,
+        envelope: Envelope,
+    },
+    Reply {
+        to: ReturnPath,
+        identity: Identity,
+        outcome: Outcome,
+        body: Bytes,
+    },
+    Drop {
+        to: ReturnPath,
+        identity: Identity,
+    },
+    /// An entry was applied; for that the service was called at most once. At some indices with a
+    /// digest of the whole state.
+    Applied {
+        committed: Committed,
+        call: Option<Call>,
+        state: Option<u64>,
+    },
+    /// A snapshot replaced the state; with a digest of what is there now.
+    Restored(Snapshot, u64),
+    /// A snapshot that it received was not whole.
+    RefusedSnapshot,
+    /// A snapshot of its own, to be published after a while.
+    TookSnapshot(Snapshot),
+    Stop(Conflict),
+}
+
+/// One replica, over all its runs.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) node: NodeId,
+    pub(crate) settings: Settings,
+    pub(crate) disk: Disk,
+    pub(crate) clock: Clock,
+    /// None while it is down.
+    pub(crate) life: Option<Life>,
+    /// Counts its starts.
+    pub(crate) run: u64,
+    pub(crate) paused_until: Time,
+    /// It is down, and may have lost what it had acknowledged.
+    pub(crate) lost: bool,
+    rng: fastrand::Rng,
+}
+
+/// What a process has in memory.
+pub(crate) struct Life {
+    pub(crate) core: Core,
+    pub(crate) applier: Applier,
+    calls: Calls,
+    pub(crate) inbox: Vec<Input>,
+    /// When the inbox will be looked at.
+    pub(crate) turn_at: Option<Time>,
+    /// What an application thread has been handed.
+    pub(crate) tasks: VecDeque<Committed>,
+    pub(crate) is_applying: bool,
+    in_thread: bool,
+}
+
+impl std::fmt::Debug for Life {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Life").field("core", &self.core).finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    pub(crate) fn new(
+        node: NodeId,
+        settings: Settings,
+        disk: Disk,
+        clock: Clock,
+        rng: fastrand::Rng,
+    ) -> Self {
+        Self {
+            node,
+            settings,
+            disk,
+            clock,
+            life: None,
+            run: 0,
+            paused_until: Time::ZERO,
+            lost: false,
+            rng,
+        }
+    }
+
+    /// Starts the process.
+    pub(crate) fn start(&mut self, now: Time, pace: Pace) {
+        self.run += 1;
+        self.clock.start(now);
+        let loaded = self.disk.load();
+        let drawn = Incarnation(self.rng.u64(1..));
+        let hard_state = begin_run(&loaded, self.settings.durability, drawn);
+        self.lost = false;
+        self.disk.save_hard_state(&hard_state);
+        let birth = hard_state.birth.clone().expect("every disk of the simulation was initialised");
+        let calls = Calls::default();
+        let service = Box::new(Registers::new(calls.clone(), pace.ballast));
+        let mut applier = Applier::new(service, birth.cluster, Arc::new(birth.configuration));
+        if let Some(snapshot) = self.disk.snapshot() {
+            restore(&mut applier, snapshot);
+        }
+        let start = Start { hard_state, loaded, settings: self.settings, seed: self.rng.u64(..) };
+        let core = Core::new(start, self.clock.local(now));
+        self.life = Some(Life {
+            core,
+            applier,
+            calls,
+            inbox: Vec::new(),
+            turn_at: None,
+            tasks: VecDeque::new(),
+            is_applying: false,
+            in_thread: pace.apply_max.is_some(),
+        });
+    }
+
+    /// The process dies.
+    pub(crate) fn kill(&mut self) {
+        self.life = None;
+        self.disk.crash();
+        self.lost |= self.disk.durability() != Durability::Sync;
+    }
+
+    /// The process stops in good order, if it can.
+    pub(crate) fn stop(&mut self) {
+        if let Some(life) = &mut self.life
+            && life.core.may_stop_clean()
+        {
+            let log = life.core.log_for_clean_stop();
+            self.disk.stop(log, end_run(life.core.hard_state()));
+            self.life = None;
+        }
+    }
+
+    /// Takes what is in the inbox, lets the core decide, and does what it says.
+    pub(crate) fn turn(&mut self, now: Time) -> Vec<Effect> {
+        let (local, wall_us) = (self.clock.local(now), self.clock.wall_us(now));
+        let Some(life) = &mut self.life else { return Vec::new() };
+        life.turn_at = None;
+        let mut effects = Vec::new();
+        for input in std::mem::take(&mut life.inbox) {
+            life.input(local, input, &mut self.disk, &mut effects);
+        }
+        life.core.handle_timeout(local);
+        loop {
+            life.core.flush(local, wall_us);
+            while let Some(output) = life.core.poll_output() {
+                life.output(local, output, &mut self.disk, &mut effects);
+            }
+            if !life.apply(local, &mut effects) {
+                return effects;
+            }
+        }
+    }
+
+    /// The application thread applies the next entry that it was handed; the index and what came
+    /// of it.
+    pub(crate) fn apply_next(&mut self) -> Option<(Index, Vec<Effect>)> {
+        let life = self.life.as_mut()?;
+        let committed = life.tasks.pop_front()?;
+        let (index, mut effects) = (committed.index, Vec::new());
+        life.apply_one(committed, &mut effects);
+        Some((index, effects))
+    }
+}
+
+impl Life {
+    fn input(&mut self, now: Time, input: Input, disk: &mut Disk, effects: &mut Vec<Effect>) {
+        match input {
+            Input::Message(envelope) => self.core.handle_message(now, envelope),
+            Input::Request(request, path) => self.core.handle_request(now, request, path),
+            Input::Stored(number) => self.core.handle_stored(now, number),
+            Input::SnapshotTaken(snapshot) => {
+                let meta = snapshot.meta.clone();
+                let is_published = disk.publish(snapshot);
+                self.core.handle_snapshot(is_published.then_some(&meta));
+            }
+            Input::Installed(None) => {
+                self.core.handle_installed(now, None);
+                effects.push(Effect::RefusedSnapshot);
+            }
+            Input::Installed(Some(snapshot)) => {
+                self.tasks.clear();
+                restore(&mut self.applier, &snapshot);
+                self.core.handle_installed(now, Some(&snapshot.meta));
+                effects.push(Effect::Restored(snapshot, digest(&self.applier)));
+            }
+            // A snapshot may have been installed meanwhile.
+            Input::Applied(index) if index <= self.core.applied_index() => {}
+            Input::Applied(index) => self.core.handle_applied(now, index),
+        }
+    }
+
+    fn output(&mut self, now: Time, output: Output, disk: &mut Disk, effects: &mut Vec<Effect>) {
+        match output {
+            Output::Send { to, envelope } => effects.push(Effect::Send { to, envelope }),
+            Output::Write(write) => disk.write(write),
+            Output::Drop { to, identity } => effects.push(Effect::Drop { to, identity }),
+            Output::AnswerRetry { request, to } => {
+                let mut respond = |response: Response<'_>| effects.push(reply(&response));
+                if !self.applier.answer_retry(request.key(), to, &mut respond) {
+                    self.core.order_again(now, &request, to);
+                }
+            }
+            Output::TakeSnapshot => effects.push(Effect::TookSnapshot(take(&self.applier))),
+            Output::ReadSnapshot { to, index, offset } => {
+                let Some(snapshot) = disk.snapshot() else { return };
+                // Of a newer snapshot than was asked for, the reader needs the beginning.
+                let offset = if snapshot.meta.index == index { offset } else { 0 };
+                let rest = &snapshot.data[snapshot.data.len().min(offset as usize)..];
+                let data = rest[..rest.len().min(Core::SNAPSHOT_PART_BYTES)].to_vec();
+                self.core.send_snapshot_part(to, snapshot.meta.clone(), offset, data);
+            }
+            Output::KeepSnapshotPart { offset, data } => disk.keep_part(offset, &data),
+            Output::InstallSnapshot { meta, keep_tail } => disk.install(meta, keep_tail),
+            Output::Stop(conflict) => effects.push(Effect::Stop(conflict)),
+        }
+    }
+
+    /// Applies what is committed, or hands it to the thread; false if nothing came of it.
+    fn apply(&mut self, now: Time, effects: &mut Vec<Effect>) -> bool {
+        let mut applied = None;
+        while !self.in_thread || self.tasks.len() < UNDER_WAY_MAX {
+            let Some(committed) = self.core.poll_apply() else { break };
+            if self.in_thread {
+                self.tasks.push_back(committed);
+            } else {
+                applied = Some(committed.index);
+                self.apply_one(committed, effects);
+            }
+        }
+        if let Some(index) = applied {
+            self.core.handle_applied(now, index);
+        }
+        applied.is_some()
+    }
+
+    fn apply_one(&mut self, committed: Committed, effects: &mut Vec<Effect>) {
+        let mut replies = Vec::new();
+        self.applier
+            .apply(&committed, &mut |response| replies.push(reply(&response)))
+            .expect("the registers do not panic");
+        let mut calls = self.calls.take();
+        let call = calls.pop();
+        assert!(calls.is_empty(), "one entry calls the service once at most");
+        let is_chosen = committed.index.is_multiple_of(DIGEST_EVERY);
+        let state = is_chosen.then(|| digest(&self.applier));
+        effects.push(Effect::Applied { committed, call, state });
+        effects.append(&mut replies);
+    }
+}
+
+fn reply(response: &Response<'_>) -> Effect {
+    Effect::Reply {
+        to: response.to,
+        identity: response.identity,
+        outcome: response.outcome,
+        body: Bytes::copy_from_slice(response.body),
+    }
+}
+
+/// The whole replicated state of one replica, as a snapshot.
+pub(crate) fn take(applier: &Applier) -> Snapshot {
+    let (mut meta, writer) = applier.snapshot();
+    let mut data = Vec::new();
+    writer(&mut data).expect("writing into memory does not fail");
+    meta.size_bytes = data.len() as u64;
+    meta.checksum = crc32fast::hash(&data);
+    Snapshot { meta, data: Bytes::from(data) }
+}
+
+/// Of the whole replicated state (P41).
+pub(crate) fn digest(applier: &Applier) -> u64 {
+    let Snapshot { meta, data } = take(applier);
+    let beside = [meta.term, meta.log_time_us, meta.configuration.id].map(u64::to_le_bytes);
+    xxh3_64_with_seed(&data, xxh3_64_with_seed(beside.as_flattened(), meta.index))
+}
+
+fn restore(applier: &mut Applier, snapshot: &Snapshot) {
+    applier
+        .restore(&snapshot.meta, &mut &snapshot.data[..])
+        .expect("a snapshot with the right checksum can be read");
+}
+
+impl From<Done> for Input {
+    fn from(done: Done) -> Self {
+        match done {
+            Done::Stored(number) => Self::Stored(number),
+            Done::Installed(snapshot) => Self::Installed(snapshot),
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The clients: when they act, and whom they ask.
+
+use std::sync::Arc;
+
+use hovercraft::core::Mode;
+
+use super::{Event, Packet, Stepper};
+use crate::{client::Outgoing, trace};
+
+impl Stepper {
+    pub(super) fn client_turn(&mut self, position: usize) {
+        let endpoint = self.replicas.len() + position;
+        self.wakes.remove(&endpoint);
+        let floor = self.invariants.floor();
+        for outgoing in self.clients[position].turn(self.now, floor) {
+            self.send_request(position, outgoing);
+        }
+        self.wake_client(position);
+    }
+
+    pub(super) fn wake_client(&mut self, position: usize) {
+        let endpoint = self.replicas.len() + position;
+        let Some(at) = self.clients[position].next_turn() else { return };
+        let at = at.max(self.now);
+        if self.wakes.get(&endpoint).is_none_or(|wake| *wake > at) {
+            self.wakes.insert(endpoint, at);
+            self.agenda.add(at, Event::Client(position));
+        }
+    }
+
+    fn send_request(&mut self, position: usize, outgoing: Outgoing) {
+        let Outgoing { request, path, attempt } = outgoing;
+        let count = self.replicas.len();
+        self.coverage.add("client retries", u64::from(attempt > 0));
+        self.trace.tell(self.now, || {
+            let again = if attempt > 0 { " again" } else { "" };
+            format!("client {position} asks{again}: {}", trace::request(&request))
+        });
+        let is_raft = self.options.replicas[0].mode == Mode::Raft;
+        let to = if is_raft {
+            let preferred = &mut self.preferred[position];
+            *preferred += usize::from(attempt > 0);
+            *preferred % count..*preferred % count + 1
+        } else {
+            0..count
+        };
+        for to in to {
+            self.send(count + position, to, Packet::Request(Arc::clone(&request), path));
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The stepper by hand, for stories.
+
+use std::time::Duration;
+
+use super::{Options, Stepper};
+use crate::{invariants::Violation, service::Operation, trace::Trace};
+
+impl Stepper {
+    /// A cluster whose story is kept from the start.
+    pub fn with_story(options: Options) -> Self {
+        Self::with_trace(options, Trace::story())
+    }
+
+    /// A line between those of the story.
+    pub fn narrate(&mut self, line: &str) {
+        self.trace.narrate(line);
+    }
+
+    /// What was told so far is not worth telling.
+    pub fn forget_story(&mut self) {
+        self.trace.forget();
+    }
+
+    /// A client does something.
+    pub fn tell(&mut self, client: usize, operation: Operation) {
+        self.clients[client].tell(operation);
+        self.wake_client(client);
+    }
+
+    /// Goes on for a while.
+    pub fn run_for(&mut self, time: Duration) -> Result<(), Violation> {
+        let end = self.now + time;
+        while self.agenda.next_at().is_some_and(|at| at <= end) {
+            self.step()?;
+        }
+        self.now = end;
+        Ok(())
+    }
+
+    /// Goes on until something is the case, for `patience` at most.
+    pub fn run_until(
+        &mut self,
+        patience: Duration,
+        is_case: impl Fn(&Self) -> bool,
+    ) -> Result<(), Violation> {
+        let end = self.now + patience;
+        while !is_case(self) {
+            self.step()?;
+            if self.now > end {
+                let what = format!("what was expected within {patience:?} did not happen");
+                return Err(Violation { invariant: "progress", rule: "story", what });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all clients have all their answers.
+    pub fn clients_are_done(&self) -> bool {
+        self.clients.iter().all(super::Client::is_done)
+    }
+
+    /// A replica, by its position, dies.
+    pub fn kill_replica(&mut self, at: usize) {
+        self.kill(at);
+    }
+
+    /// A replica that died starts again.
+    pub fn start_replica(&mut self, at: usize) {
+        self.restart(at);
+    }
+
+    /// Nothing gets from one replica to another any more.
+    pub fn cut_replicas(&mut self, from: usize, to: usize) {
+        self.network.cut(self.now, from, to, false);
+    }
+
+    /// Nothing gets from a client to a replica any more.
+    pub fn cut_client(&mut self, client: usize, replica: usize) {
+        self.network.cut(self.now, self.replicas.len() + client, replica, false);
+    }
+
+    /// Nothing gets from a replica to a client any more.
+    pub fn cut_replies(&mut self, replica: usize, client: usize) {
+        self.network.cut(self.now, replica, self.replicas.len() + client, false);
+    }
+
+    /// All links are whole again.
+    pub fn mend_links(&mut self) {
+        self.network.mend();
+    }
+}
