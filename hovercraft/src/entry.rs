@@ -87,11 +87,15 @@ impl Configuration {
     /// Says what makes the configuration unusable, if anything does.
     pub fn check(&self) -> Result<(), String> {
         const WINDOW_MAX: u32 = 1 << 20;
+        const ID_MAX: u64 = 1 << 62;
         if self.members.is_empty() || !self.members.is_sorted_by(|a, b| a.id < b.id) {
             return Err("it needs members in ascending order, each once".to_owned());
         }
         if self.members.iter().any(|member| member.id.0 == 0) {
             return Err("replicas are numbered from 1".to_owned());
+        }
+        if self.id > ID_MAX {
+            return Err(format!("its id is at most {ID_MAX}, so that others can follow"));
         }
         if !(1..=WINDOW_MAX).contains(&self.limits.session_window) {
             return Err(format!("a session's window is from 1 to {WINDOW_MAX}"));

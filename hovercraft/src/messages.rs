@@ -197,6 +197,25 @@ impl Metadata {
         }
     }
 
+    /// With fields of any value, as they may arrive.
+    #[cfg(test)]
+    pub(crate) fn of_fields(words: [u64; 3], numbers: [u32; 3], replier: u16, kind: u8) -> Self {
+        let [first, second, digest] = words;
+        let [body_len, log_time_offset_us, session_delta_us] = numbers;
+        let identity = [first, second];
+        let plain = (digest % 3) as u8;
+        Self {
+            identity,
+            digest,
+            body_len,
+            log_time_offset_us,
+            session_delta_us,
+            replier,
+            kind,
+            plain,
+        }
+    }
+
     pub(crate) fn log_time_us(&self, base_time_us: u64) -> u64 {
         base_time_us.saturating_add(u64::from(self.log_time_offset_us))
     }

@@ -163,7 +163,12 @@ impl Applier {
 
     /// Replaces the state by that of a snapshot (P36).
     pub fn restore(&mut self, meta: &SnapshotMeta, mut data: &mut dyn Read) -> io::Result<()> {
-        self.sessions = Sessions::read(&mut data)?;
+        let sessions = Sessions::read(&mut data)?;
+        if sessions.newest() > meta.index {
+            let what = "a session was opened by an entry above the snapshot";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        self.sessions = sessions;
         self.service.restore(data)?;
         self.configuration = Arc::new(meta.configuration.clone());
         self.applied = meta.index;

@@ -45,6 +45,12 @@ impl Configurations {
         self.in_log.last().map_or(&self.base, |(_, configuration)| configuration)
     }
 
+    /// The one that was in force at `index`, which is not below what was trimmed.
+    pub(crate) fn at(&self, index: Index) -> &Arc<Configuration> {
+        let before = self.in_log.iter().rev().find(|(at, _)| *at <= index);
+        before.map_or(&self.base, |(_, configuration)| configuration)
+    }
+
     /// The index of the one in force; 0 if it stands before the log.
     pub(crate) fn current_index(&self) -> Index {
         self.in_log.last().map_or(0, |(index, _)| *index)

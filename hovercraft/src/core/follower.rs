@@ -92,6 +92,9 @@ impl Core {
             return;
         }
         let commit = append.commit;
+        if self.contradicts(append.previous_index, append.previous_term) {
+            return;
+        }
         self.note_distance(now, from, append.first_index, commit);
         match self.reject(now, &append) {
             Some(after) => {
@@ -263,9 +266,7 @@ impl Core {
             let term = append.entries_term;
             match self.ordered_term(index) {
                 _ if index <= self.commit.index() => {
-                    if self.log.term(index).is_some_and(|committed| committed != term) {
-                        let conflict = Conflict { index, term: self.term() };
-                        self.outputs.push_back(Output::Stop(conflict));
+                    if self.contradicts(index, term) {
                         return;
                     }
                 }
@@ -287,6 +288,18 @@ impl Core {
             last = index;
         }
         self.commit.verify(last);
+    }
+
+    /// Whether the leader has an entry of another term at an index that is committed here: then
+    /// this replica stops (P38).
+    fn contradicts(&mut self, index: Index, term: Term) -> bool {
+        let here = self.log.term(index).filter(|_| index <= self.commit.index());
+        let contradicts = here.is_some_and(|here| here != term);
+        if contradicts {
+            let conflict = Conflict { index, term: self.term() };
+            self.outputs.push_back(Output::Stop(conflict));
+        }
+        contradicts
     }
 
     /// Puts metadata behind the log; false if there is no room.

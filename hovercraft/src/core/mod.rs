@@ -7,6 +7,7 @@
 
 mod admission;
 mod apply;
+mod arrival;
 mod binding;
 mod commit;
 mod configuration;
@@ -356,12 +357,17 @@ impl Core {
 
     /// A message of another replica arrived.
     pub fn handle_message(&mut self, now: Time, envelope: Envelope) {
-        let Envelope { cluster, from, incarnation, term, message } = envelope;
-        let is_member = self.configurations.current().member(from).is_some();
-        if cluster != self.cluster || from == self.node || !is_member {
+        let is_member = self.configurations.current().member(envelope.from).is_some();
+        if envelope.cluster != self.cluster || envelope.from == self.node || !is_member {
             self.counters.messages_ignored += 1;
             return;
         }
+        if !self.is_credible(&envelope) {
+            tracing::debug!(from = %envelope.from, "a message breaks the rules: refused");
+            self.counters.messages_refused += 1;
+            return;
+        }
+        let Envelope { from, incarnation, term, message, .. } = envelope;
         if term > self.term() {
             self.adopt_term(now, term);
         }

@@ -248,6 +248,13 @@ impl Core {
             }
             return;
         }
+        let terms = entries.iter().map(|entry| entry.term);
+        let mut committed = (after..=commit).zip([after_term].into_iter().chain(terms));
+        if committed.any(|(index, term)| self.log.term(index).is_some_and(|here| here != term)) {
+            // The leader will say whose log is wrong.
+            self.counters.messages_refused += 1;
+            return;
+        }
         let (before, reached) = (self.recovery.after, after + entries.len() as Index);
         for (position, whole) in entries.into_iter().enumerate() {
             let index = after + 1 + position as Index;
@@ -313,9 +320,10 @@ impl Core {
         self.recovery.expected_bytes = expected.min(ANSWER_BYTES_MAX);
         self.counters.bodies_asked += wants.len() as u64;
         // The leader first; after a timeout anyone else (P9).
+        let others = self.others();
         let to = match self.recovery.attempts {
-            0 | 1 => leader,
-            attempts => self.someone(attempts),
+            attempts if attempts > 1 && !others.is_empty() => others[attempts % others.len()],
+            _ => leader,
         };
         self.send(to, Message::FetchBodies { wants });
     }
@@ -333,10 +341,5 @@ impl Core {
         });
         self.recovery.donor = Some(donor);
         self.send(donor, Message::FetchEntries { after });
-    }
-
-    fn someone(&self, attempts: usize) -> NodeId {
-        let others = self.others();
-        others[attempts % others.len()]
     }
 }

@@ -262,7 +262,8 @@ impl Core {
             let admission = &mut self.admission;
             leader.repliers.exclude(from, false);
             let release = |identity: &_| admission.release(identity);
-            leader.repliers.report(now, from, reply.applied, release);
+            // Nor has it applied more than that.
+            leader.repliers.report(now, from, reply.applied.min(last), release);
         }
         self.round_answered(from, incarnation, reply.round);
         if has_moved && counted {

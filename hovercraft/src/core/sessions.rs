@@ -99,7 +99,8 @@ impl Sessions {
     /// Moves session time on and expires sessions: the idle ones, then the least recently used
     /// while over the limit in bytes, ties by client id (P21).
     pub(crate) fn advance(&mut self, delta_us: u32, limits: &ClusterLimits) {
-        self.time_us += u64::from(delta_us);
+        // A snapshot that was made by hand may have brought it to the end of time.
+        self.time_us = self.time_us.saturating_add(u64::from(delta_us));
         let lifetime_us = u64::try_from(limits.session_lifetime.as_micros()).unwrap_or(u64::MAX);
         while let Some((active_us, client)) = self.by_age.first().copied() {
             let is_idle = self.time_us - active_us > lifetime_us;
@@ -214,6 +215,11 @@ impl Sessions {
         let kept = self.sessions.get(&client)?.kept(sequence)?;
         let is_same = kept.digest.is_none_or(|kept| kept == digest);
         is_same.then(|| (kept.outcome, kept.body.clone()))
+    }
+
+    /// The highest client id; 0 if there is none.
+    pub(crate) fn newest(&self) -> u64 {
+        self.sessions.last_key_value().map_or(0, |(client, _)| *client)
     }
 
     /// How many sessions there are.

@@ -83,6 +83,7 @@ pub struct Counters {
     pub leftovers_adopted: u64,
     pub messages_sent: u64,
     pub messages_ignored: u64,
+    pub messages_refused: u64,
     pub entries_sent: u64,
     pub entries_truncated: u64,
     pub entries_fetched: u64,

@@ -4,10 +4,18 @@ use std::{net::Ipv4Addr, net::SocketAddrV4, sync::Arc};
 
 use bytes::Bytes;
 
+use r2p2::Time;
+
 use crate::{
-    entry::{Entry, NodeId, Payload, Term},
+    core::{Core, Output, Settings, Start, Write},
+    entry::{ClusterLimits, Configuration, Entry, Incarnation, Member, NodeId, Payload, Term},
+    messages::{Envelope, Message},
     request::{Identity, Kind, Request, ReturnPath},
+    storage::{Birth, HardState, Loaded},
 };
+
+/// The cluster of [`core`].
+pub(crate) const CLUSTER: u64 = 7;
 
 pub(crate) fn request(client: u64, sequence: u64) -> Arc<Request> {
     request_of(client, sequence, 1, Kind::Write, b"body")
@@ -40,4 +48,76 @@ pub(crate) fn noop(term: Term) -> Entry {
 pub(crate) fn write(term: Term, client: u64, sequence: u64) -> Entry {
     let payload = Payload::Request { replier: NodeId(1), request: request(client, sequence) };
     entry(term, payload)
+}
+
+/// The first configuration of [`core`]: replicas 1 to `count`, with their numbers as incarnations.
+pub(crate) fn configuration(count: u16) -> Configuration {
+    let member = |number| Member {
+        id: NodeId(number),
+        incarnation: Incarnation(u64::from(number)),
+        address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, number),
+    };
+    let limits = ClusterLimits::default();
+    Configuration { id: 1, members: (1..=count).map(member).collect(), limits }
+}
+
+/// Replica 1 of three, which has just started with these entries on its disk.
+pub(crate) fn core(settings: Settings, entries: Vec<Entry>) -> Core {
+    let birth = Birth { cluster: CLUSTER, node: NodeId(1), configuration: configuration(3) };
+    let hard_state = HardState {
+        term: entries.last().map_or(0, |entry| entry.term),
+        vote: None,
+        incarnation: Incarnation(1),
+        birth: Some(birth),
+        durability: settings.durability,
+        clean: false,
+    };
+    let loaded = Loaded { hard_state: None, snapshot: None, first_index: 1, entries, torn: false };
+    Core::new(Start { hard_state, loaded, settings, seed: 1 }, Time::ZERO)
+}
+
+/// What another replica says.
+pub(crate) fn envelope(from: u16, term: Term, message: Message) -> Envelope {
+    let incarnation = Incarnation(u64::from(from));
+    Envelope { cluster: CLUSTER, from: NodeId(from), incarnation, term, message }
+}
+
+/// Ends a turn: what is written is on disk at once, and what is committed is applied. Returns what
+/// else the core wants.
+pub(crate) fn settle(core: &mut Core, now: Time) -> Vec<Output> {
+    let mut outputs = Vec::new();
+    loop {
+        core.flush(now, 0);
+        let mut is_quiet = true;
+        while let Some(output) = core.poll_output() {
+            match output {
+                Output::Write(Write::HardState { number, .. } | Write::Append { number, .. }) => {
+                    core.handle_stored(now, number);
+                    is_quiet = false;
+                }
+                output => outputs.push(output),
+            }
+        }
+        while let Some(committed) = core.poll_apply() {
+            core.handle_applied(now, committed.index);
+            is_quiet = false;
+        }
+        if is_quiet {
+            return outputs;
+        }
+    }
+}
+
+/// Replica 1 of three as the leader of term 1, whose no-op the others hold.
+pub(crate) fn leader(settings: Settings) -> Core {
+    let mut core = core(settings, Vec::new());
+    let now = Time::ZERO + settings.timing.election_max;
+    core.handle_timeout(now);
+    settle(&mut core, now);
+    core.handle_message(now, envelope(2, 0, Message::PreVoteReply { proposed: 1, granted: true }));
+    settle(&mut core, now);
+    core.handle_message(now, envelope(2, 1, Message::VoteReply { granted: true }));
+    settle(&mut core, now);
+    assert!(core.is_leader());
+    core
 }

@@ -1,0 +1,449 @@
+//! What no replica says that keeps the rules is refused on arrival, here and nowhere else, so that
+//! the rest of the core may rely on it (P40).
+
+use crate::{
+    core::{Core, Role},
+    entry::{Configuration, Index, Term},
+    messages::{AppendEntries, Envelope, Message, Ordered, WholeEntry},
+    storage::SnapshotMeta,
+};
+
+/// Terms grow by one an election: a message whose term is this far above the own one is damaged or
+/// forged, and adopting it would use the terms up.
+const TERM_LEAP_MAX: Term = 1 << 32;
+
+/// No index, round, offset or size is ever higher, so sums of a few of them do not overflow.
+const NUMBER_MAX: u64 = 1 << 62;
+
+impl Core {
+    /// Whether a replica that keeps the rules could have sent this.
+    pub(super) fn is_credible(&self, envelope: &Envelope) -> bool {
+        let term = envelope.term;
+        if term > self.term().saturating_add(TERM_LEAP_MAX)
+            || highest_number(&envelope.message) > NUMBER_MAX
+        {
+            return false;
+        }
+        match &envelope.message {
+            Message::AppendEntries(append) => {
+                append.previous_term <= append.entries_term
+                    && append.entries_term <= term
+                    && self.configurations_follow(in_append(append))
+            }
+            Message::Entries { after, after_term, entries } => {
+                let terms = || entries.iter().map(|entry| entry.term);
+                let ordered = [*after_term].into_iter().chain(terms()).chain([term]);
+                ordered.is_sorted() && self.configurations_follow(in_entries(*after, entries))
+            }
+            Message::SnapshotPart { meta, .. } => meta.term <= term && self.is_usable(meta),
+            Message::AppendReply(reply) => match &self.role {
+                Role::Leader(leader) => reply.round <= leader.round() || term != self.term(),
+                Role::Follower { .. } | Role::Candidate(_) => true,
+            },
+            _ => true,
+        }
+    }
+
+    /// Whether configurations, each with its index, are usable and their ids go on from what is
+    /// committed.
+    fn configurations_follow<'a>(
+        &self,
+        placed: impl Iterator<Item = (Index, &'a Configuration)>,
+    ) -> bool {
+        let commit = self.commit.index();
+        let mut id = self.configurations.at(commit).id;
+        for (index, configuration) in placed {
+            let is_next = index <= commit || configuration.id > id;
+            if !is_next || configuration.check().is_err() {
+                return false;
+            }
+            id = id.max(configuration.id);
+        }
+        true
+    }
+
+    fn is_usable(&self, meta: &SnapshotMeta) -> bool {
+        let Configuration { id, .. } = meta.configuration;
+        let commit = self.commit.index();
+        let goes_back = meta.index >= commit && id < self.configurations.at(commit).id;
+        !goes_back && meta.configuration.check().is_ok()
+    }
+}
+
+/// The highest of the numbers in a message that are added to.
+fn highest_number(message: &Message) -> u64 {
+    match message {
+        Message::AppendEntries(append) => {
+            append.previous_index.max(append.commit).max(append.first_index).max(append.round)
+        }
+        Message::AppendReply(reply) => {
+            let rejected_after = reply.rejected_after.unwrap_or(0);
+            reply.round.max(reply.acknowledged).max(reply.applied).max(rejected_after)
+        }
+        Message::PreVote { last_index: index, .. }
+        | Message::Vote { last_index: index, .. }
+        | Message::FetchEntries { after: index }
+        | Message::Entries { after: index, .. }
+        | Message::SnapshotAvailable { index }
+        | Message::CatchUpTo { index, .. } => *index,
+        Message::FetchSnapshot { index, offset } => *index.max(offset),
+        Message::SnapshotPart { meta, offset, .. } => meta.index.max(meta.size_bytes).max(*offset),
+        Message::FetchBodies { wants } => wants.iter().map(|want| want.index).max().unwrap_or(0),
+        Message::Bodies { parts } => parts.iter().map(|part| part.index).max().unwrap_or(0),
+        Message::PreVoteReply { .. }
+        | Message::VoteReply { .. }
+        | Message::Forward { .. }
+        | Message::Recovering { .. }
+        | Message::CaughtUp { .. } => 0,
+    }
+}
+
+fn in_append(append: &AppendEntries) -> impl Iterator<Item = (Index, &Configuration)> {
+    // Most messages have none, and need no look at their entries.
+    let entries = if append.configurations.is_empty() { &[] } else { &append.entries[..] };
+    let places = (append.previous_index + 1..).zip(entries);
+    let places = places.filter(|(_, entry)| entry.ordered() == Some(Ordered::Configuration));
+    places.map(|(index, _)| index).zip(&append.configurations)
+}
+
+fn in_entries(
+    after: Index,
+    entries: &[WholeEntry],
+) -> impl Iterator<Item = (Index, &Configuration)> {
+    let places = (after + 1..).zip(entries);
+    places.filter_map(|(index, entry)| Some((index, entry.configuration.as_ref()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::{collection::vec, option, prelude::*};
+    use r2p2::Time;
+
+    use crate::{
+        core::{
+            Core, Mode, Output, Settings,
+            testing::{
+                configuration, core, entry, envelope, leader, noop, request_of, settle, write,
+            },
+        },
+        entry::{Configuration, Incarnation, Payload, Term},
+        messages::{
+            AppendEntries, AppendReply, BodyPart, BodyWant, Envelope, Message, Metadata,
+            WholeEntry, WholeRequest,
+        },
+        request::{Digest, Identity, Key, Kind},
+        storage::SnapshotMeta,
+    };
+
+    /// Mostly where it matters, and sometimes anywhere.
+    fn number() -> impl Strategy<Value = u64> {
+        prop_oneof![12 => 0..12u64, 2 => 4096..20_000u64, 1 => any::<u64>(), 1 => u64::MAX - 2..]
+    }
+
+    fn term() -> impl Strategy<Value = Term> {
+        prop_oneof![12 => 0..5u64, 1 => number()]
+    }
+
+    fn any_configuration() -> impl Strategy<Value = Configuration> {
+        (number(), 0..5u16, 0..3u16).prop_map(|(id, count, skip)| {
+            let mut configuration = configuration(count);
+            configuration.id = id;
+            configuration.members.drain(..usize::from(skip.min(count)));
+            configuration
+        })
+    }
+
+    fn metadata() -> impl Strategy<Value = Metadata> {
+        let kind = prop_oneof![4 => 0..4u8, 2 => 254..=255u8, 1 => any::<u8>()];
+        let small = || prop_oneof![4 => 0..5u32, 1 => any::<u32>()];
+        let fields = ([number(), number(), number()], [small(), small(), small()], 0..5u16);
+        let wild = (fields, kind).prop_map(|((words, numbers, replier), kind)| {
+            Metadata::of_fields(words, numbers, replier, kind)
+        });
+        let known = (1..5u64).prop_map(|sequence| {
+            Metadata::of(&write(1, 9, sequence), 0).expect("the base is the entry's own")
+        });
+        prop_oneof![2 => known, 1 => wild]
+    }
+
+    fn whole_request() -> impl Strategy<Value = WholeRequest> {
+        let kind = prop_oneof![Just(Kind::Write), Just(Kind::Read), Just(Kind::Cancel)];
+        (1..5u64, 0..4u64, kind).prop_map(|(sequence, lowest, kind)| {
+            WholeRequest::new(&request_of(9, sequence, lowest, kind, b"body"), None)
+        })
+    }
+
+    fn whole_entry() -> impl Strategy<Value = WholeEntry> {
+        let (configuration, request) =
+            (option::of(any_configuration()), option::of(whole_request()));
+        (term(), number(), metadata(), configuration, request).prop_map(
+            |(term, log_time_us, metadata, configuration, request)| WholeEntry {
+                term,
+                log_time_us,
+                metadata,
+                configuration,
+                request,
+            },
+        )
+    }
+
+    fn append_entries() -> impl Strategy<Value = AppendEntries> {
+        let numbers = [number(), number(), number(), number(), number()];
+        let lists = (
+            vec(metadata(), 0..5),
+            vec(any_configuration(), 0..3),
+            vec((0..5u16, whole_request()), 0..3),
+        );
+        (numbers, [term(), term()], lists).prop_map(
+            |(numbers, [previous_term, entries_term], (entries, configurations, requests))| {
+                let [previous_index, commit, first_index, round, log_time_us] = numbers;
+                AppendEntries {
+                    previous_index,
+                    previous_term,
+                    commit,
+                    first_index,
+                    round,
+                    entries_term,
+                    log_time_us,
+                    entries,
+                    configurations,
+                    requests,
+                }
+            },
+        )
+    }
+
+    fn append_reply() -> impl Strategy<Value = AppendReply> {
+        (number(), number(), number(), option::of(number())).prop_map(
+            |(round, acknowledged, applied, rejected_after)| AppendReply {
+                round,
+                acknowledged,
+                applied,
+                rejected_after,
+            },
+        )
+    }
+
+    fn meta() -> impl Strategy<Value = SnapshotMeta> {
+        (number(), term(), any_configuration(), number(), number()).prop_map(
+            |(index, term, configuration, log_time_us, size_bytes)| SnapshotMeta {
+                index,
+                term,
+                configuration,
+                log_time_us,
+                size_bytes,
+                checksum: 0,
+            },
+        )
+    }
+
+    fn body_want() -> impl Strategy<Value = BodyWant> {
+        (number(), 1..5u64, any::<u32>()).prop_map(|(index, sequence, offset)| {
+            let identity = Identity::Session { client: 9, sequence };
+            BodyWant::new(index, Key { identity, digest: Digest(sequence) }, offset)
+        })
+    }
+
+    fn body_part() -> impl Strategy<Value = BodyPart> {
+        (number(), any::<u32>(), 0..6u32, whole_request()).prop_map(
+            |(index, body_len, offset, request)| BodyPart { index, body_len, offset, request },
+        )
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        let elections = prop_oneof![
+            (number(), number(), term()).prop_map(|(proposed, last_index, last_term)| {
+                Message::PreVote { proposed, last_index, last_term }
+            }),
+            (term(), any::<bool>())
+                .prop_map(|(proposed, granted)| Message::PreVoteReply { proposed, granted }),
+            (number(), term())
+                .prop_map(|(last_index, last_term)| Message::Vote { last_index, last_term }),
+            any::<bool>().prop_map(|granted| Message::VoteReply { granted }),
+        ];
+        let fetching = prop_oneof![
+            vec(body_want(), 0..3).prop_map(|wants| Message::FetchBodies { wants }),
+            vec(body_part(), 0..3).prop_map(|parts| Message::Bodies { parts }),
+            number().prop_map(|after| Message::FetchEntries { after }),
+            (number(), number())
+                .prop_map(|(index, offset)| Message::FetchSnapshot { index, offset }),
+            whole_request().prop_map(|request| Message::Forward { request }),
+        ];
+        let recovering = prop_oneof![
+            number().prop_map(|nonce| Message::Recovering { nonce }),
+            (number(), number()).prop_map(|(nonce, index)| Message::CatchUpTo { nonce, index }),
+            number().prop_map(|nonce| Message::CaughtUp { nonce }),
+        ];
+        prop_oneof![
+            8 => append_entries().prop_map(Message::AppendEntries),
+            2 => append_reply().prop_map(Message::AppendReply),
+            4 => (number(), term(), vec(whole_entry(), 0..5)).prop_map(
+                |(after, after_term, entries)| Message::Entries { after, after_term, entries }
+            ),
+            2 => number().prop_map(|index| Message::SnapshotAvailable { index }),
+            3 => (meta(), number(), vec(any::<u8>(), 0..9)).prop_map(|(meta, offset, data)| {
+                Message::SnapshotPart { meta, offset, data }
+            }),
+            2 => elections,
+            3 => fetching,
+            1 => recovering,
+        ]
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Arrives(Envelope),
+        /// Time passes, and timers are due.
+        Passes(Duration),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let arrives =
+            (1..5u16, term(), message(), 0..5u64).prop_map(|(from, term, message, life)| {
+                let incarnation = Incarnation(if life == 0 { life } else { u64::from(from) });
+                Step::Arrives(Envelope { incarnation, ..envelope(from, term, message) })
+            });
+        let passes = (0..400u64).prop_map(|ms| Step::Passes(Duration::from_millis(ms)));
+        prop_oneof![6 => arrives, 1 => passes]
+    }
+
+    /// A replica that leads, one that follows, or one with entries of three terms on its disk.
+    fn any_core() -> impl Strategy<Value = Core> {
+        (0..3u8, any::<bool>()).prop_map(|(role, is_raft)| {
+            let mode = if is_raft { Mode::Raft } else { Mode::HovercRaft };
+            let settings = Settings { mode, ..Settings::default() };
+            match role {
+                0 => leader(settings),
+                1 => core(settings, Vec::new()),
+                _ => core(settings, vec![noop(1), write(1, 9, 1), noop(2), write(3, 9, 2)]),
+            }
+        })
+    }
+
+    fn append(entries_term: Term, after: (u64, Term), entries: Vec<Metadata>) -> AppendEntries {
+        AppendEntries {
+            previous_index: after.0,
+            previous_term: after.1,
+            commit: 4,
+            first_index: 1,
+            round: 1,
+            entries_term,
+            log_time_us: 0,
+            entries,
+            configurations: Vec::new(),
+            requests: Vec::new(),
+        }
+    }
+
+    /// Replica 1, which knows that its entries of terms 1, 1, 2 and 3 are committed.
+    fn follower() -> Core {
+        let entries = vec![noop(1), write(1, 9, 1), noop(2), write(3, 9, 2)];
+        let mut core = core(Settings::default(), entries);
+        let heartbeat = Message::AppendEntries(append(3, (4, 3), Vec::new()));
+        core.handle_message(Time::ZERO, envelope(2, 3, heartbeat));
+        settle(&mut core, Time::ZERO);
+        assert_eq!(core.commit_index(), 4);
+        core
+    }
+
+    #[test]
+    fn what_breaks_the_rules_is_refused_and_counted() {
+        let metadata = |entry| Metadata::of(&entry, 0).expect("the base is the entry's own");
+        let noops = vec![metadata(noop(1))];
+        let nobody = Configuration { members: Vec::new(), ..configuration(3) };
+        let with = |configuration: Configuration| {
+            let payload = Payload::Configuration(configuration.clone().into());
+            let entries = vec![metadata(entry(3, payload))];
+            let append = append(3, (4, 3), entries);
+            let append = AppendEntries { configurations: vec![configuration], ..append };
+            Message::AppendEntries(append)
+        };
+        let whole = |term| WholeEntry { term, ..WholeEntry::new(&noop(1)) };
+        let reply =
+            AppendReply { round: 1, acknowledged: u64::MAX, applied: 0, rejected_after: None };
+        let meta = SnapshotMeta {
+            index: 9,
+            term: 3,
+            configuration: nobody.clone(),
+            log_time_us: 0,
+            size_bytes: 1,
+            checksum: 0,
+        };
+        let cases = [
+            ("a term out of reach", u64::MAX, Message::VoteReply { granted: true }),
+            ("terms that go back", 3, Message::AppendEntries(append(2, (4, 3), noops.clone()))),
+            ("a term that has not begun", 3, Message::AppendEntries(append(4, (4, 3), noops))),
+            ("no members", 3, with(nobody)),
+            ("a configuration that goes back", 3, with(configuration(3))),
+            (
+                "a configuration without a next",
+                3,
+                with(Configuration { id: u64::MAX, ..configuration(3) }),
+            ),
+            (
+                "terms that go back in bulk",
+                3,
+                Message::Entries { after: 4, after_term: 3, entries: vec![whole(3), whole(2)] },
+            ),
+            ("an index without a next", 3, Message::FetchEntries { after: u64::MAX }),
+            ("an acknowledgement of everything", 3, Message::AppendReply(reply)),
+            ("a snapshot of nobody's", 3, Message::SnapshotPart { meta, offset: 0, data: vec![0] }),
+        ];
+        for (what, term, message) in cases {
+            let mut core = follower();
+            core.handle_message(Time::ZERO, envelope(2, term, message));
+            assert_eq!(core.counters().messages_refused, 1, "{what}");
+            assert_eq!((core.hard_state().term, core.log_bounds()), (3, (1, 4)), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_leader_that_contradicts_what_is_committed_stops_this_replica() {
+        // P38: at the index before the first entry too.
+        for after in [(4, 1), (3, 2)] {
+            let mut core = follower();
+            let metadata = Metadata::of(&noop(2), 0).expect("the base is the entry's own");
+            let append = Message::AppendEntries(append(2, after, vec![metadata; 2]));
+            core.handle_message(Time::ZERO, envelope(2, 3, append));
+            assert!(matches!(core.poll_output(), Some(Output::Stop(_))), "{after:?}");
+        }
+    }
+
+    #[test]
+    fn a_leader_believes_no_round_that_it_has_not_begun() {
+        let mut core = leader(Settings::default());
+        let reply = AppendReply { round: 99, acknowledged: 1, applied: 0, rejected_after: None };
+        core.handle_message(Time::ZERO, envelope(2, 1, Message::AppendReply(reply)));
+        assert_eq!((core.counters().messages_refused, core.commit_index()), (1, 0));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// P40: whatever another replica says, in whatever order.
+        #[test]
+        fn no_message_panics(mut core in any_core(), steps in vec(step(), 1..40)) {
+            let mut now = Time::ZERO + Duration::from_millis(300);
+            for step in steps {
+                match step {
+                    Step::Arrives(envelope) => core.handle_message(now, envelope),
+                    Step::Passes(time) => now += time,
+                }
+                core.handle_timeout(now);
+                for output in settle(&mut core, now) {
+                    match output {
+                        Output::InstallSnapshot { meta, .. } => {
+                            core.handle_installed(now, Some(&meta));
+                        }
+                        // The driver ends here.
+                        Output::Stop(_) => return Ok(()),
+                        Output::AnswerRetry { request, to } => core.order_again(now, &request, to),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+}
