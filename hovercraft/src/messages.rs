@@ -105,7 +105,7 @@ pub struct AppendEntries {
 }
 
 /// See [`Message::AppendReply`].
-#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Archive, Serialize, Deserialize)]
 pub struct AppendReply {
     /// The highest round that this replica has seen of this leader in this term.
     pub round: u64,
@@ -113,6 +113,8 @@ pub struct AppendReply {
     pub acknowledged: Index,
     /// The highest index that is applied (P15).
     pub applied: Index,
+    /// Its service has stopped: it answers nothing, and should not lead (P42).
+    pub poisoned: bool,
     /// Set if the last append-entries did not match: the leader should go on after this index.
     pub rejected_after: Option<Index>,
 }

@@ -183,6 +183,8 @@ pub enum Outcome {
     Refused = 4,
     /// The sequence is too far above the lowest unacknowledged one; it may be sent again later.
     OutsideWindow = 5,
+    /// The service panicked on this query, which has changed nothing (P42).
+    QueryFailed = 6,
 }
 
 impl Outcome {
@@ -195,6 +197,7 @@ impl Outcome {
             3 => Some(Self::IdentityReused),
             4 => Some(Self::Refused),
             5 => Some(Self::OutsideWindow),
+            6 => Some(Self::QueryFailed),
             _ => None,
         }
     }

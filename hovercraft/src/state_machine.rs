@@ -24,13 +24,17 @@ pub type SnapshotWriter = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Sen
 /// random hasher is the classic mistake.
 ///
 /// The input of `execute` and `query` comes from clients unchecked: what a service cannot parse it
-/// answers with an error reply of its own. A panic stops the replica's service for good (P42),
-/// because every replica would panic at the same entry.
+/// answers with an error reply of its own. A panic in `execute` stops the replica's service (P42):
+/// the state may be half changed, and every replica would panic at the same entry. A panic in
+/// `query` is answered to the client as an error, and the service goes on.
 pub trait StateMachine: Send + 'static {
     /// Executes a command, which may change the state, and appends the reply to `reply`.
     fn execute(&mut self, context: &Context, command: &[u8], reply: &mut Vec<u8>);
 
     /// Executes a query, which changes nothing, and appends the reply to `reply`.
+    ///
+    /// After a panic the service goes on as if the query had not been. So what a query changes
+    /// behind a `&self` (a cache in a lock, say) must stay usable when it panics half-way.
     fn query(&self, context: &Context, query: &[u8], reply: &mut Vec<u8>);
 
     /// Takes the state as it is now, cheaply (the service stands still meanwhile), and returns

@@ -10,7 +10,7 @@ use std::{
 };
 
 use hovercraft::{
-    Client, Execution, Node, NodeId,
+    CallError, Client, Execution, Node, NodeId,
     core::RoleStatus,
     node::NodeBuilder,
     storage::{
@@ -160,6 +160,42 @@ async fn a_service_that_panics_stops_applying_and_says_where() {
             assert!(node.protocol.unwrap().leader.is_some());
         }
     }
+}
+
+#[tokio::test]
+async fn a_leader_whose_service_panics_alone_gives_way() {
+    let data = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(3, data.path(), |builder| builder).await;
+    let client = client(&cluster).await;
+    client.call("before").await.unwrap();
+    let leader = NodeId(cluster.leader().await as u16 + 1);
+    // Whoever was to answer it, it is answered, and so is what follows (P18, P42).
+    for count in 2..20_u64 {
+        let command = if count == 2 { format!("panic node-{leader}") } else { count.to_string() };
+        assert_eq!(client.call(command).await.unwrap().as_ref(), count.to_be_bytes());
+    }
+    cluster
+        .until("another leader", |status| {
+            status.iter().all(|node| {
+                let leads = node.protocol.as_ref().and_then(|protocol| protocol.leader);
+                leads.is_some_and(|now| now != leader)
+                    && node.poisoned.is_some() == (node.node == leader)
+            })
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_query_that_panics_is_answered_and_the_service_goes_on() {
+    let data = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(3, data.path(), |builder| builder).await;
+    let client = client(&cluster).await;
+    client.call("fine").await.unwrap();
+    for _ in 0..5 {
+        assert_eq!(client.query("panic").await.unwrap_err(), CallError::QueryFailed);
+    }
+    assert_eq!(client.query("").await.unwrap().as_ref(), 1_u64.to_be_bytes());
+    assert!(cluster.status().await.iter().all(|node| node.poisoned.is_none()));
 }
 
 #[tokio::test]

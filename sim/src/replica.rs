@@ -109,6 +109,8 @@ pub(crate) struct Life {
     /// What an application thread has been handed.
     pub(crate) tasks: VecDeque<Committed>,
     pub(crate) is_applying: bool,
+    /// Its service has panicked; nothing is applied any more.
+    is_poisoned: bool,
     in_thread: bool,
 }
 
@@ -165,6 +167,7 @@ impl Replica {
             turn_at: None,
             tasks: VecDeque::new(),
             is_applying: false,
+            is_poisoned: false,
             in_thread: pace.apply_max.is_some(),
         });
     }
@@ -184,6 +187,16 @@ impl Replica {
             let log = life.core.log_for_clean_stop();
             self.disk.stop(log, end_run(life.core.hard_state()));
             self.life = None;
+        }
+    }
+
+    /// The service panics on the next entry.
+    pub(crate) fn poison(&mut self, now: Time) {
+        let local = self.clock.local(now);
+        if let Some(life) = &mut self.life {
+            life.is_poisoned = true;
+            life.tasks.clear();
+            life.core.handle_poisoned(local);
         }
     }
 
@@ -236,6 +249,7 @@ impl Life {
             }
             Input::Installed(Some(snapshot)) => {
                 self.tasks.clear();
+                self.is_poisoned = false;
                 restore(&mut self.applier, &snapshot);
                 self.core.handle_installed(now, Some(&snapshot.meta));
                 effects.push(Effect::Restored(snapshot, digest(&self.applier)));
@@ -275,7 +289,7 @@ impl Life {
     /// Applies what is committed, or hands it to the thread; false if nothing came of it.
     fn apply(&mut self, now: Time, effects: &mut Vec<Effect>) -> bool {
         let mut applied = None;
-        while !self.in_thread || self.tasks.len() < UNDER_WAY_MAX {
+        while !self.is_poisoned && (!self.in_thread || self.tasks.len() < UNDER_WAY_MAX) {
             let Some(committed) = self.core.poll_apply() else { break };
             if self.in_thread {
                 self.tasks.push_back(committed);
@@ -316,7 +330,7 @@ fn reply(response: &Response<'_>) -> Effect {
 
 /// The whole replicated state of one replica, as a snapshot.
 pub(crate) fn take(applier: &Applier) -> Snapshot {
-    let (mut meta, writer) = applier.snapshot();
+    let (mut meta, writer) = applier.snapshot().expect("the registers do not panic");
     let mut data = Vec::new();
     writer(&mut data).expect("writing into memory does not fail");
     meta.size_bytes = data.len() as u64;

@@ -34,6 +34,9 @@ pub enum CallError {
     /// A query was not answered in time. It changes nothing, so it may be repeated.
     #[error("no reply to the query within {0:?}")]
     QueryTimedOut(Duration),
+    /// The service panicked on the query. It has changed nothing, and would panic again (P42).
+    #[error("the service panicked on the query; the replica's log says where")]
+    QueryFailed,
     /// The command was not executed in time, and then was cancelled, for ever (P23).
     #[error("not executed: it was cancelled after {0:?}")]
     Cancelled(Duration),
@@ -69,6 +72,7 @@ impl CallError {
             Self::TooLarge { .. }
             | Self::NotSent(_)
             | Self::QueryTimedOut(_)
+            | Self::QueryFailed
             | Self::Cancelled(_)
             | Self::IdentityReused
             | Self::Stopped => CallOutcome::NotExecuted,
@@ -87,6 +91,7 @@ impl CallError {
             | Self::Cancelled(_)
             | Self::IdentityReused => true,
             Self::TooLarge { .. }
+            | Self::QueryFailed
             | Self::Stopped
             | Self::ReplyTooLarge
             | Self::TimedOut(_)

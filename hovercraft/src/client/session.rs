@@ -390,6 +390,7 @@ impl<T> Session<T> {
             Some(Outcome::OutsideWindow) if sent.cancels.is_none() => {
                 return self.postponed.push_back((now + SEND_LATER, id));
             }
+            Some(Outcome::QueryFailed) => Err(CallError::QueryFailed),
             Some(Outcome::Refused) => Err(CallError::Cancelled(timeout)),
             Some(Outcome::IdentityReused) if sent.cancels.is_none() => {
                 Err(CallError::IdentityReused)

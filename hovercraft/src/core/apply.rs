@@ -5,6 +5,7 @@
 //! core.
 
 use std::{
+    any::Any,
     io::{self, Read},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -141,9 +142,19 @@ impl Applier {
     }
 
     /// Takes a snapshot of the state as it is now. The sizes in the meta are for its writer to
-    /// fill in.
-    pub fn snapshot(&self) -> (SnapshotMeta, SnapshotWriter) {
-        assert!(self.poisoned.is_none(), "a state that a panic left half done is never kept");
+    /// fill in. None if the state cannot be kept: a panic has left it half done, or the service
+    /// panics over this too.
+    pub fn snapshot(&self) -> Option<(SnapshotMeta, SnapshotWriter)> {
+        if self.poisoned.is_some() {
+            return None;
+        }
+        let index = self.applied;
+        let service = catch_unwind(AssertUnwindSafe(|| self.service.snapshot()))
+            .inspect_err(|panic| {
+                let message = said(panic.as_ref());
+                tracing::error!(index, message, "the service panicked over a snapshot");
+            })
+            .ok()?;
         let meta = SnapshotMeta {
             index: self.applied,
             term: self.applied_term,
@@ -153,15 +164,15 @@ impl Applier {
             checksum: 0,
         };
         let sessions = self.sessions.clone();
-        let service = self.service.snapshot();
         let writer: SnapshotWriter = Box::new(move |to| {
             sessions.write(to)?;
             service(to)
         });
-        (meta, writer)
+        Some((meta, writer))
     }
 
-    /// Replaces the state by that of a snapshot (P36).
+    /// Replaces the state by that of a snapshot (P36). A service that was poisoned has what the
+    /// others made of that entry, and goes on (P42).
     pub fn restore(&mut self, meta: &SnapshotMeta, mut data: &mut dyn Read) -> io::Result<()> {
         let sessions = Sessions::read(&mut data)?;
         if sessions.newest() > meta.index {
@@ -169,7 +180,9 @@ impl Applier {
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         self.sessions = sessions;
-        self.service.restore(data)?;
+        catch_unwind(AssertUnwindSafe(|| self.service.restore(data)))
+            .unwrap_or_else(|panic| Err(io::Error::other(said(panic.as_ref()))))?;
+        self.poisoned = None;
         self.configuration = Arc::new(meta.configuration.clone());
         self.applied = meta.index;
         self.applied_term = meta.term;
@@ -232,7 +245,8 @@ impl Applier {
                 answer(outcome, &body);
             }
             (Kind::Write, _) => {
-                self.execute(committed.index, request)?;
+                let result = self.call(committed.index, request);
+                result.map_err(|message| self.poison(committed.index, identity, message))?;
                 if let Identity::Session { client, sequence } = identity
                     && client != 0
                 {
@@ -244,8 +258,14 @@ impl Applier {
             }
             (Kind::Read, _) => {
                 if committed.executes_read {
-                    self.execute(committed.index, request)?;
-                    answer(Outcome::Executed, &self.reply);
+                    match self.call(committed.index, request) {
+                        Ok(()) => answer(Outcome::Executed, &self.reply),
+                        Err(message) => {
+                            let index = committed.index;
+                            tracing::error!(index, %identity, message, "a query panicked");
+                            answer(Outcome::QueryFailed, &[]);
+                        }
+                    }
                 }
             }
             // Opened or cancelled from within no session, or the wrong one.
@@ -254,30 +274,34 @@ impl Applier {
         Ok(())
     }
 
-    /// Runs the service; the reply is in `self.reply`.
-    fn execute(&mut self, index: Index, request: &Request) -> Result<(), Poisoned> {
+    /// Runs the service; the reply is in `self.reply`. Fails with what a panic said.
+    fn call(&mut self, index: Index, request: &Request) -> Result<(), String> {
         let context = Context {
             index,
             time_us: self.log_time_us,
             seed: xxh3_64_with_seed(&index.to_le_bytes(), self.cluster),
         };
         self.reply.clear();
-        // After a panic the state is never used again, so it does not matter how it was left.
+        // A query changes nothing; and after any other panic the state is never used again, so it
+        // does not matter how it was left.
         let result = catch_unwind(AssertUnwindSafe(|| match request.kind() {
             Kind::Read => self.service.query(&context, request.body(), &mut self.reply),
             _ => self.service.execute(&context, request.body(), &mut self.reply),
         }));
-        result.map_err(|panic| {
-            let message = panic
-                .downcast_ref::<&str>()
-                .map(ToString::to_string)
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "no message".to_owned());
-            let poisoned = Poisoned { index, identity: request.identity(), message };
-            self.poisoned = Some(poisoned.clone());
-            poisoned
-        })
+        result.map_err(|panic| said(panic.as_ref()))
     }
+
+    fn poison(&mut self, index: Index, identity: Identity, message: String) -> Poisoned {
+        let poisoned = Poisoned { index, identity, message };
+        self.poisoned = Some(poisoned.clone());
+        poisoned
+    }
+}
+
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
 /// The reply to a request that opens a session.

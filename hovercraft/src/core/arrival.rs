@@ -221,6 +221,7 @@ mod tests {
                 round,
                 acknowledged,
                 applied,
+                poisoned: applied == 2,
                 rejected_after,
             },
         )
@@ -361,8 +362,7 @@ mod tests {
             Message::AppendEntries(append)
         };
         let whole = |term| WholeEntry { term, ..WholeEntry::new(&noop(1)) };
-        let reply =
-            AppendReply { round: 1, acknowledged: u64::MAX, applied: 0, rejected_after: None };
+        let reply = AppendReply { round: 1, acknowledged: u64::MAX, ..AppendReply::default() };
         let meta = SnapshotMeta {
             index: 9,
             term: 3,
@@ -414,7 +414,7 @@ mod tests {
     #[test]
     fn a_leader_believes_no_round_that_it_has_not_begun() {
         let mut core = leader(Settings::default());
-        let reply = AppendReply { round: 99, acknowledged: 1, applied: 0, rejected_after: None };
+        let reply = AppendReply { round: 99, acknowledged: 1, ..AppendReply::default() };
         core.handle_message(Time::ZERO, envelope(2, 1, Message::AppendReply(reply)));
         assert_eq!((core.counters().messages_refused, core.commit_index()), (1, 0));
     }

@@ -39,12 +39,17 @@ pub(crate) struct Candidacy {
 /// A log's last term and index: what makes it at least as complete as another.
 type Completeness = (Term, Index);
 
+/// A poisoned replica waits this many times as long for a leader as others do.
+const POISONED_PATIENCE: u32 = 8;
+
 impl Core {
     pub(super) fn restart_election_timer(&mut self, now: Time) {
         let timing = self.settings.timing;
         let spread = timing.election_max.saturating_sub(timing.election_min).as_nanos() as u64;
         let wait = timing.election_min + std::time::Duration::from_nanos(self.rng.u64(..=spread));
-        self.timers.set(Timer::Election, now + wait);
+        // A healthy replica that can lead does so before one that applies nothing tries (P42).
+        let patience = if self.is_poisoned { POISONED_PATIENCE } else { 1 };
+        self.timers.set(Timer::Election, now + wait * patience);
     }
 
     pub(super) fn election_timeout(&mut self, now: Time) {
@@ -186,9 +191,7 @@ impl Core {
             Message::AppendEntries(_) => {
                 // It only shows the term. What this replica holds is for the leader of this term,
                 // which would otherwise seem to have been told.
-                let reply =
-                    AppendReply { round: 0, acknowledged: 0, applied: 0, rejected_after: None };
-                self.send(from, Message::AppendReply(reply));
+                self.send(from, Message::AppendReply(AppendReply::default()));
             }
             _ => {}
         }
@@ -207,11 +210,43 @@ impl Core {
         if answered.count() < configuration.quorum() {
             tracing::warn!(term = self.term(), "no quorum answers: stepping down");
             self.counters.quorums_lost += 1;
-            self.become_follower(now, None);
-            self.forget_term(now);
+            self.step_down(now);
         } else {
             self.timers.set(Timer::CheckQuorum, now + self.settings.timing.election_min);
         }
+    }
+
+    /// A leader that applies nothing more steps down as soon as a replica that the same entry has
+    /// not stopped holds all that it holds. If there is none it stays, and orders nothing: the
+    /// others may need its log (P42).
+    pub(super) fn give_way(&mut self, now: Time) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        if !self.is_poisoned {
+            return;
+        }
+        let (last, since) = (self.log.last(), now - self.settings.timing.election_min);
+        let mut others =
+            self.configuration().members.iter().filter(|member| member.id != self.node);
+        let has_successor = others.any(|member| {
+            leader.matched(member) == last
+                && leader.repliers.applied(member.id) > Some(self.applied)
+                && leader.answered_since(member, since)
+                && !leader.is_poisoned(member)
+        });
+        if has_successor {
+            tracing::warn!(
+                term = self.term(),
+                "the service is stopped: another replica is to lead"
+            );
+            self.step_down(now);
+        }
+    }
+
+    fn step_down(&mut self, now: Time) {
+        self.become_follower(now, None);
+        self.forget_term(now);
     }
 
     /// Whether the configuration in force names this life of this replica (P37, P39).

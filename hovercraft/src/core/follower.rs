@@ -30,8 +30,9 @@ pub(crate) struct Acknowledging {
     round_answered: u64,
     /// The acknowledged index that was last sent.
     sent: Index,
-    /// The applied index that was last sent.
+    /// The applied index that was last sent, and whether the service had stopped there.
     reported: Index,
+    reported_poisoned: bool,
     leader_heard: Option<Time>,
 }
 
@@ -46,8 +47,8 @@ impl Acknowledging {
     }
 
     pub(crate) fn forget_term(&mut self) {
-        let (reported, leader_heard) = (self.reported, self.leader_heard);
-        *self = Self { reported, leader_heard, ..Self::default() };
+        let Self { reported, reported_poisoned, leader_heard, .. } = *self;
+        *self = Self { reported, reported_poisoned, leader_heard, ..Self::default() };
     }
 }
 
@@ -162,7 +163,8 @@ impl Core {
         let rejected_after = due.rejected_after.take();
         let is_round = due.round > due.round_answered;
         let has_moved = self.acknowledged() > self.acknowledging.sent;
-        let has_applied = self.applied > self.acknowledging.reported;
+        let has_applied = self.applied > self.acknowledging.reported
+            || self.is_poisoned != self.acknowledging.reported_poisoned;
         if is_round || rejected_after.is_some() || (is_news && (has_moved || has_applied)) {
             self.send_append_reply(leader, rejected_after);
         }
@@ -173,10 +175,12 @@ impl Core {
         let round = self.acknowledging.round;
         self.acknowledging.sent = acknowledged;
         self.acknowledging.reported = self.applied;
+        self.acknowledging.reported_poisoned = self.is_poisoned;
         self.acknowledging.round_answered = round;
         self.timers.stop(Timer::Report);
         let applied = self.applied;
-        let reply = AppendReply { round, acknowledged, applied, rejected_after };
+        let poisoned = self.is_poisoned;
+        let reply = AppendReply { round, acknowledged, applied, poisoned, rejected_after };
         self.send(to, Message::AppendReply(reply));
     }
 

@@ -269,6 +269,8 @@ pub struct Core {
     dispatched: Index,
     /// The highest index that the application has applied.
     applied: Index,
+    /// The application applies nothing more (P42).
+    is_poisoned: bool,
     counters: Counters,
 }
 
@@ -331,6 +333,7 @@ impl Core {
             writing_bytes: 0,
             dispatched: index,
             applied: index,
+            is_poisoned: false,
             counters: Counters::default(),
             hard_state,
         };
@@ -429,6 +432,19 @@ impl Core {
         assert!(self.applied <= index && index <= self.dispatched, "only what was handed over");
         self.applied = index;
         self.report_applied(now);
+    }
+
+    /// The service has panicked: nothing above the applied index will ever be applied, unless a
+    /// snapshot comes that replaces it (P42).
+    pub fn handle_poisoned(&mut self, now: Time) {
+        self.is_poisoned = true;
+        self.acknowledging.mark();
+        // As a follower it now waits longer than others before it tries to lead.
+        if self.is_leader() {
+            self.give_way(now);
+        } else {
+            self.restart_election_timer(now);
+        }
     }
 
     /// Does what is due at `now`.

@@ -168,7 +168,8 @@ impl Core {
     /// Lets a request into the system, or refuses it (P24).
     fn admit(&mut self, now: Time, request: &Arc<Request>, path: ReturnPath) {
         let identity = request.identity();
-        let admitted = self.admission.admit(now, identity)
+        let admitted = !self.is_poisoned
+            && self.admission.admit(now, identity)
             && self.unordered.insert(now, Arc::clone(request), Some(path));
         if !admitted {
             self.refuse(request, path);
@@ -181,7 +182,8 @@ impl Core {
     }
 
     fn has_room_to_order(&self) -> bool {
-        self.writing_bytes < WRITING_BYTES_MAX
+        !self.is_poisoned
+            && self.writing_bytes < WRITING_BYTES_MAX
             && self.log.size_bytes() < 2 * self.settings.log_bytes_max
             && self.log.last() < self.commit.index() + UNCOMMITTED_MAX
     }
@@ -234,7 +236,8 @@ impl Core {
             None => true,
             Some(member) => {
                 node != self.node
-                    && (!leader.answered_since(member, now - self.settings.timing.election_min)
+                    && (leader.is_poisoned(member)
+                        || !leader.answered_since(member, now - self.settings.timing.election_min)
                         || leader.repliers.stands_still_since(node, now - REORDER_READ_AFTER))
             }
         }

@@ -43,6 +43,8 @@ pub(crate) struct Follower {
     incarnation: Option<Incarnation>,
     /// The highest index that it acknowledged in this term.
     matched: Index,
+    /// Its service has stopped (P42).
+    is_poisoned: bool,
     /// The next index to send.
     next: Index,
     /// The highest commit index that was sent.
@@ -67,6 +69,7 @@ impl Leader {
             node,
             incarnation: None,
             matched: 0,
+            is_poisoned: false,
             next: noop,
             commit_sent: 0,
             answered: now,
@@ -95,6 +98,11 @@ impl Leader {
     /// Whether a member answered a round that was sent after `since`.
     pub(crate) fn answered_since(&self, member: &Member, since: Time) -> bool {
         self.follower(member.id).is_some_and(|follower| follower.answered >= since)
+    }
+
+    /// Whether a member last said that its service has stopped (P42).
+    pub(crate) fn is_poisoned(&self, member: &Member) -> bool {
+        self.follower(member.id).is_some_and(|follower| follower.is_poisoned)
     }
 
     /// Begins a round: whoever answers it has heard of the leader after `now`.
@@ -236,6 +244,7 @@ impl Core {
             follower.matched = 0;
             follower.next = follower.next.min(reply.acknowledged + 1);
         }
+        follower.is_poisoned = reply.poisoned;
         if counted && let Some(sent_at) = sent_at {
             follower.answered = follower.answered.max(sent_at);
         }
@@ -260,7 +269,7 @@ impl Core {
         }
         if counted {
             let admission = &mut self.admission;
-            leader.repliers.exclude(from, false);
+            leader.repliers.exclude(from, reply.poisoned);
             let release = |identity: &_| admission.release(identity);
             // Nor has it applied more than that.
             leader.repliers.report(now, from, reply.applied.min(last), release);
@@ -269,6 +278,7 @@ impl Core {
         if has_moved && counted {
             self.advance_commit();
         }
+        self.give_way(now);
     }
 
     /// Sends again from where the acknowledgements of a follower stopped.
@@ -306,7 +316,8 @@ impl Core {
             };
             let is_recovering = follower.incarnation != Some(member.incarnation);
             let is_silent = now.since(follower.answered) > silence;
-            leader.repliers.exclude(member.id, is_recovering || is_silent);
+            let answers = !is_recovering && !is_silent && !follower.is_poisoned;
+            leader.repliers.exclude(member.id, !answers);
         }
     }
 

@@ -101,6 +101,7 @@ impl Core {
         }
         self.commit.installed(index);
         (self.dispatched, self.applied) = (index, index);
+        self.is_poisoned = false;
         self.recovery.forget_term();
         self.acknowledging.mark();
         self.report_applied(now);
@@ -128,7 +129,8 @@ impl Core {
         let gained = self.log.bytes_through(applied) - self.log.bytes_through(latest.min(applied));
         let is_due = self.log.size_bytes() > self.settings.log_bytes_max
             && gained > self.settings.log_bytes_max as u64 / 4;
-        if is_due && !self.snapshots.is_taking && !self.snapshots.is_installing {
+        if is_due && !self.is_poisoned && !self.snapshots.is_taking && !self.snapshots.is_installing
+        {
             self.snapshots.is_taking = true;
             self.outputs.push_back(Output::TakeSnapshot);
         }

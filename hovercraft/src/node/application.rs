@@ -42,7 +42,8 @@ pub(crate) enum Event {
     Respond(OwnedResponse),
     /// A retry whose reply is not kept.
     NotKept(Arc<Request>, ReturnPath),
-    Snapshot(SnapshotMeta, SnapshotWriter),
+    /// None if there is none to be had.
+    Snapshot(Option<(SnapshotMeta, SnapshotWriter)>),
     /// The installed snapshot is in place; or the service could not read it.
     Restored(SnapshotMeta, std::io::Result<()>),
     Poisoned(Poisoned),
@@ -77,7 +78,7 @@ pub(crate) struct Application {
     /// The highest index handed over, and the highest one applied.
     handed: Index,
     applied: Index,
-    /// The service panicked: nothing more is handed over (P42).
+    /// The service panicked: nothing more is handed over, until a snapshot replaces it (P42).
     poisoned: Option<Poisoned>,
 }
 
@@ -118,10 +119,6 @@ impl Application {
         if let Task::Apply(committed) = &task {
             self.handed = committed.index;
         }
-        // What a panic left half done is no state that anybody may have (P42).
-        if self.poisoned.is_some() && matches!(task, Task::TakeSnapshot) {
-            return;
-        }
         match &mut self.place {
             Place::Inline(applier) => {
                 let (applied, poisoned) = (&mut self.applied, &mut self.poisoned);
@@ -141,8 +138,12 @@ impl Application {
     pub(crate) fn poll(&mut self, each: &mut dyn FnMut(Event)) {
         let Place::Thread { events, .. } = &self.place else { return };
         while let Ok(event) = events.try_recv() {
+            // What was handed over before the first is known fails like that one.
+            let is_known = matches!(event, Event::Poisoned(_)) && self.poisoned.is_some();
             note(&event, &mut self.applied, &mut self.poisoned);
-            each(event);
+            if !is_known {
+                each(event);
+            }
         }
         self.handed = self.handed.max(self.applied);
     }
@@ -164,7 +165,7 @@ impl Application {
 fn note(event: &Event, applied: &mut Index, poisoned: &mut Option<Poisoned>) {
     match event {
         Event::Applied(index) => *applied = *index,
-        Event::Restored(meta, Ok(())) => *applied = meta.index,
+        Event::Restored(meta, Ok(())) => (*applied, *poisoned) = (meta.index, None),
         Event::Poisoned(error) => *poisoned = Some(error.clone()),
         _ => {}
     }
@@ -197,10 +198,7 @@ fn handle(applier: &mut Applier, task: Task, each: &mut dyn FnMut(Event)) {
                 each(Event::NotKept(request, to));
             }
         }
-        Task::TakeSnapshot => {
-            let (meta, writer) = applier.snapshot();
-            each(Event::Snapshot(meta, writer));
-        }
+        Task::TakeSnapshot => each(Event::Snapshot(applier.snapshot())),
         Task::Restore(meta, source) => {
             let result = applier.restore(&meta, &mut BufReader::with_capacity(1 << 16, source));
             each(Event::Restored(meta, result));

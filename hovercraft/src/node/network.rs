@@ -217,12 +217,16 @@ impl Replica {
             Event::Applied(index) => self.core.handle_applied(now, index),
             Event::Respond(response) => self.endpoints.respond(now, response),
             Event::NotKept(request, path) => self.core.order_again(now, &request, path),
-            Event::Snapshot(meta, writer) => self.job(Job::TakeSnapshot(meta, writer))?,
+            Event::Snapshot(Some((meta, writer))) => self.job(Job::TakeSnapshot(meta, writer))?,
+            Event::Snapshot(None) => self.core.handle_snapshot(None),
             Event::Restored(meta, Ok(())) => self.core.handle_installed(now, Some(&meta)),
             Event::Restored(meta, Err(source)) => {
                 return Err(NodeError::Restore { index: meta.index, source });
             }
-            Event::Poisoned(poisoned) => tracing::error!(%poisoned, "the service is stopped"),
+            Event::Poisoned(poisoned) => {
+                tracing::error!(%poisoned, "the service is stopped");
+                self.core.handle_poisoned(now);
+            }
         }
         Ok(())
     }

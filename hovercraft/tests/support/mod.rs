@@ -23,6 +23,11 @@ pub(crate) struct Journal {
 impl StateMachine for Journal {
     fn execute(&mut self, _: &Context, command: &[u8], reply: &mut Vec<u8>) {
         assert_ne!(command, b"panic", "the command that breaks this service");
+        // On one replica alone, by the name of its thread.
+        if let Some(name) = command.strip_prefix(b"panic ") {
+            let thread = std::thread::current();
+            assert_ne!(thread.name().map(str::as_bytes), Some(name), "the replica that breaks");
+        }
         if let Some(millis) = command.strip_prefix(b"sleep ") {
             let millis = std::str::from_utf8(millis).unwrap().parse().unwrap();
             std::thread::sleep(Duration::from_millis(millis));
@@ -31,7 +36,8 @@ impl StateMachine for Journal {
         reply.extend_from_slice(&(self.commands.len() as u64).to_be_bytes());
     }
 
-    fn query(&self, _: &Context, _: &[u8], reply: &mut Vec<u8>) {
+    fn query(&self, _: &Context, query: &[u8], reply: &mut Vec<u8>) {
+        assert_ne!(query, b"panic", "the query that breaks this service");
         reply.extend_from_slice(&(self.commands.len() as u64).to_be_bytes());
     }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Options, Stepper};
+use hovercraft::core::Status;
+
+use super::{Event, Options, Stepper};
 use crate::{invariants::Violation, service::Operation, trace::Trace};
 
 impl Stepper {
@@ -62,6 +64,19 @@ impl Stepper {
     /// A replica, by its position, dies.
     pub fn kill_replica(&mut self, at: usize) {
         self.kill(at);
+    }
+
+    /// The service of a replica panics.
+    pub fn poison_replica(&mut self, at: usize) {
+        let node = at + 1;
+        self.trace.tell(self.now, || format!("the service of {node} panics"));
+        self.replicas[at].poison(self.now);
+        self.agenda.add(self.now, Event::Turn(self.process(at)));
+    }
+
+    /// What a replica says of itself; none if it is down.
+    pub fn status(&self, at: usize) -> Option<Status> {
+        self.replicas[at].life.as_ref().map(|life| life.core.status())
     }
 
     /// A replica that died starts again.
