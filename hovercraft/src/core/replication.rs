@@ -51,6 +51,10 @@ pub(crate) struct Follower {
     commit_sent: Index,
     /// When the newest round that it answered was sent.
     answered: Time,
+    /// The same, whichever life of it answered.
+    heard: Time,
+    /// What was sent was sent again: one message at a time, until `matched` moves.
+    is_probed: bool,
     /// When `matched` last moved, or something was first sent after it caught up.
     progressed: Time,
     /// Where it last said that it must go on, and when: what was on its way meanwhile is rejected
@@ -73,6 +77,8 @@ impl Leader {
             next: noop,
             commit_sent: 0,
             answered: now,
+            heard: now,
+            is_probed: false,
             progressed: now,
             rewound: None,
         };
@@ -245,8 +251,11 @@ impl Core {
             follower.next = follower.next.min(reply.acknowledged + 1);
         }
         follower.is_poisoned = reply.poisoned;
-        if counted && let Some(sent_at) = sent_at {
-            follower.answered = follower.answered.max(sent_at);
+        if let Some(sent_at) = sent_at {
+            follower.heard = follower.heard.max(sent_at);
+            if counted {
+                follower.answered = follower.answered.max(sent_at);
+            }
         }
         // A follower cannot hold more than the leader; if it says so, it is not believed.
         let acknowledged = reply.acknowledged.min(last);
@@ -255,6 +264,7 @@ impl Core {
             follower.matched = acknowledged;
             follower.next = follower.next.max(acknowledged + 1);
             follower.progressed = now;
+            follower.is_probed = false;
         }
         if let Some(after) = reply.rejected_after {
             self.counters.appends_rejected += 1;
@@ -265,6 +275,7 @@ impl Core {
             if !again {
                 follower.next = next;
                 follower.rewound = Some((next, now));
+                follower.is_probed = false;
             }
         }
         if counted {
@@ -293,14 +304,14 @@ impl Core {
                 self.counters.resends += 1;
                 follower.next = follower.matched + 1;
                 follower.progressed = now;
+                follower.is_probed = true;
             }
         }
         self.timers.set(Timer::Resend, now + after);
     }
 
-    /// How long acknowledgements may stand still. A follower whose disk is slow must not be sent
-    /// everything again and again, so it is long; what was lost is usually noticed by the
-    /// follower, which rejects what comes after it.
+    /// How long acknowledgements may stand still. What was lost is usually noticed by the follower,
+    /// which rejects what comes after it.
     fn resend_after(&self) -> Duration {
         self.settings.timing.heartbeat * 4
     }
@@ -331,9 +342,12 @@ impl Core {
         let Role::Leader(leader) = &self.role else {
             return false;
         };
-        let Follower { node, next, matched, .. } = leader.followers[position];
-        let is_full = next > matched + PIPELINE_MAX;
-        if next > self.log.last() || is_full || self.is_far_behind(next) {
+        let Follower { node, next, matched, heard, is_probed, .. } = leader.followers[position];
+        // One that answers no heartbeat gets nothing else; nor does one get everything again and
+        // again whose disk is slow.
+        let is_silent = now.since(heard) > self.settings.timing.election_min;
+        let is_full = if is_probed { next > matched + 1 } else { next > matched + PIPELINE_MAX };
+        if next > self.log.last() || is_silent || is_full || self.is_far_behind(next) {
             return false;
         }
         let Role::Leader(leader) = &mut self.role else {
@@ -445,5 +459,73 @@ impl Batch {
         }
         self.entries.push(metadata);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{
+        Output, Settings,
+        testing::{elected_at, envelope, leader, request, return_path, settle},
+    };
+
+    /// What the leader sends, with a follower 2 that acknowledges everything; returns how many
+    /// entries go to follower 3.
+    fn exchange(core: &mut Core, now: Time) -> usize {
+        let mut count = 0;
+        loop {
+            core.handle_timeout(now);
+            let appends: Vec<_> = settle(core, now)
+                .into_iter()
+                .filter_map(|output| match output {
+                    Output::Send { to, envelope } => match envelope.message {
+                        Message::AppendEntries(append) => Some((to, append)),
+                        _ => None,
+                    },
+                    _ => None,
+                })
+                .collect();
+            if appends.is_empty() {
+                return count;
+            }
+            for (to, append) in appends {
+                if to == NodeId(3) {
+                    count += append.entries.len();
+                    continue;
+                }
+                let acknowledged = append.previous_index + append.entries.len() as Index;
+                let round = append.round;
+                let reply = AppendReply { round, acknowledged, ..AppendReply::default() };
+                core.handle_message(now, envelope(2, 1, Message::AppendReply(reply)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_follower_that_does_not_acknowledge_is_not_sent_everything_again_and_again() {
+        for answers_rounds in [false, true] {
+            let mut core = leader(Settings { mode: Mode::Raft, ..Settings::default() });
+            let mut now = elected_at();
+            exchange(&mut core, now);
+            for sequence in 1..=1000 {
+                core.handle_request(now, request(9, sequence), return_path(1));
+            }
+            exchange(&mut core, now);
+            let mut again = 0;
+            for _ in 0..100 {
+                now += Duration::from_millis(20);
+                again += exchange(&mut core, now);
+                if answers_rounds {
+                    let Role::Leader(leader) = &core.role else { panic!("it leads") };
+                    let reply = AppendReply { round: leader.round(), ..AppendReply::default() };
+                    core.handle_message(now, envelope(3, 1, Message::AppendReply(reply)));
+                }
+            }
+            // At most a message each time that acknowledgements have stood still for long.
+            let resends = 2000 / 80;
+            let sends_max = if answers_rounds { resends * ENTRIES_MAX } else { 2 * ENTRIES_MAX };
+            assert!(again <= sends_max, "{again} entries again");
+        }
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use r2p2::Time;
 
 use crate::{
-    core::{Core, Output, Settings, Start, Write},
+    core::{Core, Output, Settings, Start, Timing, Write},
     entry::{ClusterLimits, Configuration, Entry, Incarnation, Member, NodeId, Payload, Term},
     messages::{Envelope, Message},
     request::{Identity, Kind, Request, ReturnPath},
@@ -108,10 +108,15 @@ pub(crate) fn settle(core: &mut Core, now: Time) -> Vec<Output> {
     }
 }
 
-/// Replica 1 of three as the leader of term 1, whose no-op the others hold.
+/// When [`leader`] was elected.
+pub(crate) fn elected_at() -> Time {
+    Time::ZERO + Timing::LAN.election_max
+}
+
+/// Replica 1 of three as the leader of term 1.
 pub(crate) fn leader(settings: Settings) -> Core {
     let mut core = core(settings, Vec::new());
-    let now = Time::ZERO + settings.timing.election_max;
+    let now = elected_at();
     core.handle_timeout(now);
     settle(&mut core, now);
     core.handle_message(now, envelope(2, 0, Message::PreVoteReply { proposed: 1, granted: true }));
