@@ -146,7 +146,8 @@ impl Core {
             return;
         };
         let admission = &mut self.admission;
-        leader.repliers.report(now, node, applied, |identity| admission.release(identity));
+        // It does not start again as a leader: one round is as good as another.
+        leader.repliers.report(now, node, (0, applied), |identity| admission.release(identity));
     }
 
     /// How far behind the commit index a replier may be (P15).

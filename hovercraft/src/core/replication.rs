@@ -283,7 +283,8 @@ impl Core {
             leader.repliers.exclude(from, reply.poisoned);
             let release = |identity: &_| admission.release(identity);
             // Nor has it applied more than that.
-            leader.repliers.report(now, from, reply.applied.min(last), release);
+            let report = (reply.round, reply.applied.min(last));
+            leader.repliers.report(now, from, report, release);
         }
         self.round_answered(from, incarnation, reply.round);
         if has_moved && counted {

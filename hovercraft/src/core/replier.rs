@@ -39,6 +39,8 @@ struct Queue {
     read_count: u64,
     /// None until the replica has reported in this term (P15).
     applied: Option<Index>,
+    /// The round of that report.
+    round: u64,
     /// When `applied` last moved.
     moved: Time,
     /// Not a voter that may answer now: silent, recovering, or no longer a member.
@@ -72,6 +74,7 @@ impl Repliers {
             entries: VecDeque::new(),
             read_count: 0,
             applied: None,
+            round: 0,
             moved: Time::ZERO,
             excluded: false,
         };
@@ -94,21 +97,26 @@ impl Repliers {
         }
     }
 
-    /// A replica says how far it has applied; hands the identities that it has thereby answered to
-    /// `answered`. A report that is older than another is harmless.
+    /// A replica says, having heard of `round`, how far it has applied; hands the identities that it
+    /// has thereby answered to `answered`. A report that is older than another is harmless; a newer
+    /// one that says less is of a replica that has started again and applies anew what it applied
+    /// before. That is not put back into its queue, because it is not answered again (P17).
     pub(crate) fn report(
         &mut self,
         now: Time,
         node: NodeId,
-        applied: Index,
+        (round, applied): (u64, Index),
         mut answered: impl FnMut(&Identity),
     ) {
         let Some(queue) = self.queue_mut(node) else {
             return;
         };
-        if queue.applied.is_some_and(|before| before > applied) {
+        let is_same_round = round == queue.round;
+        let says_less = queue.applied.is_some_and(|before| before > applied);
+        if round < queue.round || (is_same_round && says_less) {
             return;
         }
+        queue.round = round;
         if queue.applied.replace(applied) != Some(applied) {
             queue.moved = now;
         }
@@ -228,7 +236,7 @@ mod tests {
             let mut log = Log::new(0, 0, 0, 0);
             log.append(noop(1));
             let mut repliers = Repliers::from_log([A, B].into_iter(), &log, policy, bound, 100);
-            repliers.report(Time::ZERO, A, 1, |_| ());
+            repliers.report(Time::ZERO, A, (1, 1), |_| ());
             Self { log, repliers, rng: fastrand::Rng::with_seed(1) }
         }
 
@@ -249,11 +257,11 @@ mod tests {
             assert_eq!(bench.order(Kind::Write), Some(A));
             assert_eq!(bench.order(Kind::Write), Some(A));
             assert_eq!(bench.order(Kind::Write), None);
-            bench.repliers.report(Time::ZERO, B, 1, |_| ());
+            bench.repliers.report(Time::ZERO, B, (1, 1), |_| ());
             assert_eq!(bench.order(Kind::Write), Some(B));
             assert_eq!(bench.order(Kind::Write), Some(B));
             assert_eq!(bench.order(Kind::Write), None);
-            bench.repliers.report(Time::ZERO, A, 2, |_| ());
+            bench.repliers.report(Time::ZERO, A, (1, 2), |_| ());
             assert_eq!(bench.order(Kind::Write), Some(A));
         }
     }
@@ -261,10 +269,10 @@ mod tests {
     #[test]
     fn jbsq_counts_writes_for_all_and_reads_for_their_replier() {
         let mut bench = Bench::new(Policy::Jbsq, 128);
-        bench.repliers.report(Time::ZERO, B, 1, |_| ());
+        bench.repliers.report(Time::ZERO, B, (1, 1), |_| ());
         let repliers: Vec<_> = (0..4).filter_map(|_| bench.order(Kind::Read)).collect();
         assert_eq!(repliers, [A, B, A, B]);
-        bench.repliers.report(Time::ZERO, A, 3, |_| ());
+        bench.repliers.report(Time::ZERO, A, (1, 3), |_| ());
         // A has one read left, B two.
         assert_eq!(bench.order(Kind::Read), Some(A));
     }
@@ -272,7 +280,7 @@ mod tests {
     #[test]
     fn the_lag_limit_and_exclusion_hold_a_replica_back() {
         let mut bench = Bench::new(Policy::Jbsq, 128);
-        bench.repliers.report(Time::ZERO, B, 1, |_| ());
+        bench.repliers.report(Time::ZERO, B, (1, 1), |_| ());
         assert_eq!(bench.repliers.choose(&bench.log, 101, A, &mut bench.rng), None);
         bench.repliers.exclude(A, true);
         assert_eq!(bench.repliers.choose(&bench.log, 1, A, &mut bench.rng), Some(B));
@@ -290,8 +298,21 @@ mod tests {
         let mut bench = Bench::new(Policy::Jbsq, 128);
         bench.order(Kind::Read);
         bench.order(Kind::Read);
-        bench.repliers.report(Time::ZERO, A, 3, |_| ());
-        bench.repliers.report(Time::ZERO, A, 1, |_| ());
+        bench.repliers.report(Time::ZERO, A, (1, 3), |_| ());
+        bench.repliers.report(Time::ZERO, A, (1, 1), |_| ());
         assert_eq!(bench.repliers.queue(A), Some((0, Some(3))));
+        bench.repliers.report(Time::ZERO, A, (0, 4), |_| ());
+        assert_eq!(bench.repliers.queue(A), Some((0, Some(3))));
+    }
+
+    #[test]
+    fn a_replica_that_started_again_is_as_far_as_it_says() {
+        // P15: it applies its log anew, and is not eligible while it lags.
+        let mut bench = Bench::new(Policy::Jbsq, 128);
+        bench.repliers.report(Time::ZERO, A, (2, 101), |_| ());
+        assert_eq!(bench.repliers.choose(&bench.log, 101, A, &mut bench.rng), Some(A));
+        bench.repliers.report(Time::ZERO, A, (3, 1), |_| ());
+        assert_eq!(bench.repliers.applied(A), Some(1));
+        assert_eq!(bench.repliers.choose(&bench.log, 101, A, &mut bench.rng), None);
     }
 }
