@@ -8,7 +8,8 @@ use crate::{core::lookup::Lookup, request::Identity};
 
 /// The identities that are in the system, with when they were admitted.
 ///
-/// An identity leaves when its replier has applied it, or by age. So neither a lost report nor a
+/// An identity leaves when its replier has applied it, when it waited in vain for an order, or by
+/// age. So neither a lost report nor a
 /// dead replier leaks capacity, and a retry adds nothing.
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -38,7 +39,12 @@ impl Admission {
         true
     }
 
-    /// The identity has been answered.
+    /// Whether an identity is in the system.
+    pub(crate) fn contains(&self, identity: &Identity) -> bool {
+        self.admitted.contains(identity)
+    }
+
+    /// The identity has been answered, or will not be.
     pub(crate) fn release(&mut self, identity: &Identity) {
         self.admitted.remove(identity);
         self.skip_released();

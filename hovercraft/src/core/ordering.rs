@@ -162,19 +162,23 @@ impl Core {
     }
 
     pub(super) fn expire_unordered(&mut self, now: Time) {
-        self.unordered.expire(now);
+        let admission = &mut self.admission;
+        self.unordered.expire(now, |request| admission.release(&request.identity()));
         self.ensure_expiry_timer();
     }
 
     /// Lets a request into the system, or refuses it (P24).
     fn admit(&mut self, now: Time, request: &Arc<Request>, path: ReturnPath) {
         let identity = request.identity();
-        let admitted = !self.is_poisoned
-            && self.admission.admit(now, identity)
-            && self.unordered.insert(now, Arc::clone(request), Some(path));
-        if !admitted {
-            self.refuse(request, path);
+        let is_new = !self.admission.contains(&identity);
+        let admitted = !self.is_poisoned && self.admission.admit(now, identity);
+        if admitted && self.unordered.insert(now, Arc::clone(request), Some(path)) {
+            return;
         }
+        if admitted && is_new {
+            self.admission.release(&identity);
+        }
+        self.refuse(request, path);
     }
 
     fn refuse(&mut self, request: &Request, to: ReturnPath) {
@@ -242,5 +246,30 @@ impl Core {
                         || leader.repliers.stands_still_since(node, now - REORDER_READ_AFTER))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{
+        Settings, UNORDERED_LIMITS,
+        testing::{elected_at, leader, request, return_path},
+        unordered::{Limits, Unordered},
+    };
+
+    #[test]
+    fn what_leaves_the_unordered_set_without_an_order_leaves_the_system() {
+        // P24: two come for which the set has no room, and the others grow old in it.
+        let mut core = leader(Settings::default());
+        let now = elected_at();
+        let limits = Limits { count: 10, ..UNORDERED_LIMITS };
+        core.unordered = Unordered::new(limits, 1);
+        for sequence in 1..=12 {
+            core.handle_request(now, request(9, sequence), return_path(1));
+        }
+        assert_eq!((core.unordered.len(), core.status().admitted), (10, 10));
+        core.expire_unordered(now + UNORDERED_LIMITS.age);
+        assert_eq!((core.unordered.len(), core.status().admitted), (0, 0));
     }
 }

@@ -140,10 +140,12 @@ impl Unordered {
         count
     }
 
-    /// Removes what is too old.
-    pub(crate) fn expire(&mut self, now: Time) {
+    /// Removes what is too old, handing it to `each`.
+    pub(crate) fn expire(&mut self, now: Time, mut each: impl FnMut(&Request)) {
         while self.oldest_arrival().is_some_and(|at| now.since(at) >= self.limits.age) {
-            self.pop_oldest();
+            if let Some(waiting) = self.pop_oldest() {
+                each(&waiting.request);
+            }
         }
     }
 
@@ -174,11 +176,9 @@ impl Unordered {
         Some(oldest.expect("holes at the front are skipped at once").arrived)
     }
 
-    fn pop_oldest(&mut self) {
-        if let Some(Some(waiting)) = self.queue.front() {
-            let key = waiting.request.key();
-            self.take(&key);
-        }
+    fn pop_oldest(&mut self) -> Option<Waiting> {
+        let key = self.queue.front()?.as_ref()?.request.key();
+        self.take(&key)
     }
 
     fn skip_holes(&mut self) {
@@ -279,8 +279,9 @@ mod tests {
         set.insert(at(0), request(1, 1), None);
         set.insert(at(1), request(1, 2), None);
         assert_eq!(set.next_expiry(), Some(at(1)));
-        set.expire(at(1));
-        assert_eq!(set.len(), 1);
+        let mut expired = Vec::new();
+        set.expire(at(1), |request| expired.push(request.key()));
+        assert_eq!((expired, set.len()), (vec![request(1, 1).key()], 1));
         assert_eq!(set.next_expiry(), Some(at(2)));
     }
 
