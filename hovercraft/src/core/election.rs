@@ -55,7 +55,8 @@ impl Core {
     pub(super) fn election_timeout(&mut self, now: Time) {
         self.restart_election_timer(now);
         // A replica that is recovering, or was replaced, is no candidate (P37, P39).
-        if self.is_leader() || !self.is_named() {
+        // And votes of an election that waits for the own vote's write are not thrown away.
+        if self.is_leader() || !self.is_named() || self.hard_state_write.is_some() {
             return;
         }
         self.counters.pre_votes_started += 1;
@@ -292,5 +293,37 @@ impl Candidacy {
         if !self.granted.contains(&from) {
             self.granted.push(from);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{
+        Output, Settings, Write,
+        testing::{core, envelope},
+    };
+
+    #[test]
+    fn a_slow_write_of_the_own_vote_does_not_end_the_candidacy() {
+        let settings = Settings::default();
+        let mut core = core(settings, Vec::new());
+        let mut now = Time::ZERO + settings.timing.election_max;
+        core.handle_timeout(now);
+        core.flush(now, 0);
+        let granted = Message::PreVoteReply { proposed: 1, granted: true };
+        core.handle_message(now, envelope(2, 0, granted));
+        let written = std::iter::from_fn(|| core.poll_output()).find_map(|output| match output {
+            Output::Write(Write::HardState { number, .. }) => Some(number),
+            _ => None,
+        });
+        // The disk takes longer than an election may.
+        for _ in 0..3 {
+            now += settings.timing.election_max;
+            core.handle_timeout(now);
+        }
+        core.handle_stored(now, written.expect("it votes for itself"));
+        core.handle_message(now, envelope(2, 1, Message::VoteReply { granted: true }));
+        assert!(core.is_leader());
     }
 }
