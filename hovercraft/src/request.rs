@@ -145,6 +145,11 @@ impl Request {
         self.key.identity
     }
 
+    /// Whether it is of a plain R2P2 client, whose identities recur (P1).
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.key.identity, Identity::Plain { .. })
+    }
+
     /// Of everything that execution reads (P2).
     pub fn digest(&self) -> Digest {
         self.key.digest

@@ -11,7 +11,7 @@ use crate::{
     },
     entry::{Configuration, Entry, Index, NodeId, Payload, Term},
     messages::{AppendEntries, AppendReply, Message, Metadata, Ordered as Meaning, WholeRequest},
-    request::{Identity, Request, ReturnPath},
+    request::{Request, ReturnPath},
 };
 
 /// A report of executions that nothing else carries is held back this long, so that the next
@@ -63,12 +63,11 @@ impl Core {
         if !self.fits(&request) {
             return;
         }
-        if let Some(index) = self.log.find(&request.key()) {
-            let recurs = matches!(request.identity(), Identity::Plain { .. });
-            if !recurs || index > self.applied {
-                self.log.set_return_path(index, path);
-                return;
-            }
+        if let Some(index) = self.log.find(&request.key())
+            && (!request.is_plain() || index > self.applied)
+        {
+            self.log.set_return_path(index, path);
+            return;
         }
         let is_wanted = self.binding.wants(&request.key());
         self.unordered.insert_evicting(now, request, Some(path));

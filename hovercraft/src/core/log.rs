@@ -30,6 +30,8 @@ pub(crate) struct Slot {
     pub(crate) asked_again: bool,
     /// When this replica, as leader, ordered it; for retries of reads (P18).
     pub(crate) ordered_at: Option<Time>,
+    /// The same request was in the log before (P18).
+    pub(crate) ordered_again: bool,
 }
 
 #[derive(Debug)]
@@ -85,6 +87,7 @@ impl Log {
             bytes_through,
             asked_again: false,
             ordered_at: None,
+            ordered_again: false,
         });
         index
     }
