@@ -12,8 +12,11 @@ use crate::{
     request::{Request, ReturnPath},
 };
 
-/// Session time moves by at most this much from one entry to the next (P22).
-const SESSION_DELTA_MAX: Duration = Duration::from_secs(1);
+/// Log time may be this far ahead of the leader's clock before that is worth an alarm (P22).
+const LOG_TIME_AHEAD_MAX: Duration = Duration::from_secs(1);
+
+/// So often at most.
+const ALARM_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// A read is ordered again at most once in this time, but for the first time that its reply was
 /// lost; and while its replier has not executed it, only if that stands still for as long (P18).
@@ -74,6 +77,7 @@ impl Core {
 
     /// Orders what waits, oldest first, while there is a replier for it (P7, P15).
     pub(super) fn order_waiting(&mut self, now: Time, unix_us: u64) {
+        self.compare_clocks(now, unix_us);
         while self.has_room_to_order()
             && let Some(waiting) = self.unordered.peek_next()
         {
@@ -112,6 +116,21 @@ impl Core {
             self.counters.requests_ordered += 1;
         }
         self.advance_commit();
+    }
+
+    /// Raises an alarm if log time stands still because some leader's clock was ahead of this one's
+    /// (P22).
+    fn compare_clocks(&mut self, now: Time, unix_us: u64) {
+        let ahead = Duration::from_micros(self.log.last_log_time_us().saturating_sub(unix_us));
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let is_due = leader.alarmed_at.is_none_or(|at| now.since(at) >= ALARM_AGAIN_AFTER);
+        if ahead > LOG_TIME_AHEAD_MAX && is_due {
+            leader.alarmed_at = Some(now);
+            self.counters.clock_alarms += 1;
+            tracing::warn!(?ahead, "log time is ahead of this leader's clock: check the clocks");
+        }
     }
 
     /// Appends what the leader makes itself; it has no replier and never waits (P15).
@@ -200,17 +219,14 @@ impl Core {
         payload: Payload,
         return_path: Option<ReturnPath>,
     ) -> Entry {
-        let since = match &mut self.role {
-            Role::Leader(leader) => {
-                let before = std::mem::replace(&mut leader.appended_at, now);
-                now.since(before)
-            }
-            Role::Follower { .. } | Role::Candidate(_) => Duration::ZERO,
+        let session_delta_us = match &mut self.role {
+            Role::Leader(leader) => leader.session_delta_us(now),
+            Role::Follower { .. } | Role::Candidate(_) => 0,
         };
         Entry {
             term: self.term(),
             log_time_us: unix_us.max(self.log.last_log_time_us()),
-            session_delta_us: since.min(SESSION_DELTA_MAX).as_micros() as u32,
+            session_delta_us,
             payload,
             return_path,
         }
@@ -265,6 +281,22 @@ mod tests {
         messages::{AppendReply, Message},
         request::Kind,
     };
+
+    #[test]
+    fn a_leader_whose_clock_is_behind_says_so_and_log_time_does_not_go_back() {
+        let mut core = leader(Settings::default());
+        let now = elected_at();
+        let mut order = |sequence, now, unix_us| {
+            core.handle_request(now, request(9, sequence), return_path(1));
+            core.flush(now, unix_us);
+            (core.counters().clock_alarms, core.log.last_log_time_us())
+        };
+        assert_eq!(order(1, now, 9_000_000), (0, 9_000_000));
+        assert_eq!(order(2, now, 8_000_000), (0, 9_000_000));
+        assert_eq!(order(3, now, 7_999_999), (1, 9_000_000));
+        assert_eq!(order(4, now, 7_999_999), (1, 9_000_000));
+        assert_eq!(order(5, now + ALARM_AGAIN_AFTER, 7_999_999), (2, 9_000_000));
+    }
 
     #[test]
     fn a_read_that_was_executed_is_ordered_again_once_at_once_and_then_once_a_second() {

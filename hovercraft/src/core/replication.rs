@@ -13,6 +13,9 @@ use crate::{
 /// The most entries of one append-entries message.
 const ENTRIES_MAX: usize = 128;
 
+/// Session time moves by at most this much from one entry to the next (P22).
+const SESSION_DELTA_MAX: Duration = Duration::from_secs(1);
+
 /// How many entries may be on their way to a follower without an acknowledgement.
 const PIPELINE_MAX: u64 = 16_384;
 
@@ -27,8 +30,10 @@ pub(crate) struct Leader {
     pub(crate) repliers: Repliers,
     /// The no-op of this term (P10).
     pub(crate) noop: Index,
-    /// When the previous entry was appended, for session time (P22).
-    pub(crate) appended_at: Time,
+    /// When the previous entry was appended, as far as session time counts it (P22).
+    appended_at: Time,
+    /// When it last said that log time is ahead of its clock (P22).
+    pub(crate) alarmed_at: Option<Time>,
     pub(crate) confirmations: Confirmations,
     round: u64,
     /// When each round that may still be answered was sent.
@@ -87,10 +92,24 @@ impl Leader {
             repliers,
             noop,
             appended_at: now,
+            alarmed_at: None,
             confirmations: Confirmations::default(),
             round: 0,
             rounds: VecDeque::new(),
         }
+    }
+
+    /// The session time of an entry that is appended now, in whole microseconds. What it lacks of the
+    /// true time the next one has, so that session time does not stand still under load (P22).
+    pub(crate) fn session_delta_us(&mut self, now: Time) -> u32 {
+        let since = now.since(self.appended_at);
+        if since >= SESSION_DELTA_MAX {
+            self.appended_at = now;
+            return SESSION_DELTA_MAX.as_micros() as u32;
+        }
+        let delta_us = since.as_micros() as u32;
+        self.appended_at += Duration::from_micros(delta_us.into());
+        delta_us
     }
 
     /// What a member acknowledged, if it was this life of it (P39).
@@ -501,6 +520,21 @@ mod tests {
                 core.handle_message(now, envelope(2, 1, Message::AppendReply(reply)));
             }
         }
+    }
+
+    #[test]
+    fn session_time_keeps_up_however_many_entries_there_are_in_a_microsecond() {
+        let mut core = leader(Settings::default());
+        let Role::Leader(leader) = &mut core.role else { panic!("it leads") };
+        let mut now = leader.appended_at;
+        let mut sum_us = 0;
+        for _ in 0..10_000 {
+            now += Duration::from_nanos(300);
+            sum_us += leader.session_delta_us(now);
+        }
+        assert_eq!(sum_us, 3000);
+        assert_eq!(leader.session_delta_us(now + Duration::from_secs(9)), 1_000_000);
+        assert_eq!(leader.session_delta_us(now + Duration::from_secs(9)), 0);
     }
 
     #[test]

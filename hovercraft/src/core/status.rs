@@ -104,6 +104,7 @@ pub struct Counters {
     pub leaderships_lost: u64,
     pub quorums_lost: u64,
     pub recovered: u64,
+    pub clock_alarms: u64,
 }
 
 impl Core {
