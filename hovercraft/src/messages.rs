@@ -88,6 +88,8 @@ pub struct AppendEntries {
     pub previous_term: Term,
     /// The leader's commit index.
     pub commit: Index,
+    /// The first index of the leader's term: its no-op (P10, P17).
+    pub noop: Index,
     /// The first index that the leader still has; a follower that lacks more fetches a snapshot.
     pub first_index: Index,
     /// The round in which it was sent; a follower answers the highest it has seen (P31).
@@ -392,6 +394,7 @@ mod tests {
                 previous_index: 0,
                 previous_term: 0,
                 commit: 0,
+                noop: 1,
                 first_index: 1,
                 round: 0,
                 entries_term: 3,

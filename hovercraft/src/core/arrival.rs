@@ -74,7 +74,8 @@ impl Core {
 fn highest_number(message: &Message) -> u64 {
     match message {
         Message::AppendEntries(append) => {
-            append.previous_index.max(append.commit).max(append.first_index).max(append.round)
+            let highest = append.previous_index.max(append.commit).max(append.noop);
+            highest.max(append.first_index).max(append.round)
         }
         Message::AppendReply(reply) => {
             let rejected_after = reply.rejected_after.unwrap_or(0);
@@ -203,6 +204,7 @@ mod tests {
                     previous_index,
                     previous_term,
                     commit,
+                    noop: commit,
                     first_index,
                     round,
                     entries_term,
@@ -328,6 +330,7 @@ mod tests {
             previous_index: after.0,
             previous_term: after.1,
             commit: 4,
+            noop: 4,
             first_index: 1,
             round: 1,
             entries_term,

@@ -15,6 +15,8 @@ pub(crate) struct Commit {
     verified: Index,
     /// The highest commit index that a leader of this term stated.
     stated: Index,
+    /// The last index that this run began with.
+    began_with: Index,
     /// In this run, entries above this are answered; none before a leader stated a commit index
     /// to this replica (P17).
     answers_above: Option<Index>,
@@ -23,7 +25,7 @@ pub(crate) struct Commit {
 impl Commit {
     /// Everything up to `index` is in a snapshot.
     pub(crate) fn new(index: Index) -> Self {
-        Self { index, verified: index, stated: 0, answers_above: None }
+        Self { index, verified: index, stated: 0, began_with: index, answers_above: None }
     }
 
     pub(crate) fn index(&self) -> Index {
@@ -44,15 +46,28 @@ impl Commit {
         self.verified = self.verified.max(index);
     }
 
-    /// A leader states its commit index.
-    pub(crate) fn state(&mut self, index: Index) {
+    /// Everything up to `index` was on disk when this run began.
+    pub(crate) fn began_with(&mut self, index: Index) {
+        self.began_with = index;
+    }
+
+    /// A leader states its commit index, and its no-op.
+    pub(crate) fn state(&mut self, index: Index, noop: Index) {
         self.stated = self.stated.max(index);
-        self.answers_above.get_or_insert(index);
+        self.answer_after(index.max(noop));
     }
 
     /// This replica has become leader: it answers what comes after its no-op (P17).
     pub(crate) fn state_as_leader(&mut self, noop: Index) {
-        self.answers_above.get_or_insert(noop);
+        self.answer_after(noop);
+    }
+
+    /// What this replica answered in an earlier run was committed then. The leader of an earlier
+    /// term may have known of that and this one not yet, but its no-op is above all of it. And if
+    /// it was this leader, and its statement has been under way since before this run began, what
+    /// is on disk here is above it.
+    fn answer_after(&mut self, index: Index) {
+        self.answers_above.get_or_insert(index.max(self.began_with));
     }
 
     /// In a new term nothing is known of the leader's log but what is committed.
@@ -108,5 +123,26 @@ impl Core {
         // Remembered metadata is dropped on any change of term; its bodies are kept (P8).
         let unordered = &mut self.unordered;
         self.binding.truncate(0, |request| unordered.insert_evicting(now, request, None));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_run_answers_nothing_that_an_earlier_one_may_have_answered() {
+        // P17: it answered up to 9. A new leader, whose no-op is 12, has heard of 4.
+        let mut commit = Commit::new(0);
+        assert!(!commit.may_answer(1));
+        commit.state(4, 12);
+        assert!(!commit.may_answer(9) && !commit.may_answer(12) && commit.may_answer(13));
+        // The same leader, which said 4 before this run began and 9 meanwhile.
+        let mut commit = Commit::new(0);
+        commit.began_with(10);
+        commit.state(4, 1);
+        assert!(!commit.may_answer(10) && commit.may_answer(11));
+        commit.state(30, 1);
+        assert!(commit.may_answer(11));
     }
 }

@@ -91,7 +91,7 @@ impl Core {
         if self.snapshots.is_installing() {
             return;
         }
-        let commit = append.commit;
+        let (commit, noop) = (append.commit, append.noop);
         if self.contradicts(append.previous_index, append.previous_term) {
             return;
         }
@@ -106,7 +106,7 @@ impl Core {
                 self.accept(now, append);
             }
         }
-        self.commit.state(commit);
+        self.commit.state(commit, noop);
         self.bind();
     }
 

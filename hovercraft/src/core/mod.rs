@@ -553,6 +553,7 @@ impl Core {
             self.append_to_log(entry);
         }
         self.log.complete_all();
+        self.commit.began_with(self.log.last());
         self.unwritten_from = None;
     }
 

@@ -401,7 +401,7 @@ impl Core {
         let Role::Leader(leader) = &mut self.role else {
             return 0;
         };
-        let round = leader.round();
+        let (round, noop) = (leader.round(), leader.noop);
         if let Some(follower) = leader.follower_mut(to) {
             follower.commit_sent = follower.commit_sent.max(commit);
         }
@@ -411,6 +411,7 @@ impl Core {
             previous_index: next - 1,
             previous_term,
             commit,
+            noop,
             first_index: self.log.first(),
             round,
             entries_term: batch.term.unwrap_or(self.term()),
