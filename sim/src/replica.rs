@@ -241,7 +241,7 @@ impl Life {
             Input::SnapshotTaken(snapshot) => {
                 let meta = snapshot.meta.clone();
                 let is_published = disk.publish(snapshot);
-                self.core.handle_snapshot(is_published.then_some(&meta));
+                self.core.handle_snapshot(now, is_published.then_some(&meta));
             }
             Input::Installed(None) => {
                 self.core.handle_installed(now, None);
@@ -277,8 +277,8 @@ impl Life {
                 // Of a newer snapshot than was asked for, the reader needs the beginning.
                 let offset = if snapshot.meta.index == index { offset } else { 0 };
                 let rest = &snapshot.data[snapshot.data.len().min(offset as usize)..];
-                let data = rest[..rest.len().min(Core::SNAPSHOT_PART_BYTES)].to_vec();
-                self.core.send_snapshot_part(to, snapshot.meta.clone(), offset, data);
+                let data = &rest[..rest.len().min(Core::SNAPSHOT_READ_BYTES)];
+                self.core.send_snapshot_part(to, &snapshot.meta, offset, data);
             }
             Output::KeepSnapshotPart { offset, data } => disk.keep_part(offset, &data),
             Output::InstallSnapshot { meta, keep_tail } => disk.install(meta, keep_tail),

@@ -153,7 +153,7 @@ pub enum Output {
     },
     /// Take a snapshot of what is applied; [`Core::handle_snapshot`] answers (P36).
     TakeSnapshot,
-    /// Read a part of the latest snapshot and send it with [`Core::send_snapshot_part`].
+    /// Read [`Core::SNAPSHOT_READ_BYTES`] of the latest snapshot and send it with [`Core::send_snapshot_part`].
     ReadSnapshot {
         /// Who asked.
         to: NodeId,
@@ -399,7 +399,7 @@ impl Core {
             }
             Message::SnapshotAvailable { index } => self.snapshot_offered(now, from, index),
             Message::FetchSnapshot { index, offset } => {
-                self.outputs.push_back(Output::ReadSnapshot { to: from, index, offset });
+                self.snapshot_asked(now, from, index, offset);
             }
             Message::SnapshotPart { meta, offset, data } => {
                 self.snapshot_part_came(now, from, meta, offset, data);
@@ -476,7 +476,7 @@ impl Core {
             self.ask_for_what_is_missing(now);
         }
         self.write_changes();
-        self.ask_for_snapshot();
+        self.ask_for_snapshot(now);
     }
 
     /// What the driver must do next. Changes with every verb.
@@ -530,10 +530,10 @@ impl Core {
         &self.hard_state
     }
 
-    /// Whether a stop now can be clean. In the durability `memory` it cannot while a snapshot
-    /// replaces a log that the store has been given none of (P37).
+    /// Whether a stop now can be clean. It cannot while a snapshot replaces the log: the store and
+    /// this core are not of one mind then (P37).
     pub fn may_stop_clean(&self) -> bool {
-        self.settings.durability != Durability::Memory || !self.snapshots.is_installing()
+        !self.snapshots.is_installing()
     }
 
     /// The write that puts the log into a store which has been given none of it, for a clean stop

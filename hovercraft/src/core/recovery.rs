@@ -19,6 +19,9 @@ const ASK_AFTER: Duration = Duration::from_micros(500);
 /// Then ask again, and someone else, after this long without an answer.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
+/// After everybody was asked, it is asked half as often each time, this many times.
+const ASK_AGAIN_DOUBLINGS_MAX: usize = 4;
+
 /// How many bodies are asked for at once.
 const WANTS_MAX: usize = 128;
 
@@ -113,7 +116,10 @@ impl Core {
         }
         // Large bodies do not come in bulk, and without them what does come piles up behind.
         self.ask_for_bodies(leader);
-        self.timers.set(Timer::Recovery, now + ASK_AGAIN_AFTER);
+        // Perhaps nobody has it yet, or there is no room for it here.
+        let rounds = self.recovery.attempts / self.configuration().members.len();
+        let pause = ASK_AGAIN_AFTER * (1 << rounds.min(ASK_AGAIN_DOUBLINGS_MAX));
+        self.timers.set(Timer::Recovery, now + pause);
     }
 
     /// Another replica lacks bodies: send those that are here, as many as fit.

@@ -1,5 +1,7 @@
 //! Snapshots: when one is taken, what is trimmed, and how one comes from another replica (P36).
 
+use std::time::Duration;
+
 use r2p2::Time;
 
 use crate::{
@@ -9,13 +11,36 @@ use crate::{
     storage::SnapshotMeta,
 };
 
+/// A snapshot that could not be taken is tried again after this long, then after twice as long.
+const TAKE_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// And so on, up to this many times twice as long.
+const TAKE_AGAIN_DOUBLINGS_MAX: u32 = 6;
+
+/// A donor that has sent nothing for this long is given up; what it has sent is kept.
+const DONOR_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Of a snapshot that was read this recently, the log keeps what comes after it.
+const PIN_FOR: Duration = Duration::from_secs(5);
+
+/// How many bytes are asked for at once; the next ones are, when half of them have come.
+const ASK_BYTES: u64 = 4 * PART_BYTES_MAX as u64;
+
 /// What this replica knows of snapshots.
 #[derive(Debug)]
 pub(crate) struct Snapshots {
     /// The index of the latest complete one; 0 if there is none.
     latest: Index,
     is_taking: bool,
+    /// How many could not be taken since one was.
+    failures: u32,
+    /// None is taken before this time.
+    not_before: Time,
+    /// The one that another replica is reading, and when it last did.
+    pinned: Option<(Index, Time)>,
     receiving: Option<Receiving>,
+    /// What the storage role keeps of a snapshot of others: this many bytes from its start.
+    kept: Option<(SnapshotMeta, u64)>,
     is_installing: bool,
 }
 
@@ -24,16 +49,24 @@ pub(crate) struct Snapshots {
 struct Receiving {
     donor: NodeId,
     index: Index,
-    /// Known from the first part on.
-    meta: Option<SnapshotMeta>,
-    /// Everything below this is here.
-    offset: u64,
-    attempts: u32,
+    /// What is below this was asked for.
+    asked_to: u64,
+    /// When something last came.
+    progressed: Time,
 }
 
 impl Snapshots {
     pub(crate) fn new(latest: Index) -> Self {
-        Self { latest, is_taking: false, receiving: None, is_installing: false }
+        Self {
+            latest,
+            is_taking: false,
+            failures: 0,
+            not_before: Time::ZERO,
+            pinned: None,
+            receiving: None,
+            kept: None,
+            is_installing: false,
+        }
     }
 
     pub(crate) fn latest(&self) -> Index {
@@ -52,24 +85,42 @@ impl Snapshots {
     pub(crate) fn is_installing(&self) -> bool {
         self.is_installing
     }
+
+    /// Where the bytes that are here end.
+    fn offset(&self) -> u64 {
+        self.kept.as_ref().map_or(0, |(_, offset)| *offset)
+    }
 }
 
 impl Core {
     /// The snapshot that [`Output::TakeSnapshot`] asked for is complete and on disk; none if it
     /// could not be taken.
-    pub fn handle_snapshot(&mut self, meta: Option<&SnapshotMeta>) {
-        self.snapshots.is_taking = false;
-        let Some(meta) = meta else { return };
-        if meta.index <= self.snapshots.latest {
+    pub fn handle_snapshot(&mut self, now: Time, meta: Option<&SnapshotMeta>) {
+        let snapshots = &mut self.snapshots;
+        snapshots.is_taking = false;
+        let Some(meta) = meta else {
+            let doublings = snapshots.failures.min(TAKE_AGAIN_DOUBLINGS_MAX);
+            snapshots.not_before = now + TAKE_AGAIN_AFTER * 2u32.pow(doublings);
+            snapshots.failures += 1;
+            return;
+        };
+        snapshots.failures = 0;
+        if meta.index <= snapshots.latest {
             return;
         }
-        self.snapshots.latest = meta.index;
+        snapshots.latest = meta.index;
         self.counters.snapshots_taken += 1;
-        // Half the bytes stay for replicas that are a little behind.
+        self.trim_log(now);
+    }
+
+    /// Removes what the latest snapshot holds and half the bytes do not need: the rest stays for
+    /// replicas that are a little behind.
+    fn trim_log(&mut self, now: Time) {
+        let until = self.pin(now).unwrap_or(Index::MAX).min(self.snapshots.latest);
         let mut to = self.log.first() - 1;
         let mut bytes = self.log.size_bytes();
         for (index, entry) in self.log.entries_from(self.log.first()) {
-            if index > meta.index || bytes <= self.settings.log_bytes_max / 2 {
+            if index > until || bytes <= self.settings.log_bytes_max / 2 {
                 break;
             }
             bytes -= entry.size_bytes();
@@ -82,12 +133,31 @@ impl Core {
         }
     }
 
+    /// The index above which the log is kept, because another replica is reading the snapshot there
+    /// and will need what comes after it: without that a large snapshot is never followed by
+    /// entries. It holds as long as there is room.
+    fn pin(&self, now: Time) -> Option<Index> {
+        let (index, at) = self.snapshots.pinned?;
+        let has_room = self.log.size_bytes() < self.settings.log_bytes_max / 2 * 3;
+        (has_room && now.since(at) < PIN_FOR).then_some(index)
+    }
+
+    /// Another replica reads a snapshot.
+    pub(super) fn snapshot_asked(&mut self, now: Time, from: NodeId, index: Index, offset: u64) {
+        let is_here = self.log.first() <= index + 1 && index <= self.snapshots.latest;
+        // Of two that are being read the older one counts.
+        if is_here && self.pin(now).is_none_or(|pinned| pinned >= index) {
+            self.snapshots.pinned = Some((index, now));
+        }
+        self.outputs.push_back(Output::ReadSnapshot { to: from, index, offset });
+    }
+
     /// The snapshot that [`Output::InstallSnapshot`] named is in place, in the store and in the
     /// application; or it was not what it claimed, and nothing has changed.
     pub fn handle_installed(&mut self, now: Time, meta: Option<&SnapshotMeta>) {
         self.snapshots.is_installing = false;
         let Some(meta) = meta else { return };
-        self.snapshots.latest = meta.index;
+        (self.snapshots.latest, self.snapshots.pinned) = (meta.index, None);
         self.counters.snapshots_installed += 1;
         let (index, term) = (meta.index, meta.term);
         let unordered = &mut self.unordered;
@@ -107,30 +177,40 @@ impl Core {
         self.report_applied(now);
     }
 
-    /// Answers [`Output::ReadSnapshot`]: sends a part of the snapshot that `meta` stands for.
+    /// Answers [`Output::ReadSnapshot`]: sends `data`, which lies at `offset` of the snapshot that
+    /// `meta` stands for, in parts.
     pub fn send_snapshot_part(
         &mut self,
         to: NodeId,
-        meta: SnapshotMeta,
-        offset: u64,
-        data: Vec<u8>,
+        meta: &SnapshotMeta,
+        mut offset: u64,
+        data: &[u8],
     ) {
-        self.counters.snapshot_parts_sent += 1;
-        self.send(to, Message::SnapshotPart { meta, offset, data });
+        for part in data.chunks(PART_BYTES_MAX) {
+            self.counters.snapshot_parts_sent += 1;
+            let (meta, data) = (meta.clone(), part.to_vec());
+            self.send(to, Message::SnapshotPart { meta, offset, data });
+            offset += part.len() as u64;
+        }
     }
 
     /// How many bytes [`Core::send_snapshot_part`] should be given at a time.
-    pub const SNAPSHOT_PART_BYTES: usize = PART_BYTES_MAX;
+    pub const SNAPSHOT_READ_BYTES: usize = ASK_BYTES as usize;
 
     /// The log has grown to its bound: take a snapshot, so that it can be trimmed.
-    pub(super) fn ask_for_snapshot(&mut self) {
+    pub(super) fn ask_for_snapshot(&mut self, now: Time) {
+        let is_full = self.log.size_bytes() > self.settings.log_bytes_max;
+        if is_full && self.log.first() <= self.snapshots.latest {
+            // It was pinned when the snapshot was taken.
+            self.trim_log(now);
+        }
         let (latest, applied) = (self.snapshots.latest, self.applied);
         // A snapshot that would let only a little be trimmed is not worth its cost.
         let gained = self.log.bytes_through(applied) - self.log.bytes_through(latest.min(applied));
         let is_due = self.log.size_bytes() > self.settings.log_bytes_max
             && gained > self.settings.log_bytes_max as u64 / 4;
-        if is_due && !self.is_poisoned && !self.snapshots.is_taking && !self.snapshots.is_installing
-        {
+        let is_busy = self.snapshots.is_taking || self.snapshots.is_installing;
+        if is_due && !is_busy && !self.is_poisoned && self.snapshots.not_before <= now {
             self.snapshots.is_taking = true;
             self.outputs.push_back(Output::TakeSnapshot);
         }
@@ -142,10 +222,15 @@ impl Core {
         if !is_useful || self.snapshots.is_receiving() || self.snapshots.is_installing {
             return;
         }
-        tracing::info!(index, donor = %from, "too far behind: fetching a snapshot");
+        // What is here of the same one, perhaps of another donor, need not come again.
+        if self.snapshots.kept.as_ref().is_some_and(|(meta, _)| meta.index != index) {
+            self.snapshots.kept = None;
+        }
+        let offset = self.snapshots.offset();
+        tracing::info!(index, offset, donor = %from, "too far behind: fetching a snapshot");
         self.snapshots.receiving =
-            Some(Receiving { donor: from, index, meta: None, offset: 0, attempts: 0 });
-        self.ask_for_snapshot_part(now);
+            Some(Receiving { donor: from, index, asked_to: offset, progressed: now });
+        self.ask_for_snapshot_parts(now);
     }
 
     pub(super) fn snapshot_part_came(
@@ -156,64 +241,205 @@ impl Core {
         offset: u64,
         data: Vec<u8>,
     ) {
-        let Some(receiving) = &mut self.snapshots.receiving else {
+        let commit = self.commit.index();
+        let Snapshots { receiving: Some(receiving), kept, .. } = &mut self.snapshots else {
             return;
         };
-        if from != receiving.donor {
+        // What is late may be of an older snapshot.
+        if from != receiving.donor || meta.index < receiving.index || meta.index <= commit {
             return;
         }
-        if receiving.meta.as_ref() != Some(&meta) {
-            // The first part, or the donor has a newer snapshot by now: begin anew.
-            if offset != 0 || meta.index <= self.commit.index() {
+        if kept.as_ref().is_none_or(|(known, _)| *known != meta) {
+            // The first part, or another snapshot than was known: begin anew.
+            receiving.index = meta.index;
+            receiving.asked_to = if offset == 0 { ASK_BYTES } else { 0 };
+            *kept = (offset == 0).then(|| (meta.clone(), 0));
+        }
+        let here = kept.as_ref().map_or(0, |(_, here)| *here);
+        let end = here + data.len() as u64;
+        let is_next = kept.is_some() && offset == here && end <= meta.size_bytes;
+        if is_next && (end > here || end == meta.size_bytes) {
+            *kept = Some((meta.clone(), end));
+            receiving.progressed = now;
+            self.timers.set(Timer::Snapshot, now + self.settings.timing.heartbeat);
+            self.outputs.push_back(Output::KeepSnapshotPart { offset, data });
+            if end == meta.size_bytes {
+                self.install_snapshot(meta);
                 return;
             }
-            receiving.index = meta.index;
-            receiving.offset = 0;
-            receiving.meta = Some(meta.clone());
         }
-        let end = receiving.offset + data.len() as u64;
-        if offset != receiving.offset || end > meta.size_bytes {
-            return;
-        }
-        receiving.offset = end;
-        receiving.attempts = 0;
-        self.outputs.push_back(Output::KeepSnapshotPart { offset, data });
-        if end < meta.size_bytes {
-            self.ask_for_snapshot_part(now);
-            return;
-        }
-        self.snapshots.receiving = None;
-        self.timers.stop(Timer::Snapshot);
-        // One at or below the commit index is discarded (P36).
-        if meta.index > self.commit.index() {
-            self.snapshots.is_installing = true;
-            self.write_changes();
-            let keep_tail = self.log.term(meta.index) == Some(meta.term);
-            self.outputs.push_back(Output::InstallSnapshot { meta, keep_tail });
+        let asked_to = receiving.asked_to;
+        if asked_to < meta.size_bytes && asked_to <= self.snapshots.offset() + ASK_BYTES / 2 {
+            self.ask_for_snapshot_parts(now);
         }
     }
 
+    /// All of it is here.
+    fn install_snapshot(&mut self, meta: SnapshotMeta) {
+        (self.snapshots.receiving, self.snapshots.kept) = (None, None);
+        self.timers.stop(Timer::Snapshot);
+        self.snapshots.is_installing = true;
+        self.write_changes();
+        let keep_tail = self.log.term(meta.index) == Some(meta.term);
+        self.outputs.push_back(Output::InstallSnapshot { meta, keep_tail });
+    }
+
     pub(super) fn snapshot_timeout(&mut self, now: Time) {
-        const ATTEMPTS_MAX: u32 = 20;
+        let offset = self.snapshots.offset();
+        let commit = self.commit.index();
         let Some(receiving) = &mut self.snapshots.receiving else {
             return;
         };
-        receiving.attempts += 1;
-        if receiving.attempts > ATTEMPTS_MAX || receiving.index <= self.commit.index() {
+        if now.since(receiving.progressed) >= DONOR_PATIENCE || receiving.index <= commit {
             // The donor is gone, or entries came another way; the next heartbeat decides anew.
             self.snapshots.receiving = None;
             self.recovery.forget_term();
             return;
         }
-        self.ask_for_snapshot_part(now);
+        // Something was lost: what was asked for and is not here is asked for again.
+        receiving.asked_to = offset;
+        self.ask_for_snapshot_parts(now);
     }
 
-    fn ask_for_snapshot_part(&mut self, now: Time) {
-        let Some(receiving) = &self.snapshots.receiving else {
+    fn ask_for_snapshot_parts(&mut self, now: Time) {
+        let Some(receiving) = &mut self.snapshots.receiving else {
             return;
         };
-        let (to, index, offset) = (receiving.donor, receiving.index, receiving.offset);
+        let (to, index, offset) = (receiving.donor, receiving.index, receiving.asked_to);
+        receiving.asked_to += ASK_BYTES;
         self.timers.set(Timer::Snapshot, now + self.settings.timing.heartbeat);
         self.send(to, Message::FetchSnapshot { index, offset });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        core::{
+            Settings,
+            testing::{configuration, core, envelope, noop, settle, write},
+        },
+        messages::{AppendEntries, Metadata},
+    };
+
+    const SETTINGS: Settings = Settings {
+        mode: crate::core::Mode::HovercRaft,
+        policy: crate::core::Policy::Jbsq,
+        queue_bound: 128,
+        timing: crate::core::Timing::LAN,
+        durability: crate::storage::Durability::Sync,
+        admission_limit: 100,
+        log_bytes_max: 1 << 16,
+    };
+
+    fn append(after: Index, count: usize, commit: Index, first_index: Index) -> Message {
+        let metadata = Metadata::of(&noop(1), 0).expect("the base is the entry's own");
+        Message::AppendEntries(AppendEntries {
+            previous_index: after,
+            previous_term: u64::from(after > 0),
+            commit,
+            noop: 1,
+            first_index,
+            round: 0,
+            entries_term: 1,
+            log_time_us: 0,
+            entries: vec![metadata; count],
+            configurations: Vec::new(),
+            requests: Vec::new(),
+        })
+    }
+
+    fn meta(index: Index, checksum: u32) -> SnapshotMeta {
+        let size_bytes = 10 * ASK_BYTES;
+        let configuration = configuration(3);
+        SnapshotMeta { index, term: 1, configuration, log_time_us: 0, size_bytes, checksum }
+    }
+
+    fn after(time: Duration) -> Time {
+        Time::ZERO + time
+    }
+
+    /// Replica 1 with 600 entries of replica 2, the leader, committed and applied.
+    fn follower() -> Core {
+        let entries = (0..600).map(|sequence| write(1, 9, sequence)).collect();
+        let mut core = core(SETTINGS, entries);
+        core.handle_message(Time::ZERO, envelope(2, 1, append(600, 0, 600, 1)));
+        core
+    }
+
+    fn takes_snapshot(core: &mut Core, now: Time) -> bool {
+        settle(core, now).iter().any(|output| matches!(output, Output::TakeSnapshot))
+    }
+
+    #[test]
+    fn a_snapshot_that_cannot_be_taken_is_tried_again_later_and_later() {
+        let mut core = follower();
+        assert!(takes_snapshot(&mut core, Time::ZERO));
+        core.handle_snapshot(Time::ZERO, None);
+        assert!(!takes_snapshot(&mut core, after(TAKE_AGAIN_AFTER / 2)));
+        assert!(takes_snapshot(&mut core, after(TAKE_AGAIN_AFTER)));
+        core.handle_snapshot(after(TAKE_AGAIN_AFTER), None);
+        assert!(!takes_snapshot(&mut core, after(TAKE_AGAIN_AFTER * 2)));
+        assert!(takes_snapshot(&mut core, after(TAKE_AGAIN_AFTER * 3)));
+    }
+
+    #[test]
+    fn what_follows_a_snapshot_that_is_being_read_stays_for_a_while() {
+        let mut core = follower();
+        takes_snapshot(&mut core, Time::ZERO);
+        core.handle_snapshot(Time::ZERO, Some(&meta(600, 0)));
+        let asked = Message::FetchSnapshot { index: 600, offset: 0 };
+        core.handle_message(Time::ZERO, envelope(3, 1, asked));
+        core.handle_message(Time::ZERO, envelope(2, 1, append(600, 550, 1150, 1)));
+        assert!(takes_snapshot(&mut core, Time::ZERO));
+        core.handle_snapshot(Time::ZERO, Some(&meta(1150, 0)));
+        assert_eq!((core.snapshots.latest, core.log.first()), (1150, 601));
+        core.handle_message(after(PIN_FOR), envelope(2, 1, append(1150, 10, 1160, 1)));
+        settle(&mut core, after(PIN_FOR));
+        assert!(core.log.first() > 601);
+    }
+
+    /// What the core asks of whom, if it asks for a part of a snapshot.
+    fn asked(core: &mut Core, now: Time) -> Option<(NodeId, Index, u64)> {
+        settle(core, now).into_iter().find_map(|output| match output {
+            Output::Send { to, envelope } => match envelope.message {
+                Message::FetchSnapshot { index, offset } => Some((to, index, offset)),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn a_transfer_goes_on_with_another_donor_where_it_stopped() {
+        let mut core = follower();
+        let mut now = Time::ZERO;
+        let part = |meta, offset| Message::SnapshotPart { meta, offset, data: vec![7; 1000] };
+        // The leader has trimmed what this replica needs.
+        let heartbeat = || envelope(2, 1, append(20_000, 0, 20_000, 9000));
+        let offer = |from| envelope(from, 1, Message::SnapshotAvailable { index: 9500 });
+        core.handle_message(now, heartbeat());
+        core.handle_message(now, offer(3));
+        assert_eq!(asked(&mut core, now), Some((NodeId(3), 9500, 0)));
+        for offset in [0, 1000] {
+            core.handle_message(now, envelope(3, 1, part(meta(9500, 1), offset)));
+        }
+        // Then nothing comes for a while, and at last it is given up.
+        while core.snapshots.is_receiving() {
+            now += SETTINGS.timing.heartbeat;
+            core.handle_message(now, heartbeat());
+            core.handle_timeout(now);
+            if core.snapshots.is_receiving() {
+                assert_eq!(asked(&mut core, now), Some((NodeId(3), 9500, 2000)));
+            }
+        }
+        assert_eq!(now.since(Time::ZERO), DONOR_PATIENCE);
+        core.handle_message(now, heartbeat());
+        core.handle_message(now, offer(2));
+        assert_eq!(asked(&mut core, now), Some((NodeId(2), 9500, 2000)));
+        // Its snapshot at that index turns out to have other bytes.
+        core.handle_message(now, envelope(2, 1, part(meta(9500, 2), 2000)));
+        assert_eq!(asked(&mut core, now), Some((NodeId(2), 9500, 0)));
     }
 }

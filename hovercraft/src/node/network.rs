@@ -193,11 +193,11 @@ impl Replica {
         while let Ok(done) = self.done.try_recv() {
             match done {
                 Done::Stored(number) => self.core.handle_stored(now, number),
-                Done::SnapshotTaken(meta) => self.core.handle_snapshot(meta.as_ref()),
+                Done::SnapshotTaken(meta) => self.core.handle_snapshot(now, meta.as_ref()),
                 Done::SnapshotPart { to, part } => {
                     self.reads.retain(|reader| *reader != to);
                     if let Some((meta, offset, data)) = part {
-                        self.core.send_snapshot_part(to, meta, offset, data);
+                        self.core.send_snapshot_part(to, &meta, offset, &data);
                     }
                 }
                 Done::Installed(None) => self.core.handle_installed(now, None),
@@ -218,7 +218,7 @@ impl Replica {
             Event::Respond(response) => self.endpoints.respond(now, response),
             Event::NotKept(request, path) => self.core.order_again(now, &request, path),
             Event::Snapshot(Some((meta, writer))) => self.job(Job::TakeSnapshot(meta, writer))?,
-            Event::Snapshot(None) => self.core.handle_snapshot(None),
+            Event::Snapshot(None) => self.core.handle_snapshot(now, None),
             Event::Restored(meta, Ok(())) => self.core.handle_installed(now, Some(&meta)),
             Event::Restored(meta, Err(source)) => {
                 return Err(NodeError::Restore { index: meta.index, source });

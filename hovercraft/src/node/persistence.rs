@@ -251,7 +251,7 @@ impl Persistence {
         let part = self.open.as_mut().and_then(|open| {
             // Of a newer snapshot than was asked for, the reader needs the beginning.
             let offset = if open.meta.index == index { offset } else { 0 };
-            let mut data = vec![0; Core::SNAPSHOT_PART_BYTES];
+            let mut data = vec![0; Core::SNAPSHOT_READ_BYTES];
             match open.source.read_at(offset, &mut data) {
                 Ok(len) => {
                     data.truncate(len);
