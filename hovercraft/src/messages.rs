@@ -79,6 +79,19 @@ pub enum Message {
     CaughtUp { nonce: u64 },
 }
 
+impl Message {
+    /// Whether it carries bodies, entries with bodies, or a part of a snapshot.
+    pub(crate) fn is_bulky(&self) -> bool {
+        matches!(
+            self,
+            Self::Bodies { .. }
+                | Self::Entries { .. }
+                | Self::SnapshotPart { .. }
+                | Self::Forward { .. }
+        )
+    }
+}
+
 /// See [`Message::AppendEntries`].
 #[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
 pub struct AppendEntries {

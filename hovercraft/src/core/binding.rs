@@ -49,12 +49,13 @@ pub(crate) struct Binding {
     /// Bytes of bodies that were fetched and are not in the log yet.
     fetched_bytes: usize,
     count_max: usize,
+    fetched_bytes_max: usize,
 }
 
 impl Binding {
-    pub(crate) fn new(count_max: usize, seed: u64) -> Self {
+    pub(crate) fn new(count_max: usize, fetched_bytes_max: usize, seed: u64) -> Self {
         let wanted = Lookup::new(seed);
-        Self { ordered: VecDeque::new(), wanted, fetched_bytes: 0, count_max }
+        Self { ordered: VecDeque::new(), wanted, fetched_bytes: 0, count_max, fetched_bytes_max }
     }
 
     /// Remembers the metadata of `index`, which is the next one. Returns false if it has no room.
@@ -103,7 +104,8 @@ impl Binding {
     }
 
     /// Takes a part of a body that begins at `offset`; parts that do not continue what is here are
-    /// ignored. Returns true if the body is now complete.
+    /// ignored, and so is what there is no room for; but the lowest index always has room, for one
+    /// body of the largest size (P9). Returns true if the body is now complete.
     pub(crate) fn fill(
         &mut self,
         position: usize,
@@ -119,6 +121,9 @@ impl Binding {
             return false;
         };
         let body_len = *body_len as usize;
+        if position > 0 && self.fetched_bytes + part.len() > self.fetched_bytes_max {
+            return false;
+        }
         if let Body::Unknown = body
             && offset == 0
         {
@@ -168,8 +173,9 @@ impl Binding {
         self.ordered.len()
     }
 
-    pub(crate) fn fetched_bytes(&self) -> usize {
-        self.fetched_bytes
+    /// How many more bytes of fetched bodies there is room for.
+    pub(crate) fn room_bytes(&self) -> usize {
+        self.fetched_bytes_max.saturating_sub(self.fetched_bytes)
     }
 
     fn forget(&mut self, ordered: &Ordered) {
@@ -211,30 +217,43 @@ mod tests {
 
     #[test]
     fn a_body_comes_in_parts_and_its_digest_is_checked() {
-        let mut binding = Binding::new(10, 0);
+        let mut binding = Binding::new(10, 100, 0);
         binding.push(1, ordered(1, 1));
         assert!(!binding.fill(0, 2, b"dy", None, same(1, 1)));
         assert!(!binding.fill(0, 0, b"bo", None, same(1, 1)));
         assert_eq!(binding.missing().next().map(|missing| missing.2), Some(2));
         assert!(!binding.fill(0, 2, b"dyx", None, same(1, 1)));
         assert!(binding.fill(0, 2, b"dy", None, same(1, 1)));
-        assert_eq!((binding.missing().count(), binding.fetched_bytes()), (0, 4));
+        assert_eq!((binding.missing().count(), binding.fetched_bytes), (0, 4));
         binding.pop();
-        assert_eq!(binding.fetched_bytes(), 0);
+        assert_eq!(binding.fetched_bytes, 0);
+    }
+
+    #[test]
+    fn bodies_that_there_is_no_room_for_are_not_kept_but_for_the_lowest() {
+        // P9: two bodies of four bytes, and room for six.
+        let mut binding = Binding::new(10, 6, 0);
+        for sequence in 1..=3 {
+            binding.push(sequence, ordered(1, sequence));
+        }
+        assert!(binding.fill(1, 0, b"body", None, same(1, 2)));
+        assert!(!binding.fill(2, 0, b"body", None, same(1, 3)));
+        assert!(binding.fill(0, 0, b"body", None, same(1, 1)));
+        assert_eq!((binding.missing().count(), binding.room_bytes()), (1, 0));
     }
 
     #[test]
     fn a_body_with_another_digest_is_not_bound() {
-        let mut binding = Binding::new(10, 0);
+        let mut binding = Binding::new(10, 100, 0);
         binding.push(1, ordered(1, 1));
         assert!(!binding.fill(0, 0, b"evil", None, same(1, 1)));
         assert!(!binding.fill(0, 0, b"body", None, same(1, 2)));
-        assert_eq!((binding.missing().count(), binding.fetched_bytes()), (1, 0));
+        assert_eq!((binding.missing().count(), binding.fetched_bytes), (1, 0));
     }
 
     #[test]
     fn it_is_bounded_and_truncation_gives_bodies_back() {
-        let mut binding = Binding::new(2, 0);
+        let mut binding = Binding::new(2, 100, 0);
         assert!(binding.push(1, ordered(1, 1)));
         assert!(binding.push(2, ordered(1, 2)));
         assert!(!binding.push(3, ordered(1, 3)));

@@ -285,6 +285,12 @@ const BINDING_COUNT_MAX: usize = 65_536;
 /// heartbeats.
 const WRITING_BYTES_MAX: usize = 32 << 20;
 
+/// How many messages wait for a write of the hard state; the rest is lost, as on a network.
+const HELD_COUNT_MAX: usize = 1024;
+
+/// How many bytes of fetched bodies may wait for their place in the log (P9).
+const FETCHED_BYTES_MAX: usize = 16 << 20;
+
 /// How long an identity stays in the system unless it is answered (P24).
 const ADMISSION_AGE_MAX: Duration = Duration::from_secs(5);
 
@@ -312,7 +318,7 @@ impl Core {
             configurations: Configurations::new(Arc::new(configuration.clone())),
             commit: Commit::new(index),
             unordered: Unordered::new(UNORDERED_LIMITS, rng.u64(..)),
-            binding: Binding::new(BINDING_COUNT_MAX, rng.u64(..)),
+            binding: Binding::new(BINDING_COUNT_MAX, FETCHED_BYTES_MAX, rng.u64(..)),
             acknowledging: Acknowledging::default(),
             recovery: Recovery::default(),
             recovering: Recovering::default(),
@@ -627,9 +633,15 @@ impl Core {
             term: self.term(),
             message,
         };
+        let is_held = self.hard_state_write.is_some();
+        // What is large somebody will ask for again.
+        if is_held && (envelope.message.is_bulky() || self.held.len() >= HELD_COUNT_MAX) {
+            self.counters.messages_lost += 1;
+            return;
+        }
         self.counters.messages_sent += 1;
         let output = Output::Send { to, envelope };
-        if self.hard_state_write.is_some() {
+        if is_held {
             self.held.push(output);
         } else {
             self.outputs.push_back(output);
@@ -655,5 +667,28 @@ impl Core {
             Durability::Sync => self.log.durable(),
             Durability::Interval | Durability::Memory => self.log.last(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::testing::{core, envelope, write};
+
+    #[test]
+    fn what_waits_for_the_hard_state_is_bounded() {
+        let entries = (0..100).map(|sequence| write(1, 9, sequence)).collect();
+        let mut core = core(Settings::default(), entries);
+        // A new term, whose write takes for ever.
+        let ask = |message| envelope(2, 2, message);
+        let vote = Message::Vote { last_index: 100, last_term: 1 };
+        core.handle_message(Time::ZERO, ask(vote.clone()));
+        assert_eq!(core.held.len(), 1);
+        core.handle_message(Time::ZERO, ask(Message::FetchEntries { after: 0 }));
+        assert_eq!((core.held.len(), core.counters.messages_lost), (1, 1));
+        for _ in 0..2 * HELD_COUNT_MAX {
+            core.handle_message(Time::ZERO, ask(vote.clone()));
+        }
+        assert_eq!(core.held.len(), HELD_COUNT_MAX);
     }
 }

@@ -28,10 +28,6 @@ const WANTS_MAX: usize = 128;
 /// How many bytes of bodies answer one question.
 const ANSWER_BYTES_MAX: usize = 8 * PART_BYTES_MAX;
 
-/// How many bytes of fetched bodies may wait for their place in the log. The lowest missing body
-/// is asked for whatever this says, so there is always room for one of the largest size.
-const FETCHED_BYTES_MAX: usize = 16 << 20;
-
 /// What this replica has asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Recovery {
@@ -301,7 +297,7 @@ impl Core {
     }
 
     fn ask_for_bodies(&mut self, leader: NodeId) {
-        let mut budget = FETCHED_BYTES_MAX.saturating_sub(self.binding.fetched_bytes());
+        let mut budget = self.binding.room_bytes();
         let first = self.log.last() + 1;
         let mut wants = Vec::new();
         let mut expected = 0;

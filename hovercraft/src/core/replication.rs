@@ -19,6 +19,9 @@ const SESSION_DELTA_MAX: Duration = Duration::from_secs(1);
 /// How many entries may be on their way to a follower without an acknowledgement.
 const PIPELINE_MAX: u64 = 16_384;
 
+/// How many bytes of bodies may be, in mode `raft`: about as many as a follower has room for (P9).
+const PIPELINE_BYTES_MAX: u64 = 8 << 20;
+
 /// A follower that is further behind the commit index than this gets no entries of the leader: it
 /// fetches them in bulk from someone else (P9).
 pub(crate) const BULK_DISTANCE: u64 = 4096;
@@ -366,7 +369,11 @@ impl Core {
         // One that answers no heartbeat gets nothing else; nor does one get everything again and
         // again whose disk is slow.
         let is_silent = now.since(heard) > self.settings.timing.election_min;
-        let is_full = if is_probed { next > matched + 1 } else { next > matched + PIPELINE_MAX };
+        let is_full = if is_probed {
+            next > matched + 1
+        } else {
+            next > matched + PIPELINE_MAX || self.bodies_between(matched, next) > PIPELINE_BYTES_MAX
+        };
         if next > self.log.last() || is_silent || is_full || self.is_far_behind(next) {
             return false;
         }
@@ -382,6 +389,14 @@ impl Core {
         };
         leader.followers[position].next += sent as Index;
         sent > 0
+    }
+
+    /// The bytes of the bodies that were sent to a follower and not acknowledged.
+    fn bodies_between(&self, matched: Index, next: Index) -> u64 {
+        match self.settings.mode {
+            Mode::Raft => self.log.bytes_through(next - 1) - self.log.bytes_through(matched),
+            Mode::HovercRaft => 0,
+        }
     }
 
     /// Sends up to `count_max` entries from `next` on; returns how many.

@@ -82,6 +82,8 @@ pub struct Counters {
     pub queues_full: u64,
     pub leftovers_adopted: u64,
     pub messages_sent: u64,
+    /// They came to be sent while too many waited for a write of the hard state.
+    pub messages_lost: u64,
     pub messages_ignored: u64,
     pub messages_refused: u64,
     pub entries_sent: u64,

@@ -35,6 +35,9 @@ pub enum Execution {
 /// log.
 const UNDER_WAY_MAX: u64 = 1024;
 
+/// How many retries wait for a thread that is busy.
+const RETRIES_MAX: usize = 1024;
+
 /// What the application has done.
 pub(crate) enum Event {
     /// Everything up to this index is applied.
@@ -42,6 +45,8 @@ pub(crate) enum Event {
     Respond(OwnedResponse),
     /// A retry whose reply is not kept.
     NotKept(Arc<Request>, ReturnPath),
+    /// A thread has dealt with a retry; only [`Application`] itself sees this.
+    Retried,
     /// None if there is none to be had.
     Snapshot(Option<(SnapshotMeta, SnapshotWriter)>),
     /// The installed snapshot is in place; or the service could not read it.
@@ -84,7 +89,13 @@ pub(crate) struct Application {
 
 enum Place {
     Inline(Box<Applier>),
-    Thread { tasks: Sender<Task>, events: Receiver<Event>, thread: JoinHandle<()> },
+    Thread {
+        tasks: Sender<Task>,
+        events: Receiver<Event>,
+        thread: JoinHandle<()>,
+        /// How many retries wait in `tasks`.
+        retries: usize,
+    },
 }
 
 impl Application {
@@ -102,7 +113,7 @@ impl Application {
                 let thread = thread::Builder::new()
                     .name("application".to_owned())
                     .spawn(move || run(applier, &to_do, &done, &waker))?;
-                Place::Thread { tasks, events, thread }
+                Place::Thread { tasks, events, thread, retries: 0 }
             }
         };
         Ok(Self { place, handed: applied, applied, poisoned: None })
@@ -127,8 +138,17 @@ impl Application {
                     each(event);
                 });
             }
-            // A thread that has ended has said why: it is poisoned.
-            Place::Thread { tasks, .. } => drop(tasks.send(task)),
+            Place::Thread { tasks, retries, .. } => {
+                if matches!(task, Task::AnswerRetry(..)) {
+                    // The client will ask again.
+                    if *retries >= RETRIES_MAX {
+                        return;
+                    }
+                    *retries += 1;
+                }
+                // A thread that has ended has said why: it is poisoned.
+                drop(tasks.send(task));
+            }
         }
         // A restored snapshot is above everything that was handed over.
         self.handed = self.handed.max(self.applied);
@@ -136,8 +156,12 @@ impl Application {
 
     /// What a thread has done meanwhile.
     pub(crate) fn poll(&mut self, each: &mut dyn FnMut(Event)) {
-        let Place::Thread { events, .. } = &self.place else { return };
+        let Place::Thread { events, retries, .. } = &mut self.place else { return };
         while let Ok(event) = events.try_recv() {
+            if matches!(event, Event::Retried) {
+                *retries -= 1;
+                continue;
+            }
             // What was handed over before the first is known fails like that one.
             let is_known = matches!(event, Event::Poisoned(_)) && self.poisoned.is_some();
             note(&event, &mut self.applied, &mut self.poisoned);
@@ -152,9 +176,17 @@ impl Application {
         self.poisoned.as_ref()
     }
 
+    #[cfg(test)]
+    fn retries(&self) -> usize {
+        match &self.place {
+            Place::Inline(_) => 0,
+            Place::Thread { retries, .. } => *retries,
+        }
+    }
+
     /// Waits until a thread has done what it was handed.
     pub(crate) fn stop(self) {
-        if let Place::Thread { tasks, events, thread } = self.place {
+        if let Place::Thread { tasks, events, thread, .. } = self.place {
             drop((tasks, events));
             // A panic of the service is caught in the thread; one of ours has been printed.
             let _ = thread.join();
@@ -173,8 +205,12 @@ fn note(event: &Event, applied: &mut Index, poisoned: &mut Option<Poisoned>) {
 
 fn run(mut applier: Applier, tasks: &Receiver<Task>, done: &Sender<Event>, waker: &Waker) {
     while let Ok(task) = tasks.recv() {
+        let is_retry = matches!(task, Task::AnswerRetry(..));
         // Whoever listened has stopped: so do we, at the next task.
         handle(&mut applier, task, &mut |event| drop(done.send(event)));
+        if is_retry {
+            drop(done.send(Event::Retried));
+        }
         waker.wake();
     }
 }
@@ -203,5 +239,70 @@ fn handle(applier: &mut Applier, task: Task, each: &mut dyn FnMut(Event)) {
             let result = applier.restore(&meta, &mut BufReader::with_capacity(1 << 16, source));
             each(Event::Restored(meta, result));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Read},
+        sync::mpsc::RecvTimeoutError,
+        time::{Duration, Instant},
+    };
+
+    use r2p2::{UdpConfig, UdpLink};
+
+    use super::*;
+    use crate::{
+        core::testing::{configuration, request, return_path, write},
+        state_machine::{Context, StateMachine},
+    };
+
+    /// A service that executes nothing until it is told to.
+    struct Waiting(Receiver<()>);
+
+    impl StateMachine for Waiting {
+        fn execute(&mut self, _: &Context, _: &[u8], _: &mut Vec<u8>) {
+            assert_ne!(self.0.recv_timeout(PATIENCE), Err(RecvTimeoutError::Timeout));
+        }
+
+        fn query(&self, _: &Context, _: &[u8], _: &mut Vec<u8>) {}
+
+        fn snapshot(&self) -> SnapshotWriter {
+            Box::new(|_| Ok(()))
+        }
+
+        fn restore(&mut self, _: &mut dyn Read) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn retries_that_wait_for_a_busy_service_are_bounded() {
+        let (go_on, told) = channel();
+        let applier = Applier::new(Box::new(Waiting(told)), 1, Arc::new(configuration(3)));
+        let link = UdpLink::bind(&UdpConfig::new("127.0.0.1:0".parse().unwrap())).unwrap();
+        let mut application = Application::new(applier, Execution::Thread, link.waker()).unwrap();
+        // Of client 0, which needs no session.
+        let entry = write(1, 0, 1);
+        let committed = Committed { index: 1, entry, executes_read: false, answer_to: None };
+        application.handle(Task::Apply(committed), &mut |_| ());
+        for sequence in 0..2 * RETRIES_MAX as u64 {
+            let retry = Task::AnswerRetry(request(9, sequence), return_path(1));
+            application.handle(retry, &mut |_| ());
+        }
+        go_on.send(()).unwrap();
+        let (deadline, mut answered) = (Instant::now() + PATIENCE, 0);
+        while application.retries() > 0 {
+            assert!(Instant::now() < deadline, "{answered} retries were looked at");
+            application.poll(&mut |event| {
+                answered += usize::from(matches!(event, Event::NotKept(..)));
+            });
+            thread::yield_now();
+        }
+        assert_eq!(answered, RETRIES_MAX);
+        application.stop();
     }
 }

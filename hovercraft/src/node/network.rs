@@ -216,6 +216,7 @@ impl Replica {
         match event {
             Event::Applied(index) => self.core.handle_applied(now, index),
             Event::Respond(response) => self.endpoints.respond(now, response),
+            Event::Retried => {}
             Event::NotKept(request, path) => self.core.order_again(now, &request, path),
             Event::Snapshot(Some((meta, writer))) => self.job(Job::TakeSnapshot(meta, writer))?,
             Event::Snapshot(None) => self.core.handle_snapshot(now, None),
