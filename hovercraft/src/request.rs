@@ -3,6 +3,7 @@
 use std::{fmt, net::Ipv4Addr, net::SocketAddrV4};
 
 use bytes::Bytes;
+use r2p2::Policy;
 use xxhash_rust::xxh3::Xxh3;
 
 /// Who sent a request and which of their requests it is; never reused within a session (P1).
@@ -59,6 +60,10 @@ impl fmt::Display for Identity {
     }
 }
 
+/// Values of the option `REQUEST_KIND` (§1).
+const OPEN_SESSION: u8 = 1;
+const CANCEL: u8 = 2;
+
 /// What a request asks of the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -83,6 +88,27 @@ impl Kind {
             2 => Some(Self::OpenSession),
             3 => Some(Self::Cancel),
             _ => None,
+        }
+    }
+
+    /// The kind of an R2P2 request with this policy and option `REQUEST_KIND` (§1); none if a cluster
+    /// serves no such request.
+    pub(crate) fn of(policy: Policy, request_kind: Option<u8>) -> Option<Self> {
+        match (policy, request_kind) {
+            (Policy::Replicated, None) => Some(Self::Write),
+            (Policy::ReplicatedRead, None) => Some(Self::Read),
+            (Policy::Replicated, Some(OPEN_SESSION)) => Some(Self::OpenSession),
+            (Policy::Replicated, Some(CANCEL)) => Some(Self::Cancel),
+            _ => None,
+        }
+    }
+
+    /// What the option `REQUEST_KIND` says of it; none if the policy says all (§1).
+    pub(crate) fn option(self) -> Option<u8> {
+        match self {
+            Self::Write | Self::Read => None,
+            Self::OpenSession => Some(OPEN_SESSION),
+            Self::Cancel => Some(CANCEL),
         }
     }
 

@@ -5,10 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use r2p2::{Options, Policy, RequestHandle, Session as SessionOption, Time};
 
-/// What the option `REQUEST_KIND` says of a request that opens a session, and of one that cancels
-/// another (§1).
-pub(super) const OPEN_SESSION: u8 = 1;
-const CANCEL: u8 = 2;
+use crate::request::Kind;
 
 /// What a caller wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +71,7 @@ impl<T> Pending<T> {
         let options = Options { session: Some(sent.option), ..Options::NONE };
         match (sent.cancels, self.call.kind) {
             (Some(target), _) => {
-                let options = Options { request_kind: Some(CANCEL), ..options };
+                let options = Options { request_kind: Kind::Cancel.option(), ..options };
                 let body = Bytes::copy_from_slice(&target.to_be_bytes());
                 (Policy::Replicated, options, body)
             }

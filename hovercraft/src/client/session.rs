@@ -16,12 +16,12 @@ use slab::Slab;
 
 use super::{
     CallError, ClientStats, Destinations,
-    call::{Call, CallKind, OPEN_SESSION, Pending, Sent, Stage},
+    call::{Call, CallKind, Pending, Sent, Stage},
     deadlines::Deadlines,
     route::Route,
     window::Window,
 };
-use crate::{Outcome, core::SessionGrant};
+use crate::{Kind, Outcome, core::SessionGrant};
 
 /// The shortest wait for a reply before a request is sent again, and the longest. Where a message
 /// was lost, the shortest decides how long its caller waits; after an election, the longest does.
@@ -291,7 +291,7 @@ impl<T> Session<T> {
             && not_before <= now
         {
             let session = SessionOption { client: 0, sequence: self.nonces.u64(..), lowest: 0 };
-            let (session, request_kind) = (Some(session), Some(OPEN_SESSION));
+            let (session, request_kind) = (Some(session), Kind::OpenSession.option());
             let options = Options { session, request_kind, ..Options::NONE };
             let message = (Policy::Replicated, options, Bytes::new());
             self.request(now, message, Owner::Opening, outbox);

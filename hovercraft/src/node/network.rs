@@ -386,13 +386,7 @@ pub(crate) fn request_of(incoming: Incoming<'_>) -> Result<Request, Identity> {
             (Identity::Plain { address, request_id }, 0)
         }
     };
-    let kind = match (policy, options.request_kind) {
-        (r2p2::Policy::Replicated, None) => Kind::Write,
-        (r2p2::Policy::ReplicatedRead, None) => Kind::Read,
-        (r2p2::Policy::Replicated, Some(1)) => Kind::OpenSession,
-        (r2p2::Policy::Replicated, Some(2)) => Kind::Cancel,
-        _ => return Err(identity),
-    };
+    let kind = Kind::of(policy, options.request_kind).ok_or(identity)?;
     Ok(Request::new(identity, lowest, kind, body.into_bytes()))
 }
 

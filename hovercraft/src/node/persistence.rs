@@ -321,39 +321,17 @@ fn write_snapshot(
     mut meta: SnapshotMeta,
     writer: SnapshotWriter,
 ) -> Result<SnapshotMeta, StoreError> {
-    let mut counted =
-        Counted { sink: store.create()?, size_bytes: 0, hash: crc32fast::Hasher::new() };
+    let mut sink = store.create()?;
     let io_error = |source| StoreError::Io {
         action: "write a snapshot".to_owned(),
         place: "the data directory".to_owned(),
         source,
     };
-    let mut buffered = io::BufWriter::with_capacity(1 << 16, &mut counted);
+    let mut buffered = io::BufWriter::with_capacity(1 << 16, &mut sink);
     writer(&mut buffered).map_err(io_error)?;
     buffered.flush().map_err(io_error)?;
     drop(buffered);
-    meta.size_bytes = counted.size_bytes;
-    meta.checksum = counted.hash.finalize();
-    store.publish(counted.sink, &meta)?;
+    (meta.size_bytes, meta.checksum) = sink.written();
+    store.publish(sink, &meta)?;
     Ok(meta)
-}
-
-/// Counts what goes through, for the snapshot's meta.
-struct Counted {
-    sink: Box<dyn SnapshotSink>,
-    size_bytes: u64,
-    hash: crc32fast::Hasher,
-}
-
-impl io::Write for Counted {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let len = self.sink.write(bytes)?;
-        self.hash.update(&bytes[..len]);
-        self.size_bytes += len as u64;
-        Ok(len)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.sink.flush()
-    }
 }

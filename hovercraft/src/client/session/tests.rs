@@ -348,7 +348,7 @@ fn a_session_that_was_idle_for_long_is_replaced_before_it_is_found_expired() {
     it.reply(&request[0], Outcome::Executed, b"");
     it.now += Duration::from_mins(5) + INSTANT;
     it.submit(COMMAND, 2, "b");
-    assert_eq!(it.sent()[0].options.request_kind, Some(OPEN_SESSION));
+    assert_eq!(it.sent()[0].options.request_kind, Kind::OpenSession.option());
 }
 
 #[test]
@@ -413,7 +413,7 @@ fn no_reply_to_an_opening_that_makes_no_sense_opens_a_session() {
     it.reply(&opening[0], Outcome::Executed, b"short");
     assert_eq!(it.sent_after(just_before(SEND_LATER)), []);
     let second = it.sent_after(INSTANT);
-    assert_eq!(second[0].options.request_kind, Some(OPEN_SESSION));
+    assert_eq!(second[0].options.request_kind, Kind::OpenSession.option());
     assert_ne!(second[0].session().sequence, opening[0].session().sequence);
 }
 
