@@ -16,11 +16,13 @@ mod follower;
 mod log;
 mod lookup;
 mod ordering;
+mod output;
 mod recovering;
 mod recovery;
 mod replication;
 mod replier;
 mod sessions;
+mod settings;
 mod snapshot;
 mod status;
 #[cfg(test)]
@@ -34,14 +36,16 @@ use r2p2::Time;
 
 pub use apply::{Applier, Committed, Poisoned, Response, SessionGrant};
 pub use log::WriteNumber;
+pub use output::{Conflict, Output, Write};
 pub use replier::Policy;
+pub use settings::{Mode, Settings, Timing};
 pub use status::{Counters, ReplicaStatus, RoleStatus, Status};
 
 use crate::{
     entry::{Configuration, Entry, Incarnation, Index, NodeId, Payload, Term},
     messages::{Envelope, Message, WholeRequest},
-    request::{Identity, Request, ReturnPath},
-    storage::{Durability, HardState, Loaded, SnapshotMeta},
+    request::{Request, ReturnPath},
+    storage::{Durability, HardState, Loaded},
 };
 use binding::Binding;
 use commit::Commit;
@@ -54,171 +58,6 @@ use recovery::Recovery;
 use snapshot::Snapshots;
 use timer::{Timer, Timers};
 use unordered::Unordered;
-
-/// How requests reach the replicas and who answers them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Bodies travel in append-entries and the leader answers: the baseline.
-    Raft,
-    /// Only metadata travels in append-entries; replies and reads are balanced.
-    HovercRaft,
-}
-
-/// How often the leader is heard of, and how long a silence means that it is gone (P33).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timing {
-    /// The leader says that it is there this often.
-    pub heartbeat: Duration,
-    /// A follower waits at least this long for it.
-    pub election_min: Duration,
-    /// And at most this long: the wait is drawn anew each time.
-    pub election_max: Duration,
-}
-
-impl Timing {
-    /// For replicas in one room or one cloud zone: the default.
-    pub const LAN: Self = Self {
-        heartbeat: Duration::from_millis(20),
-        election_min: Duration::from_millis(150),
-        election_max: Duration::from_millis(300),
-    };
-
-    /// For replicas behind one switch with cores of their own, as in the paper.
-    pub const DATACENTER: Self = Self {
-        heartbeat: Duration::from_millis(1),
-        election_min: Duration::from_millis(10),
-        election_max: Duration::from_millis(20),
-    };
-}
-
-/// What may differ from replica to replica.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    /// How requests reach the replicas.
-    pub mode: Mode,
-    /// Who answers them.
-    pub policy: Policy,
-    /// B: how many requests may wait for one replier (P15).
-    pub queue_bound: usize,
-    /// Heartbeats and elections.
-    pub timing: Timing,
-    /// What an acknowledgement promises.
-    pub durability: Durability,
-    /// How many requests may be in the system before the leader refuses new ones (P24).
-    pub admission_limit: usize,
-    /// Entries are kept in memory and on disk up to about this many bytes, for replicas that are
-    /// behind; then a snapshot is taken. The hard limit on memory is twice as much.
-    pub log_bytes_max: usize,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            mode: Mode::HovercRaft,
-            policy: Policy::Jbsq,
-            queue_bound: 128,
-            timing: Timing::LAN,
-            durability: Durability::Sync,
-            admission_limit: 16_384,
-            log_bytes_max: 64 << 20,
-        }
-    }
-}
-
-/// What the driver is asked to do.
-#[derive(Debug)]
-pub enum Output {
-    /// Send a message to another replica.
-    Send {
-        /// Whom.
-        to: NodeId,
-        /// What.
-        envelope: Envelope,
-    },
-    /// Hand this to the storage role; [`Core::handle_stored`] answers.
-    Write(Write),
-    /// Tell a client that its request is not admitted now (P23).
-    Drop {
-        /// Where the client is.
-        to: ReturnPath,
-        /// Whose request.
-        identity: Identity,
-    },
-    /// Answer a retry with the kept reply; if there is none, call [`Core::order_again`] (P18).
-    AnswerRetry {
-        /// The request.
-        request: Arc<Request>,
-        /// Where the reply goes.
-        to: ReturnPath,
-    },
-    /// Take a snapshot of what is applied; [`Core::handle_snapshot`] answers (P36).
-    TakeSnapshot,
-    /// Read [`Core::SNAPSHOT_READ_BYTES`] of the latest snapshot and send it with [`Core::send_snapshot_part`].
-    ReadSnapshot {
-        /// Who asked.
-        to: NodeId,
-        /// Of which snapshot; the latest one may be newer.
-        index: Index,
-        /// From where.
-        offset: u64,
-    },
-    /// Keep a part of a snapshot that is being received; offset 0 begins a new one.
-    KeepSnapshotPart {
-        /// Where it lies.
-        offset: u64,
-        /// The bytes.
-        data: Vec<u8>,
-    },
-    /// All parts are here: check and install it; [`Core::handle_installed`] answers (P36).
-    InstallSnapshot {
-        /// What it must be.
-        meta: SnapshotMeta,
-        /// The entries above it stay.
-        keep_tail: bool,
-    },
-    /// The replica must stop and be reinstalled (P38).
-    Stop(Conflict),
-}
-
-/// What the storage role must do, in this order.
-#[derive(Debug)]
-pub enum Write {
-    /// Replace the hard state, synced.
-    HardState {
-        /// Named by the completion.
-        number: WriteNumber,
-        /// The new one.
-        state: HardState,
-    },
-    /// Remove what is at or above `first`, then append.
-    Append {
-        /// Named by the completion.
-        number: WriteNumber,
-        /// The first index that changes.
-        first: Index,
-        /// May be empty, if only a truncation is due.
-        entries: Vec<Entry>,
-    },
-    /// Remove what is below `first`.
-    Trim {
-        /// The first index that stays.
-        first: Index,
-    },
-}
-
-/// The leader's log contradicts what this replica has committed: its disk lies, or the promise of
-/// its durability was broken (P38).
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the leader of term {term} has another entry at index {index}, which is committed here; \
-     remove this replica's data and add it again"
-)]
-pub struct Conflict {
-    /// The index that differs.
-    pub index: Index,
-    /// The leader's term.
-    pub term: Term,
-}
 
 /// What a core starts from.
 #[derive(Debug)]

@@ -1,0 +1,106 @@
+//! What a core wants of its driver.
+
+use std::sync::Arc;
+
+use crate::{
+    core::WriteNumber,
+    entry::{Entry, Index, NodeId, Term},
+    messages::Envelope,
+    request::{Identity, Request, ReturnPath},
+    storage::{HardState, SnapshotMeta},
+};
+
+/// What the driver is asked to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Send a message to another replica.
+    Send {
+        /// Whom.
+        to: NodeId,
+        /// What.
+        envelope: Envelope,
+    },
+    /// Hand this to the storage role; [`super::Core::handle_stored`] answers.
+    Write(Write),
+    /// Tell a client that its request is not admitted now (P23).
+    Drop {
+        /// Where the client is.
+        to: ReturnPath,
+        /// Whose request.
+        identity: Identity,
+    },
+    /// Answer a retry with the kept reply; if there is none, call [`super::Core::order_again`] (P18).
+    AnswerRetry {
+        /// The request.
+        request: Arc<Request>,
+        /// Where the reply goes.
+        to: ReturnPath,
+    },
+    /// Take a snapshot of what is applied; [`super::Core::handle_snapshot`] answers (P36).
+    TakeSnapshot,
+    /// Read [`super::Core::SNAPSHOT_READ_BYTES`] of the latest snapshot and send it with [`super::Core::send_snapshot_part`].
+    ReadSnapshot {
+        /// Who asked.
+        to: NodeId,
+        /// Of which snapshot; the latest one may be newer.
+        index: Index,
+        /// From where.
+        offset: u64,
+    },
+    /// Keep a part of a snapshot that is being received; offset 0 begins a new one.
+    KeepSnapshotPart {
+        /// Where it lies.
+        offset: u64,
+        /// The bytes.
+        data: Vec<u8>,
+    },
+    /// All parts are here: check and install it; [`super::Core::handle_installed`] answers (P36).
+    InstallSnapshot {
+        /// What it must be.
+        meta: SnapshotMeta,
+        /// The entries above it stay.
+        keep_tail: bool,
+    },
+    /// The replica must stop and be reinstalled (P38).
+    Stop(Conflict),
+}
+
+/// What the storage role must do, in this order.
+#[derive(Debug)]
+pub enum Write {
+    /// Replace the hard state, synced.
+    HardState {
+        /// Named by the completion.
+        number: WriteNumber,
+        /// The new one.
+        state: HardState,
+    },
+    /// Remove what is at or above `first`, then append.
+    Append {
+        /// Named by the completion.
+        number: WriteNumber,
+        /// The first index that changes.
+        first: Index,
+        /// May be empty, if only a truncation is due.
+        entries: Vec<Entry>,
+    },
+    /// Remove what is below `first`.
+    Trim {
+        /// The first index that stays.
+        first: Index,
+    },
+}
+
+/// The leader's log contradicts what this replica has committed: its disk lies, or the promise of
+/// its durability was broken (P38).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the leader of term {term} has another entry at index {index}, which is committed here; \
+     remove this replica's data and add it again"
+)]
+pub struct Conflict {
+    /// The index that differs.
+    pub index: Index,
+    /// The leader's term.
+    pub term: Term,
+}
