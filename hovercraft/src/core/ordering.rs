@@ -158,6 +158,20 @@ impl Core {
         self.counters.leftovers_adopted += adopted as u64;
     }
 
+    /// A new leader answers the writes that others were to answer and that it has not applied yet,
+    /// as if each had been asked for again: whoever led before is most likely dead, and its clients
+    /// have waited for long (P18). Another replier's answer may come twice, which only a client with
+    /// a session can tell.
+    pub(super) fn answer_for_the_dead(&mut self) {
+        for index in self.dispatched + 1..=self.log.last() {
+            let may_answer = self.commit.may_answer(index);
+            let Some(slot) = self.log.slot_mut(index).filter(|_| may_answer) else {
+                continue;
+            };
+            slot.asked_again |= slot.entry.request().is_some_and(|request| !request.is_plain());
+        }
+    }
+
     /// The leader's own queue moves as it applies.
     pub(super) fn report_own(&mut self, now: Time) {
         let (node, applied) = (self.node, self.applied);
@@ -252,7 +266,8 @@ impl Core {
         if is_executed { !is_patient } else { !is_recent && self.stands_still(now, replier) }
     }
 
-    /// Whether a replier is silent, gone, or has executed nothing for a while.
+    /// Whether a replier is silent, gone, or has executed nothing for a while. One that has said
+    /// nothing in this term may be what the election was about.
     fn stands_still(&self, now: Time, node: NodeId) -> bool {
         let Role::Leader(leader) = &self.role else {
             return false;
@@ -262,6 +277,7 @@ impl Core {
             Some(member) => {
                 node != self.node
                     && (leader.is_poisoned(member)
+                        || leader.repliers.applied(node).is_none()
                         || !leader.answered_since(member, now - self.settings.timing.election_min)
                         || leader.repliers.stands_still_since(node, now - REORDER_READ_AFTER))
             }
@@ -275,7 +291,10 @@ mod tests {
     use crate::{
         core::{
             Settings, UNORDERED_LIMITS,
-            testing::{elected_at, envelope, leader, request, request_of, return_path, settle},
+            testing::{
+                elected, elected_at, entry, envelope, leader, noop, request, request_of,
+                return_path, settle,
+            },
             unordered::{Limits, Unordered},
         },
         messages::{AppendReply, Message},
@@ -296,6 +315,40 @@ mod tests {
         assert_eq!(order(3, now, 7_999_999), (1, 9_000_000));
         assert_eq!(order(4, now, 7_999_999), (1, 9_000_000));
         assert_eq!(order(5, now + ALARM_AGAIN_AFTER, 7_999_999), (2, 9_000_000));
+    }
+
+    /// An entry of term 1 for replica 3, which replica 1, its leader now, has not applied.
+    fn inherited(kind: Kind) -> (Core, Arc<Request>) {
+        let request = request_of(9, 1, 1, kind, b"");
+        let payload = Payload::Request { replier: NodeId(3), request: Arc::clone(&request) };
+        let mut core = elected(Settings::default(), vec![noop(1)], |core| {
+            // Replica 3 has stated a commit index to it.
+            core.commit.state(1, 1);
+            core.append_to_log(entry(1, payload));
+            core.log.set_return_path(2, return_path(1));
+        });
+        let reply = AppendReply { acknowledged: 3, ..AppendReply::default() };
+        core.handle_message(elected_at(), envelope(2, 2, Message::AppendReply(reply)));
+        core.flush(elected_at(), 0);
+        assert_eq!(core.commit_index(), 3);
+        (core, request)
+    }
+
+    #[test]
+    fn a_new_leader_answers_what_a_dead_one_was_to_answer() {
+        let (mut core, _) = inherited(Kind::Write);
+        let answers = std::iter::from_fn(|| core.poll_apply());
+        let answers: Vec<_> = answers.map(|committed| committed.answer_to).collect();
+        assert_eq!(answers, [None, Some(return_path(1)), None]);
+    }
+
+    #[test]
+    fn a_read_of_a_replier_that_this_leader_has_not_heard_of_is_ordered_again() {
+        let (mut core, read) = inherited(Kind::Read);
+        settle(&mut core, elected_at());
+        core.handle_request(elected_at(), read, return_path(2));
+        core.flush(elected_at(), 0);
+        assert_eq!(core.counters().requests_ordered, 1);
     }
 
     #[test]

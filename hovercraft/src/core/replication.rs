@@ -168,6 +168,7 @@ impl Core {
         self.counters.elections_won += 1;
         // Its own log is this term's log by definition (P6).
         self.commit.verify(self.log.last());
+        self.answer_for_the_dead();
         self.commit.state_as_leader(noop);
         let members = self.configurations.current().members.clone();
         let lag_max = self.lag_max();

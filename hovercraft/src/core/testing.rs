@@ -115,13 +115,25 @@ pub(crate) fn elected_at() -> Time {
 
 /// Replica 1 of three as the leader of term 1.
 pub(crate) fn leader(settings: Settings) -> Core {
-    let mut core = core(settings, Vec::new());
-    let now = elected_at();
+    elected(settings, Vec::new(), |_| ())
+}
+
+/// Replica 1 of three, which starts with these entries, goes through what comes `before`, and is
+/// elected by replica 2.
+pub(crate) fn elected(
+    settings: Settings,
+    entries: Vec<Entry>,
+    before: impl FnOnce(&mut Core),
+) -> Core {
+    let mut core = core(settings, entries);
+    let (now, term) = (elected_at(), core.hard_state().term);
+    before(&mut core);
     core.handle_timeout(now);
     settle(&mut core, now);
-    core.handle_message(now, envelope(2, 0, Message::PreVoteReply { proposed: 1, granted: true }));
+    let pre_vote = Message::PreVoteReply { proposed: term + 1, granted: true };
+    core.handle_message(now, envelope(2, term, pre_vote));
     settle(&mut core, now);
-    core.handle_message(now, envelope(2, 1, Message::VoteReply { granted: true }));
+    core.handle_message(now, envelope(2, term + 1, Message::VoteReply { granted: true }));
     settle(&mut core, now);
     assert!(core.is_leader());
     core
