@@ -5,6 +5,10 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use clap::{Parser, Subcommand};
 use hovercraft_bench::mark::{self, Row};
 
+/// As the replicas, so that the client does not become the bottleneck.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures clusters of replicas on this machine.
 #[derive(Debug, Parser)]
 #[command(version)]

@@ -4,7 +4,10 @@ use std::{collections::VecDeque, time::Duration};
 
 use r2p2::Time;
 
-use crate::{core::lookup::Lookup, request::Identity};
+use crate::{
+    core::lookup::{Entry, Lookup},
+    request::Identity,
+};
 
 /// The identities that are in the system, with when they were admitted.
 ///
@@ -27,16 +30,19 @@ impl Admission {
 
     /// Admits an identity if there is room; one that is in the system stays in it.
     pub(crate) fn admit(&mut self, now: Time, identity: Identity) -> bool {
-        if self.admitted.contains(&identity) {
-            return true;
-        }
-        self.expire(now);
         if self.admitted.len() >= self.limit {
-            return false;
+            self.expire(now);
         }
-        self.admitted.insert(identity, now);
-        self.by_age.push_back((now, identity));
-        true
+        let has_room = self.admitted.len() < self.limit;
+        match self.admitted.entry(identity) {
+            Entry::Occupied(_) => true,
+            Entry::Vacant(place) if has_room => {
+                place.insert(now);
+                self.by_age.push_back((now, identity));
+                true
+            }
+            Entry::Vacant(_) => false,
+        }
     }
 
     /// Whether an identity is in the system.
@@ -47,7 +53,10 @@ impl Admission {
     /// The identity has been answered, or will not be.
     pub(crate) fn release(&mut self, identity: &Identity) {
         self.admitted.remove(identity);
-        self.skip_released();
+        if self.by_age.len() > 2 * self.admitted.len() + 1024 {
+            let admitted = &self.admitted;
+            self.by_age.retain(|(at, identity)| admitted.get(identity) == Some(at));
+        }
     }
 
     /// Forgets everything: this replica has become leader, and fills the set from its log.
@@ -60,27 +69,17 @@ impl Admission {
         self.admitted.len()
     }
 
+    /// Removes what is too old, and what was released from the front of the queue by age.
     fn expire(&mut self, now: Time) {
-        while let Some((admitted, identity)) = self.by_age.front()
-            && now.since(*admitted) >= self.age_max
-        {
-            if self.admitted.get(identity) == Some(admitted) {
+        while let Some((admitted, identity)) = self.by_age.front() {
+            let is_current = self.admitted.get(identity) == Some(admitted);
+            if is_current && now.since(*admitted) < self.age_max {
+                return;
+            }
+            if is_current {
                 self.admitted.remove(identity);
             }
             self.by_age.pop_front();
-        }
-        self.skip_released();
-    }
-
-    /// Keeps the queue by age as short as the set is, at its front and, by rebuilding, in all.
-    fn skip_released(&mut self) {
-        let is_current =
-            |(admitted, identity): &(Time, Identity)| self.admitted.get(identity) == Some(admitted);
-        while self.by_age.front().is_some_and(|front| !is_current(front)) {
-            self.by_age.pop_front();
-        }
-        if self.by_age.len() > 2 * self.admitted.len() + 1024 {
-            self.by_age.retain(is_current);
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     core::{
         Conflict, Core, Output, Role, Timer,
         binding::{Body, Content, Ordered},
+        unordered::Waiting,
     },
     entry::{Configuration, Entry, Index, NodeId, Payload, Term},
     messages::{AppendEntries, AppendReply, Message, Metadata, Ordered as Meaning, WholeRequest},
@@ -314,6 +315,9 @@ impl Core {
     ) -> bool {
         assert_eq!(index, self.ordered_last() + 1, "metadata follows the log without a gap");
         let position = self.binding.len();
+        if position == 0 && self.append_at_once(&ordered) {
+            return true;
+        }
         if !self.binding.push(index, ordered) {
             return false;
         }
@@ -321,6 +325,25 @@ impl Core {
             let path = whole.return_path();
             self.binding.fill(position, 0, &whole.body, path, |body| whole.with_body(body));
         }
+        true
+    }
+
+    /// What comes next in the log and has its body here, as almost always, needs no place in the
+    /// binding (P6). Returns whether it was that.
+    fn append_at_once(&mut self, ordered: &Ordered) -> bool {
+        let Content::Request { key, replier, .. } = ordered.content else {
+            return false;
+        };
+        if !self.has_room_to_bind() {
+            return false;
+        }
+        let Some(Waiting { request, return_path, .. }) = self.unordered.take(&key) else {
+            return false;
+        };
+        let Ordered { term, log_time_us, session_delta_us, .. } = *ordered;
+        let payload = Payload::Request { replier, request };
+        self.append_to_log(Entry { term, log_time_us, session_delta_us, payload, return_path });
+        self.acknowledging.is_due = true;
         true
     }
 

@@ -46,8 +46,10 @@ pub(crate) struct Log {
     write_count_before: u64,
     bytes_before: u64,
     size_bytes: usize,
-    /// The highest index of each request that is in the log.
+    /// The highest index of each request at or above `keys_from`. The keys of the whole log would
+    /// not fit into a cache, and every request asks for its own.
     by_key: Lookup<Key, Index>,
+    keys_from: Index,
     /// The highest index whose write, and every write before it, is complete.
     durable: Index,
 }
@@ -64,6 +66,7 @@ impl Log {
             bytes_before: 0,
             size_bytes: 0,
             by_key: Lookup::new(seed),
+            keys_from: index + 1,
             durable: index,
         }
     }
@@ -73,9 +76,7 @@ impl Log {
         assert!(entry.term >= self.last_term(), "terms in the log never go back");
         let index = self.last() + 1;
         let is_write = entry.request().is_some_and(|request| request.kind().is_write());
-        if let Some(request) = entry.request() {
-            self.by_key.insert(request.key(), index);
-        }
+        let before = entry.request().and_then(|request| self.by_key.insert(request.key(), index));
         self.size_bytes += entry.size_bytes();
         let bytes_through = self.bytes_through(self.last()) + entry.size_bytes() as u64;
         let write_count = self.write_count(self.last()) + u64::from(is_write);
@@ -87,7 +88,7 @@ impl Log {
             bytes_through,
             asked_again: false,
             ordered_at: None,
-            ordered_again: false,
+            ordered_again: before.is_some(),
         });
         index
     }
@@ -96,21 +97,23 @@ impl Log {
     pub(crate) fn truncate(&mut self, from: Index, mut each: impl FnMut(Entry)) {
         assert!(from >= self.first, "what is in a snapshot is committed and never truncated");
         while self.last() >= from {
-            let index = self.last();
+            self.forget_key(self.last());
             let slot = self.slots.pop_back().expect("last() is at or above first");
-            self.forget(index, &slot.entry);
+            self.size_bytes -= slot.entry.size_bytes();
             each(slot.entry);
         }
+        self.keys_from = self.keys_from.min(from);
         self.durable = self.durable.min(self.last());
     }
 
     /// Removes every entry at or below `to`.
     pub(crate) fn trim(&mut self, to: Index) {
+        self.forget_keys(to);
         while self.first <= to {
             let Some(slot) = self.slots.pop_front() else {
                 break;
             };
-            self.forget(self.first, &slot.entry);
+            self.size_bytes -= slot.entry.size_bytes();
             self.term_before = slot.entry.term;
             self.log_time_before_us = slot.entry.log_time_us;
             self.write_count_before = slot.write_count;
@@ -125,6 +128,7 @@ impl Log {
     pub(crate) fn reset(&mut self, index: Index, term: Term, log_time_us: u64) {
         self.slots.clear();
         self.by_key.clear();
+        self.keys_from = index + 1;
         self.size_bytes = 0;
         self.first = index + 1;
         self.term_before = term;
@@ -196,7 +200,15 @@ impl Log {
         self.entry(index).map(|entry| entry.term)
     }
 
-    /// The highest index of this request in the log.
+    /// The requests at and below `to` are not to be found any more.
+    pub(crate) fn forget_keys(&mut self, to: Index) {
+        while self.keys_from <= to.min(self.last()) {
+            self.forget_key(self.keys_from);
+            self.keys_from += 1;
+        }
+    }
+
+    /// The highest index of this request in the log, unless it was forgotten.
     pub(crate) fn find(&self, key: &Key) -> Option<Index> {
         self.by_key.get(key).copied()
     }
@@ -239,13 +251,10 @@ impl Log {
         self.size_bytes
     }
 
-    fn forget(&mut self, index: Index, entry: &Entry) {
-        self.size_bytes -= entry.size_bytes();
-        if let Some(request) = entry.request() {
+    fn forget_key(&mut self, index: Index) {
+        if let Some(request) = self.entry(index).and_then(Entry::request) {
             let key = request.key();
-            if self.by_key.get(&key) == Some(&index) {
-                self.by_key.remove(&key);
-            }
+            self.by_key.remove_if(key, &index);
         }
     }
 }
@@ -287,6 +296,26 @@ mod tests {
         log.truncate(3, |_| ());
         assert_eq!(log.find(&key), None);
         assert_eq!(log.size_bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_found_and_what_replaces_it_is() {
+        let mut log = Log::new(0, 0, 0, 0);
+        let entries: Vec<_> = (1..=4).map(|sequence| write(1, 7, sequence)).collect();
+        let keys: Vec<_> = entries.iter().map(|entry| entry.request().unwrap().key()).collect();
+        entries.iter().for_each(|entry| _ = log.append(entry.clone()));
+        let found = |log: &Log| keys.iter().map(|key| log.find(key)).collect::<Vec<_>>();
+        log.forget_keys(2);
+        assert_eq!(found(&log), [None, None, Some(3), Some(4)]);
+        log.append(entries[0].clone());
+        log.forget_keys(3);
+        assert_eq!(found(&log), [Some(5), None, None, Some(4)]);
+        log.truncate(3, |_| ());
+        log.append(entries[2].clone());
+        assert_eq!(found(&log), [None, None, Some(3), None]);
+        log.forget_keys(99);
+        log.append(entries[3].clone());
+        assert_eq!(found(&log), [None, None, None, Some(4)]);
     }
 
     #[test]

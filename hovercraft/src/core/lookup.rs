@@ -3,6 +3,7 @@
 use std::hash::Hash;
 
 use foldhash::fast::FixedState;
+pub(crate) use hashbrown::hash_map::Entry;
 
 /// Finds values by key. The hash is seeded, so that a client cannot choose keys that collide.
 #[derive(Debug)]
@@ -20,8 +21,27 @@ impl<K: Eq + Hash, V> Lookup<K, V> {
         self.table.insert(key, value)
     }
 
+    /// The place of a key, to look and to insert with one search.
+    pub(crate) fn entry(&mut self, key: K) -> Entry<'_, K, V, FixedState> {
+        self.table.entry(key)
+    }
+
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         self.table.remove(key)
+    }
+
+    /// Removes a key if it has this value.
+    pub(crate) fn remove_if(&mut self, key: K, value: &V) -> bool
+    where
+        V: PartialEq,
+    {
+        match self.table.entry(key) {
+            Entry::Occupied(found) if found.get() == value => {
+                found.remove();
+                true
+            }
+            Entry::Occupied(_) | Entry::Vacant(_) => false,
+        }
     }
 
     pub(crate) fn clear(&mut self) {

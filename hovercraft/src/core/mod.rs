@@ -130,6 +130,10 @@ const HELD_COUNT_MAX: usize = 1024;
 /// How many bytes of fetched bodies may wait for their place in the log (P9).
 const FETCHED_BYTES_MAX: usize = 16 << 20;
 
+/// Retries of so many of the entries that were applied last are answered without a place in the
+/// order. An older one gets a place, and its reply from the session table (P21).
+const KEYS_KEPT: u64 = 8192;
+
 /// How long an identity stays in the system unless it is answered (P24).
 const ADMISSION_AGE_MAX: Duration = Duration::from_secs(5);
 
@@ -276,6 +280,7 @@ impl Core {
     pub fn handle_applied(&mut self, now: Time, index: Index) {
         assert!(self.applied <= index && index <= self.dispatched, "only what was handed over");
         self.applied = index;
+        self.log.forget_keys(index.saturating_sub(KEYS_KEPT));
         self.report_applied(now);
     }
 

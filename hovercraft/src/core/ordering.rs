@@ -39,7 +39,7 @@ impl Core {
         self.log.set_return_path(index, path);
         let is_plain = request.is_plain();
         if !request.kind().is_write() {
-            if self.may_reorder_read(now, index) {
+            if index <= self.applied && self.may_reorder_read(now, index) {
                 self.admit(now, &request, path);
             }
         } else if index > self.applied {
@@ -82,11 +82,6 @@ impl Core {
             && let Some(waiting) = self.unordered.peek_next()
         {
             let key = waiting.request.key();
-            // Ordered meanwhile by another way: bulk catch-up, or a leader before.
-            if self.log.find(&key).is_some_and(|index| index > self.applied) {
-                self.unordered.take(&key);
-                continue;
-            }
             let commit = self.commit.index();
             let Role::Leader(leader) = &mut self.role else {
                 return;
@@ -98,7 +93,6 @@ impl Core {
             };
             let waiting = self.unordered.take(&key).expect("peek_next() was there");
             let request = waiting.request;
-            let ordered_again = self.log.find(&key).is_some();
             let entry = self.new_entry(
                 now,
                 unix_us,
@@ -107,7 +101,7 @@ impl Core {
             );
             let index = self.append_to_log(entry);
             if let Some(slot) = self.log.slot_mut(index) {
-                (slot.ordered_at, slot.ordered_again) = (Some(now), ordered_again);
+                slot.ordered_at = Some(now);
             }
             let Role::Leader(leader) = &mut self.role else {
                 return;
@@ -151,10 +145,12 @@ impl Core {
                 self.admission.admit(now, request.identity());
             }
         }
-        let admission = &mut self.admission;
-        let adopted = self
-            .unordered
-            .adopt(now, |request| !request.is_plain() && admission.admit(now, request.identity()));
+        let (admission, log, applied) = (&mut self.admission, &self.log, self.applied);
+        let adopted = self.unordered.adopt(now, |request| {
+            // Ordered by another way: it came again, or by bulk catch-up.
+            let is_ordered = log.find(&request.key()).is_some_and(|index| index > applied);
+            !request.is_plain() && !is_ordered && admission.admit(now, request.identity())
+        });
         self.counters.leftovers_adopted += adopted as u64;
     }
 

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use r2p2::Time;
 
 use crate::{
-    core::lookup::Lookup,
+    core::lookup::{Entry, Lookup},
     request::{Key, Request, ReturnPath},
 };
 
@@ -55,22 +55,27 @@ impl Unordered {
         request: Arc<Request>,
         mut return_path: Option<ReturnPath>,
     ) -> bool {
-        let key = request.key();
-        if let Some(at) = self.by_key.get(&key).copied() {
-            if at >= self.cursor
-                && let Some(waiting) = self.get_mut(at)
-            {
-                waiting.return_path = return_path.or(waiting.return_path);
-                return true;
+        let has_room = self.has_room(&request);
+        match self.by_key.entry(request.key()) {
+            Entry::Occupied(at) => {
+                let at = *at.get();
+                if at >= self.cursor
+                    && let Some(waiting) = self.get_mut(at)
+                {
+                    waiting.return_path = return_path.or(waiting.return_path);
+                    return true;
+                }
+                let left = self.take(&request.key()).expect("by_key has just named it");
+                return_path = return_path.or(left.return_path);
+                let at = self.front + self.queue.len() as u64;
+                self.by_key.insert(request.key(), at);
             }
-            let left = self.take(&key).expect("by_key has just named it");
-            return_path = return_path.or(left.return_path);
-        }
-        if !self.has_room(&request) {
-            return false;
+            Entry::Vacant(_) if !has_room => return false,
+            Entry::Vacant(place) => {
+                place.insert(self.front + self.queue.len() as u64);
+            }
         }
         self.bytes += request.body().len();
-        self.by_key.insert(key, self.front + self.queue.len() as u64);
         self.queue.push_back(Some(Waiting { request, return_path, arrived: now }));
         self.compact();
         true
