@@ -23,6 +23,10 @@ const DONOR_PATIENCE: Duration = Duration::from_secs(3);
 /// Of a snapshot that was read this recently, the log keeps what comes after it.
 const PIN_FOR: Duration = Duration::from_secs(5);
 
+/// How many entries are removed from the log in one turn: to free hundreds of thousands at once
+/// would hold up every request that waits meanwhile.
+const TRIM_COUNT_MAX: usize = 1024;
+
 /// How many bytes are asked for at once; the next ones are, when half of them have come.
 const ASK_BYTES: u64 = 4 * PART_BYTES_MAX as u64;
 
@@ -42,6 +46,8 @@ pub(crate) struct Snapshots {
     /// What the storage role keeps of a snapshot of others: this many bytes from its start.
     kept: Option<(SnapshotMeta, u64)>,
     is_installing: bool,
+    /// The log is being trimmed, some entries a turn.
+    is_trimming: bool,
 }
 
 /// A snapshot on its way here.
@@ -66,6 +72,7 @@ impl Snapshots {
             receiving: None,
             kept: None,
             is_installing: false,
+            is_trimming: false,
         }
     }
 
@@ -109,18 +116,23 @@ impl Core {
             return;
         }
         snapshots.latest = meta.index;
+        snapshots.is_trimming = true;
         self.counters.snapshots_taken += 1;
-        self.trim_log(now);
     }
 
-    /// Removes what the latest snapshot holds and half the bytes do not need: the rest stays for
-    /// replicas that are a little behind.
+    /// Removes what the latest snapshot holds and half the bytes do not need, in this turn and the
+    /// next ones: the rest stays for replicas that are a little behind.
     fn trim_log(&mut self, now: Time) {
         let until = self.pin(now).unwrap_or(Index::MAX).min(self.snapshots.latest);
         let mut to = self.log.first() - 1;
         let mut bytes = self.log.size_bytes();
-        for (index, entry) in self.log.entries_from(self.log.first()) {
+        self.snapshots.is_trimming = false;
+        for (count, (index, entry)) in self.log.entries_from(self.log.first()).enumerate() {
             if index > until || bytes <= self.settings.log_bytes_max / 2 {
+                break;
+            }
+            if count == TRIM_COUNT_MAX {
+                self.snapshots.is_trimming = true;
                 break;
             }
             bytes -= entry.size_bytes();
@@ -200,8 +212,8 @@ impl Core {
     /// The log has grown to its bound: take a snapshot, so that it can be trimmed.
     pub(super) fn ask_for_snapshot(&mut self, now: Time) {
         let is_full = self.log.size_bytes() > self.settings.log_bytes_max;
-        if is_full && self.log.first() <= self.snapshots.latest {
-            // It was pinned when the snapshot was taken.
+        // Perhaps it was pinned when the snapshot was taken.
+        if self.snapshots.is_trimming || is_full && self.log.first() <= self.snapshots.latest {
             self.trim_log(now);
         }
         let (latest, applied) = (self.snapshots.latest, self.applied);
@@ -209,7 +221,8 @@ impl Core {
         let gained = self.log.bytes_through(applied) - self.log.bytes_through(latest.min(applied));
         let is_due = self.log.size_bytes() > self.settings.log_bytes_max
             && gained > self.settings.log_bytes_max as u64 / 4;
-        let is_busy = self.snapshots.is_taking || self.snapshots.is_installing;
+        let Snapshots { is_taking, is_installing, is_trimming, .. } = self.snapshots;
+        let is_busy = is_taking || is_installing || is_trimming;
         if is_due && !is_busy && !self.is_poisoned && self.snapshots.not_before <= now {
             self.snapshots.is_taking = true;
             self.outputs.push_back(Output::TakeSnapshot);
@@ -389,15 +402,35 @@ mod tests {
         let mut core = follower();
         takes_snapshot(&mut core, Time::ZERO);
         core.handle_snapshot(Time::ZERO, Some(&meta(600, 0)));
+        settle(&mut core, Time::ZERO);
         let asked = Message::FetchSnapshot { index: 600, offset: 0 };
         core.handle_message(Time::ZERO, envelope(3, 1, asked));
         core.handle_message(Time::ZERO, envelope(2, 1, append(600, 550, 1150, 1)));
         assert!(takes_snapshot(&mut core, Time::ZERO));
         core.handle_snapshot(Time::ZERO, Some(&meta(1150, 0)));
+        settle(&mut core, Time::ZERO);
         assert_eq!((core.snapshots.latest, core.log.first()), (1150, 601));
         core.handle_message(after(PIN_FOR), envelope(2, 1, append(1150, 10, 1160, 1)));
         settle(&mut core, after(PIN_FOR));
         assert!(core.log.first() > 601);
+    }
+
+    #[test]
+    fn the_log_is_trimmed_some_entries_a_turn() {
+        let entries = (0..3 * TRIM_COUNT_MAX as u64).map(|sequence| write(1, 9, sequence));
+        let mut core = core(SETTINGS, entries.collect());
+        let last = core.log.last();
+        core.handle_message(Time::ZERO, envelope(2, 1, append(last, 0, last, 1)));
+        assert!(takes_snapshot(&mut core, Time::ZERO));
+        core.handle_snapshot(Time::ZERO, Some(&meta(last, 0)));
+        let mut firsts = Vec::new();
+        while firsts.last() != Some(&core.log.first()) {
+            firsts.push(core.log.first());
+            core.flush(Time::ZERO, 0);
+        }
+        assert_eq!(firsts[..3], [1, 1025, 2049]);
+        assert!(core.log.size_bytes() <= SETTINGS.log_bytes_max / 2);
+        assert!(!core.snapshots.is_taking);
     }
 
     /// What the core asks of whom, if it asks for a part of a snapshot.
