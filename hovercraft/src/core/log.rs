@@ -303,7 +303,9 @@ mod tests {
         let mut log = Log::new(0, 0, 0, 0);
         let entries: Vec<_> = (1..=4).map(|sequence| write(1, 7, sequence)).collect();
         let keys: Vec<_> = entries.iter().map(|entry| entry.request().unwrap().key()).collect();
-        entries.iter().for_each(|entry| _ = log.append(entry.clone()));
+        for entry in &entries {
+            log.append(entry.clone());
+        }
         let found = |log: &Log| keys.iter().map(|key| log.find(key)).collect::<Vec<_>>();
         log.forget_keys(2);
         assert_eq!(found(&log), [None, None, Some(3), Some(4)]);
