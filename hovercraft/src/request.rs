@@ -160,16 +160,40 @@ pub struct Request {
 }
 
 impl Request {
+    /// What the digest is over begins with so many bytes; the body follows.
+    pub(crate) const HEAD_BYTES: usize = 26;
+
     /// A request; computes its digest.
     pub fn new(identity: Identity, lowest: u64, kind: Kind, body: Bytes) -> Self {
-        let (first, second, plain) = identity.to_words();
-        let mut head = [0; 26];
-        head[..8].copy_from_slice(&first.to_le_bytes());
-        head[8..16].copy_from_slice(&second.to_le_bytes());
-        head[16..24].copy_from_slice(&lowest.to_le_bytes());
-        head[24] = kind as u8;
-        head[25] = u8::from(plain);
+        let head = head(identity, lowest, kind);
         Self { key: Key { identity, digest: Digest(hash(&head, &body)) }, lowest, kind, body }
+    }
+
+    /// The request whose head and body these bytes are, as [`Self::head`] gives them; none if they
+    /// are no request's. The body shares their memory.
+    pub(crate) fn from_bytes(bytes: &Bytes) -> Option<Self> {
+        let (first_bytes, rest) = bytes.split_first_chunk::<8>()?;
+        let (second_bytes, rest) = rest.split_first_chunk::<8>()?;
+        let (lowest_bytes, rest) = rest.split_first_chunk::<8>()?;
+        let &[kind, plain, ..] = rest else { return None };
+        let first = u64::from_le_bytes(*first_bytes);
+        let second = u64::from_le_bytes(*second_bytes);
+        let identity = Identity::from_words(first, second, plain == 1);
+        // Bits that no identity sets would be in the digest, and not in the identity.
+        if plain > 1 || identity.to_words() != (first, second, plain == 1) {
+            return None;
+        }
+        Some(Self {
+            key: Key { identity, digest: Digest(xxh3_64(bytes)) },
+            lowest: u64::from_le_bytes(*lowest_bytes),
+            kind: Kind::from_number(kind)?,
+            body: bytes.slice(Self::HEAD_BYTES..),
+        })
+    }
+
+    /// What the digest is over, but for the body.
+    pub(crate) fn head(&self) -> [u8; Self::HEAD_BYTES] {
+        head(self.identity(), self.lowest, self.kind)
     }
 
     /// Identity and digest.
@@ -210,9 +234,9 @@ impl Request {
 
 /// XXH3 over the two parts. Most bodies are small, and one call over a copy costs less than setting
 /// up the state for parts.
-fn hash(head: &[u8; 26], body: &[u8]) -> u64 {
+fn hash(head: &[u8; Request::HEAD_BYTES], body: &[u8]) -> u64 {
     const SMALL: usize = 256;
-    let mut buffer = [0; 26 + SMALL];
+    let mut buffer = [0; Request::HEAD_BYTES + SMALL];
     match buffer.get_mut(..26 + body.len()) {
         Some(whole) => {
             whole[..26].copy_from_slice(head);
@@ -226,6 +250,17 @@ fn hash(head: &[u8; 26], body: &[u8]) -> u64 {
             hash.digest()
         }
     }
+}
+
+fn head(identity: Identity, lowest: u64, kind: Kind) -> [u8; Request::HEAD_BYTES] {
+    let (first, second, plain) = identity.to_words();
+    let mut head = [0; Request::HEAD_BYTES];
+    head[..8].copy_from_slice(&first.to_le_bytes());
+    head[8..16].copy_from_slice(&second.to_le_bytes());
+    head[16..24].copy_from_slice(&lowest.to_le_bytes());
+    head[24] = kind as u8;
+    head[25] = u8::from(plain);
+    head
 }
 
 /// What became of a request that was ordered, as its reply says (P21, P23).

@@ -14,8 +14,8 @@ use hovercraft::{
     core::RoleStatus,
     node::NodeBuilder,
     storage::{
-        self, Durability, HardState, Loaded, LogStore, SnapshotMeta, SnapshotSink, SnapshotStore,
-        StoreError,
+        Durability, HardState, Loaded, LogStore, SegmentedStore, SnapshotMeta, SnapshotSink,
+        SnapshotStore, StoreError,
     },
 };
 use support::{Cluster, Journal, is_level};
@@ -101,7 +101,7 @@ async fn a_stalled_disk_stops_no_heartbeat_and_causes_no_election() {
     let gates: Vec<_> = (0..3).map(|_| Arc::new(Gate::default())).collect();
     for (position, gate) in gates.iter().enumerate() {
         let (id, address) = cluster.members[position];
-        let store = storage::open(&data.path().join(id.to_string()), Durability::Sync).unwrap();
+        let store = SegmentedStore::open(&data.path().join(id.to_string())).map(Box::new).unwrap();
         let store = Box::new(Stalling { store, gate: Arc::clone(gate) });
         let node = Node::builder(id, address).start_with_store(Journal::default(), store);
         cluster.nodes[position] = Some(node.unwrap());

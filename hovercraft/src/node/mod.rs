@@ -33,7 +33,7 @@ use crate::{
     core::{self, Applier, Conflict, Core, Policy, Settings, Start, Timing},
     entry::{ClusterLimits, Incarnation, NodeId},
     state_machine::StateMachine,
-    storage::{self, Durability, HardState, Loaded, LogStore, StoreError},
+    storage::{self, Durability, HardState, Loaded, LogStore, StoreError, StoreKind},
 };
 use application::Application;
 use network::{Clock, Endpoints, Replica};
@@ -129,6 +129,7 @@ pub struct NodeBuilder {
     mode: Mode,
     multicast: Option<Multicast>,
     settings: Settings,
+    store: StoreKind,
     sync_interval: Duration,
     execution: Execution,
     limits: ClusterLimits,
@@ -172,6 +173,13 @@ impl NodeBuilder {
     pub fn policy(mut self, policy: Policy, queue_bound: usize) -> Self {
         self.settings.policy = policy;
         self.settings.queue_bound = queue_bound;
+        self
+    }
+
+    /// Which store keeps the log, but for the durability `memory`; the segmented one unless said
+    /// otherwise.
+    pub fn store(mut self, kind: StoreKind) -> Self {
+        self.store = kind;
         self
     }
 
@@ -219,7 +227,7 @@ impl NodeBuilder {
         self.check()?;
         let store = match &self.data {
             Some(data) if self.mode != Mode::Unreplicated => {
-                let store = storage::open(data, self.settings.durability);
+                let store = storage::open(data, self.settings.durability, self.store);
                 Some(store.map_err(NodeError::Store)?)
             }
             None if self.mode != Mode::Unreplicated => {
@@ -461,6 +469,7 @@ impl Node {
             mode: Mode::default(),
             multicast: None,
             settings: Settings::default(),
+            store: StoreKind::default(),
             sync_interval: Duration::from_millis(100),
             execution: Execution::default(),
             limits: ClusterLimits::default(),

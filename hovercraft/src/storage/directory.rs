@@ -2,11 +2,15 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io::{self, Read, Write},
+    io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use super::StoreError;
+use super::{
+    StoreError,
+    disk::{Disk, FileDisk},
+};
 
 /// What an operator can do about damage that a replica cannot repair (P38, P39).
 pub(super) const WAY_OUT: &str =
@@ -40,8 +44,19 @@ impl Directory {
         }
     }
 
+    /// Takes the lock of a directory that a store has been in; none if none has.
+    pub(super) fn open_existing(path: &Path) -> Result<Option<Self>, StoreError> {
+        let is_there = path.join("lock").exists();
+        is_there.then(|| Self::open(path)).transpose()
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What is in it.
+    pub(super) fn disk(&self) -> Arc<dyn Disk> {
+        FileDisk::new(&self.path)
     }
 }
 
@@ -83,36 +98,43 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Gives a file new contents, atomically and durably.
-pub(super) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let fresh = path.with_extension("new");
-    File::create(&fresh)
+pub(super) fn replace_file(disk: &dyn Disk, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    let fresh = format!("{name}.new");
+    disk.create(&fresh)
         .and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
+            file.write_at(0, bytes)?;
+            file.sync()
         })
-        .map_err(failed("write", &fresh))?;
-    rename_durably(&fresh, path)
+        .map_err(failed("write", &disk.path().join(&fresh)))?;
+    rename_durably(disk, &fresh, name)
 }
 
-/// Renames a file within its directory; the new name is durable when this returns.
-pub(super) fn rename_durably(from: &Path, to: &Path) -> Result<(), StoreError> {
-    fs::rename(from, to).map_err(failed("rename", from))?;
-    sync_directory(to.parent().expect("a file of ours is in a directory of ours"))
+/// Renames a file; the new name is durable when this returns.
+pub(super) fn rename_durably(disk: &dyn Disk, from: &str, to: &str) -> Result<(), StoreError> {
+    disk.rename(from, to).map_err(failed("rename", &disk.path().join(from)))?;
+    sync_names(disk)
+}
+
+/// Makes the names on a disk durable.
+pub(super) fn sync_names(disk: &dyn Disk) -> Result<(), StoreError> {
+    disk.sync().map_err(failed("sync the directory", disk.path()))
 }
 
 /// Reads a small file; none if there is no such file.
-pub(super) fn read_small_file(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+pub(super) fn read_small_file(disk: &dyn Disk, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
     /// Far above what a configuration takes; bounds what a stray file can make us read.
     const SIZE_BYTES_MAX: u64 = 4 << 20;
-    match File::open(path) {
-        Ok(file) => {
-            let mut bytes = Vec::new();
-            file.take(SIZE_BYTES_MAX).read_to_end(&mut bytes).map_err(failed("read", path))?;
-            Ok(Some(bytes))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(failed("open", path)(error)),
-    }
+    let path = disk.path().join(name);
+    let file = match disk.open(name) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("open", &path)(error)),
+    };
+    let size_bytes = file.size_bytes().map_err(failed("read", &path))?.min(SIZE_BYTES_MAX);
+    let mut bytes = vec![0; size_bytes as usize];
+    let count = file.read_at(0, &mut bytes).map_err(failed("read", &path))?;
+    bytes.truncate(count);
+    Ok(Some(bytes))
 }
 
 /// Removes a directory and all that is in it; none is fine.
@@ -141,11 +163,11 @@ mod tests {
     #[test]
     fn a_file_is_replaced_whole() {
         let temporary = tempfile::tempdir().unwrap();
-        let path = temporary.path().join("file");
-        assert_eq!(read_small_file(&path).unwrap(), None);
-        replace_file(&path, b"one").unwrap();
-        replace_file(&path, b"two").unwrap();
-        assert_eq!(read_small_file(&path).unwrap().unwrap(), b"two");
+        let disk = FileDisk::new(temporary.path());
+        assert_eq!(read_small_file(&*disk, "file").unwrap(), None);
+        replace_file(&*disk, "file", b"one").unwrap();
+        replace_file(&*disk, "file", b"two").unwrap();
+        assert_eq!(read_small_file(&*disk, "file").unwrap().unwrap(), b"two");
     }
 
     #[test]

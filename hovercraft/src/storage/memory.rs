@@ -62,7 +62,7 @@ impl MemoryStore {
     /// A store whose hard state is in `directory`, which is created if it is not there.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let directory = Directory::open(directory)?;
-        let hard_state = HardStateFile::new(directory.path(), WrittenBy::Memory);
+        let hard_state = HardStateFile::new(directory.disk(), WrittenBy::Memory);
         Ok(Self::with_home(Some(Home { directory, hard_state })))
     }
 

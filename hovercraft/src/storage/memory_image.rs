@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::{
     SnapshotMeta, SnapshotStore, StoreError,
     directory::{create_directory, damaged, failed, remove_directory, sync_directory},
+    disk::FileDisk,
     record::{self, HEADER_BYTES, Run, decode_run, encode_run, split_into_runs},
     snapshots::SnapshotFiles,
 };
@@ -34,7 +35,7 @@ pub(super) fn write(path: &Path, image: &Image<&mut [Entry]>) -> Result<(), Stor
     remove(path)?;
     create_directory(path)?;
     if let Some((meta, data)) = &image.snapshot {
-        let snapshots = SnapshotFiles::open(path, Arc::default())?;
+        let snapshots = SnapshotFiles::open(FileDisk::new(path), Arc::default())?;
         let mut sink = snapshots.create()?;
         sink.write_all(data).map_err(failed("write the snapshot", path))?;
         snapshots.publish(sink, meta)?;
@@ -61,7 +62,7 @@ fn write_log(path: &Path, first_index: Index, entries: &[Entry]) -> io::Result<(
 
 /// Reads back what [`write()`] wrote.
 pub(super) fn read(path: &Path) -> Result<Image<Vec<Entry>>, StoreError> {
-    let snapshots = SnapshotFiles::open(path, Arc::default())?;
+    let snapshots = SnapshotFiles::open(FileDisk::new(path), Arc::default())?;
     let snapshot = match snapshots.open()? {
         None => None,
         Some(mut open) => {

@@ -4,17 +4,22 @@
 //! calls it from one thread; its caller never waits on it.
 
 mod directory;
+mod disk;
 mod hard_state;
 mod health;
+mod mark;
 mod memory;
 mod memory_image;
 mod record;
+mod segmented;
+mod sim_disk;
 mod sled;
 mod snapshot_file;
 mod snapshots;
 pub mod suite;
 
 use std::{
+    fmt,
     io::{Read, Write},
     path::Path,
 };
@@ -23,7 +28,13 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 #[doc(hidden)]
 pub use self::record::fuzz_records;
-pub use self::{memory::MemoryStore, sled::SledStore};
+pub use self::{
+    disk::{Disk, DiskFile, FileDisk},
+    memory::MemoryStore,
+    segmented::{Inspection, RecordView, SegmentedStore, inspect},
+    sim_disk::{Crash, SimDisk, Work},
+    sled::SledStore,
+};
 use crate::entry::{Configuration, Entry, Incarnation, Index, NodeId, Term};
 
 /// How much a replica promises when it acknowledges an entry (P37).
@@ -36,6 +47,25 @@ pub enum Durability {
     /// Entries are kept in memory, and written at a clean stop. After any other the replica is
     /// recovering.
     Memory,
+}
+
+/// Which store keeps the log in the durabilities `sync` and `interval`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StoreKind {
+    /// [`SegmentedStore`].
+    #[default]
+    Segmented,
+    /// [`SledStore`].
+    Sled,
+}
+
+impl fmt::Display for StoreKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Segmented => "segmented",
+            Self::Sled => "sled",
+        })
+    }
 }
 
 /// What a store is of: written once by `init`, except the incarnation (P39).
@@ -142,6 +172,23 @@ pub enum StoreError {
         /// The directory.
         place: String,
     },
+    /// The directory belongs to a store of another kind.
+    #[error(
+        "{place} was written by the store \"{found}\"; set store = \"{found}\", or {}",
+        directory::WAY_OUT
+    )]
+    OtherStore {
+        /// The directory.
+        place: String,
+        /// The store that wrote it.
+        found: StoreKind,
+    },
+    /// There is nothing to look at.
+    #[error("{place} is not the data directory of a replica with the store \"segmented\"")]
+    NoLog {
+        /// The directory.
+        place: String,
+    },
     /// An earlier call failed, and after the first error a store does nothing more (P38).
     #[error("{place} is out of use since an earlier error: {earlier}")]
     Stopped {
@@ -170,11 +217,16 @@ pub enum StoreError {
     },
 }
 
-/// Opens the store for a durability: [`MemoryStore`] for `memory`, else [`SledStore`].
-pub fn open(directory: &Path, durability: Durability) -> Result<Box<dyn LogStore>, StoreError> {
-    Ok(match durability {
-        Durability::Sync | Durability::Interval => Box::new(SledStore::open(directory)?),
-        Durability::Memory => Box::new(MemoryStore::open(directory)?),
+/// Opens the store for a durability: [`MemoryStore`] for `memory`, else one of this kind.
+pub fn open(
+    directory: &Path,
+    durability: Durability,
+    kind: StoreKind,
+) -> Result<Box<dyn LogStore>, StoreError> {
+    Ok(match (durability, kind) {
+        (Durability::Memory, _) => Box::new(MemoryStore::open(directory)?),
+        (_, StoreKind::Segmented) => Box::new(SegmentedStore::open(directory)?),
+        (_, StoreKind::Sled) => Box::new(SledStore::open(directory)?),
     })
 }
 

@@ -90,6 +90,12 @@ pub(super) enum RecordError {
     /// A field holds what no writer puts there.
     #[error("it holds a request of unknown kind {0}")]
     RequestKind(u8),
+    /// A field holds what no writer puts there.
+    #[error("it holds an entry of unknown kind {0}")]
+    Payload(u8),
+    /// Not the bytes of a request.
+    #[error("one of its requests is malformed")]
+    Request,
     /// The digest that was stored is not the request's (P2).
     #[error("the digest of one of its requests is wrong")]
     Digest,
@@ -193,6 +199,18 @@ pub(super) fn decode_synced(bytes: &[u8]) -> Result<u64, RecordError> {
     deserialize(archive::<rkyv::Archived<u64>>(RecordKind::Synced, bytes)?)
 }
 
+/// The archive of a configuration, without a frame: for a record that has one.
+pub(super) fn encode_configuration(configuration: &Configuration) -> Vec<u8> {
+    to_bytes_in::<_, rancor::Error>(configuration, Vec::new())
+        .expect("a configuration is far below the 2 GiB that relative pointers reach")
+}
+
+pub(super) fn decode_configuration(bytes: &[u8]) -> Result<Configuration, RecordError> {
+    let archived = rkyv::access::<rkyv::Archived<Configuration>, rancor::Error>(bytes)
+        .map_err(|error| RecordError::Archive(error.to_string()))?;
+    deserialize(archived)
+}
+
 /// Which store wrote a hard state: the log that goes with it is in that store, and in no other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub(super) enum WrittenBy {
@@ -200,6 +218,8 @@ pub(super) enum WrittenBy {
     Sled,
     /// [`MemoryStore`](super::MemoryStore).
     Memory,
+    /// [`SegmentedStore`](super::SegmentedStore).
+    Segmented,
 }
 
 /// The hard state, and which log goes with it.

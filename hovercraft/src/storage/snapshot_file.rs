@@ -11,15 +11,15 @@
 
 use std::{
     any::Any,
-    fs::{self, File},
     io::{self, BufWriter, Read, Write},
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
+    path::Path,
+    sync::Arc,
 };
 
 use super::{
     SnapshotMeta, SnapshotSink, SnapshotSource, StoreError,
     directory::{damaged, failed, rename_durably},
+    disk::{Disk, DiskFile},
     record::{decode_snapshot_meta, encode_snapshot_meta},
 };
 
@@ -31,8 +31,9 @@ const META_BYTES_MAX: u64 = 4 << 20;
 
 /// A snapshot being written. Its file goes with it, unless it was given another name.
 pub(super) struct Part {
-    file: BufWriter<File>,
-    path: PathBuf,
+    file: BufWriter<Appender>,
+    disk: Arc<dyn Disk>,
+    name: String,
     hasher: crc32fast::Hasher,
     size_bytes: u64,
     installs: u64,
@@ -40,11 +41,16 @@ pub(super) struct Part {
 }
 
 impl Part {
-    pub(super) fn create(path: PathBuf, installs: u64) -> Result<Self, StoreError> {
-        let file = File::create(&path).map_err(failed("create", &path))?;
+    pub(super) fn create(
+        disk: Arc<dyn Disk>,
+        name: String,
+        installs: u64,
+    ) -> Result<Self, StoreError> {
+        let file = disk.create(&name).map_err(failed("create", &disk.path().join(&name)))?;
         Ok(Self {
-            file: BufWriter::with_capacity(256 << 10, file),
-            path,
+            file: BufWriter::with_capacity(256 << 10, Appender { file, size_bytes: 0 }),
+            disk,
+            name,
             hasher: crc32fast::Hasher::new(),
             size_bytes: 0,
             installs,
@@ -62,16 +68,16 @@ impl Part {
             .and_then(|()| self.file.write_all(&length.to_le_bytes()))
             .and_then(|()| self.file.write_all(MAGIC))
             .and_then(|()| self.file.flush())
-            .and_then(|()| self.file.get_ref().sync_all())
-            .map_err(failed("complete", &self.path))
+            .and_then(|()| self.file.get_mut().file.sync())
+            .map_err(failed("complete", &self.disk.path().join(&self.name)))
     }
 
     /// Gives the sealed file its name, durably.
-    pub(super) fn rename_to(&mut self, path: &Path) -> Result<(), StoreError> {
+    pub(super) fn rename_to(&mut self, name: &str) -> Result<(), StoreError> {
         // Set before the attempt: after a failed one it cannot be told which name the file has,
         // and to remove it might be to remove what is complete.
         self.renamed = true;
-        rename_durably(&self.path, path)
+        rename_durably(&*self.disk, &self.name, name)
     }
 
     /// How many installs there were when it was begun.
@@ -84,7 +90,7 @@ impl Drop for Part {
     fn drop(&mut self) {
         if !self.renamed {
             // What cannot be removed now is removed at the next start.
-            let _ = fs::remove_file(&self.path);
+            let _ = self.disk.remove(&self.name);
         }
     }
 }
@@ -112,17 +118,35 @@ impl SnapshotSink for Part {
     }
 }
 
+/// Writes to the end of a file.
+struct Appender {
+    file: Box<dyn DiskFile>,
+    size_bytes: u64,
+}
+
+impl Write for Appender {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_at(self.size_bytes, bytes)?;
+        self.size_bytes += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A complete snapshot, open.
 pub(super) struct FileSource {
-    file: File,
+    file: Box<dyn DiskFile>,
     size_bytes: u64,
     position: u64,
 }
 
 impl FileSource {
     /// Opens the data, of this size, of a snapshot that has been checked.
-    pub(super) fn open(path: &Path, size_bytes: u64) -> Result<Self, StoreError> {
-        let file = File::open(path).map_err(failed("open", path))?;
+    pub(super) fn open(disk: &dyn Disk, name: &str, size_bytes: u64) -> Result<Self, StoreError> {
+        let file = disk.open(name).map_err(failed("open", &disk.path().join(name)))?;
         Ok(Self { file, size_bytes, position: 0 })
     }
 }
@@ -131,7 +155,7 @@ impl SnapshotSource for FileSource {
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.size_bytes.saturating_sub(offset);
         let count = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        self.file.read_exact_at(&mut buffer[..count], offset)?;
+        read_exact_at(&*self.file, offset, &mut buffer[..count])?;
         Ok(count)
     }
 }
@@ -141,6 +165,14 @@ impl Read for FileSource {
         let count = self.read_at(self.position, buffer)?;
         self.position += count as u64;
         Ok(count)
+    }
+}
+
+fn read_exact_at(file: &dyn DiskFile, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+    if file.read_at(offset, buffer)? == buffer.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
     }
 }
 
@@ -162,13 +194,14 @@ pub(super) fn check_written(
 }
 
 /// Reads a complete snapshot through and compares everything that can be compared.
-pub(super) fn check(path: &Path) -> Result<SnapshotMeta, StoreError> {
-    let mut file = File::open(path).map_err(failed("open", path))?;
-    let size = file.metadata().map_err(failed("read", path))?.len();
+pub(super) fn check(disk: &dyn Disk, name: &str) -> Result<SnapshotMeta, StoreError> {
+    let path = &disk.path().join(name);
+    let file = &*disk.open(name).map_err(failed("open", path))?;
+    let size = file.size_bytes().map_err(failed("read", path))?;
     let cut = || damaged(path, "the snapshot (it is cut short)");
     let trailer_at = size.checked_sub(TRAILER_BYTES).ok_or_else(cut)?;
     let mut trailer = [0; TRAILER_BYTES as usize];
-    file.read_exact_at(&mut trailer, trailer_at).map_err(failed("read", path))?;
+    read_exact_at(file, trailer_at, &mut trailer).map_err(failed("read", path))?;
     let (length, magic) = trailer.split_at(4);
     if magic != MAGIC {
         return Err(damaged(path, "the snapshot (it has no trailer)"));
@@ -177,31 +210,32 @@ pub(super) fn check(path: &Path) -> Result<SnapshotMeta, StoreError> {
     let data_bytes =
         trailer_at.checked_sub(length).filter(|_| length <= META_BYTES_MAX).ok_or_else(cut)?;
     let mut record = vec![0; length as usize];
-    file.read_exact_at(&mut record, data_bytes).map_err(failed("read", path))?;
+    read_exact_at(file, data_bytes, &mut record).map_err(failed("read", path))?;
     let meta = decode_snapshot_meta(&record).map_err(|error| error.at(path, "the meta"))?;
     // No log gets beyond half of all indices; what follows may count on.
-    if !name_of(path).ends_with(&format!("-{}", meta.index)) || meta.index > u64::MAX / 2 {
+    if !name.ends_with(&format!("-{}", meta.index)) || meta.index > u64::MAX / 2 {
         return Err(damaged(path, format!("the snapshot (it is of index {})", meta.index)));
     }
     if meta.size_bytes != data_bytes {
         return Err(damaged(path, "the snapshot (its size is wrong)"));
     }
-    let mut hasher = crc32fast::Hasher::new();
-    let mut buffer = vec![0; 256 << 10];
-    let mut data = (&mut file).take(data_bytes);
-    loop {
-        match data.read(&mut buffer).map_err(failed("read", path))? {
-            0 => break,
-            count => hasher.update(&buffer[..count]),
-        }
-    }
-    if meta.checksum != hasher.finalize() {
+    if meta.checksum != checksum(file, data_bytes, path)? {
         return Err(damaged(path, "the snapshot (its checksum is wrong)"));
     }
     Ok(meta)
 }
 
-/// The file name of a path; empty if it is none of ours.
-pub(super) fn name_of(path: &Path) -> &str {
-    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+/// CRC-32 of the first bytes of a file.
+fn checksum(file: &dyn DiskFile, size_bytes: u64, path: &Path) -> Result<u32, StoreError> {
+    let mut hasher = crc32fast::Hasher::new();
+    let mut buffer = vec![0; 256 << 10];
+    let mut offset = 0;
+    while offset < size_bytes {
+        let left = usize::try_from(size_bytes - offset).unwrap_or(usize::MAX);
+        let part = buffer.len().min(left);
+        read_exact_at(file, offset, &mut buffer[..part]).map_err(failed("read", path))?;
+        hasher.update(&buffer[..part]);
+        offset += part as u64;
+    }
+    Ok(hasher.finalize())
 }

@@ -21,23 +21,20 @@
 //! done twice. (Nothing is appended before (4), so repeating (2) takes nothing away. (3) is before
 //! (4) because an old snapshot may have a higher index, when a diverged replica reinstalls.)
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
     OpenSnapshot, SnapshotMeta, SnapshotSink, SnapshotStore, StoreError,
-    directory::{create_directory, failed, rename_durably, sync_directory},
+    directory::{failed, rename_durably, sync_names},
+    disk::Disk,
     health::Health,
-    snapshot_file::{FileSource, Part, check, name_of},
+    snapshot_file::{FileSource, Part, check},
 };
 
 /// The snapshots in one directory.
 #[derive(Debug)]
 pub(super) struct SnapshotFiles {
-    directory: PathBuf,
+    disk: Arc<dyn Disk>,
     health: Arc<Health>,
     state: Mutex<State>,
 }
@@ -55,34 +52,40 @@ struct State {
 
 impl SnapshotFiles {
     /// Finds and checks the latest snapshot; removes what crashes left behind.
-    pub(super) fn open(directory: &Path, health: Arc<Health>) -> Result<Arc<Self>, StoreError> {
-        create_directory(directory)?;
+    pub(super) fn open(disk: Arc<dyn Disk>, health: Arc<Health>) -> Result<Arc<Self>, StoreError> {
         let mut complete = Vec::new();
         let mut state = State::default();
-        for entry in fs::read_dir(directory).map_err(failed("list", directory))? {
-            let path = entry.map_err(failed("list", directory))?.path();
-            let name = name_of(&path);
-            if path.extension().is_some_and(|extension| extension == "part") {
-                remove(&path)?;
-            } else if let Some(index) = index_in(name, "snapshot-") {
-                complete.push((index, path));
-            } else if index_in(name, "installing-").is_some() {
-                state.installing = Some(check(&path)?);
+        for name in list(&*disk)? {
+            if name.strip_suffix(".part").is_some() {
+                remove(&*disk, &name)?;
+            } else if let Some(index) = index_in(&name, "snapshot-") {
+                complete.push((index, name));
+            } else if index_in(&name, "installing-").is_some() {
+                state.installing = Some(check(&*disk, &name)?);
             }
         }
         complete.sort_unstable();
         let newest = complete.pop();
         // While an install is unfinished, what was there before it does not matter.
-        if let Some((_, path)) = newest.filter(|_| state.installing.is_none()) {
-            state.latest = Some(check(&path)?);
+        if let Some((_, name)) = newest.filter(|_| state.installing.is_none()) {
+            state.latest = Some(check(&*disk, &name)?);
             for (_, older) in complete {
-                remove(&older)?;
+                remove(&*disk, &older)?;
             }
         }
         // A crash may have come between a rename and this; the caller will trim by what it is told.
-        sync_directory(directory)?;
-        let directory = directory.to_owned();
-        Ok(Arc::new(Self { directory, health, state: Mutex::new(state) }))
+        sync_names(&*disk)?;
+        Ok(Arc::new(Self { disk, health, state: Mutex::new(state) }))
+    }
+
+    /// Checks the latest snapshot in a directory, and changes nothing.
+    pub(super) fn inspect(disk: &dyn Disk) -> Result<Option<SnapshotMeta>, StoreError> {
+        let names = list(disk)?;
+        let newest = names.iter().filter_map(|name| index_in(name, "snapshot-")).max();
+        let installing = names.iter().find(|name| index_in(name, "installing-").is_some());
+        // While an install is unfinished, what was there before it does not matter.
+        let latest = installing.cloned().or(newest.map(complete_name));
+        latest.map(|name| check(disk, &name)).transpose()
     }
 
     /// The latest snapshot, once no install is unfinished.
@@ -104,7 +107,7 @@ impl SnapshotFiles {
         let mut part = part_of(sink);
         part.seal(meta)?;
         let mut state = self.state();
-        part.rename_to(&self.complete_path(meta.index))?;
+        part.rename_to(&complete_name(meta.index))?;
         state.installs += 1;
         self.replace_latest(&mut state, meta)
     }
@@ -120,7 +123,7 @@ impl SnapshotFiles {
         let mut part = part_of(sink);
         part.seal(meta)?;
         let mut state = self.state();
-        part.rename_to(&self.installing_path(meta.index))?;
+        part.rename_to(&installing_name(meta.index))?;
         state.installs += 1;
         state.installing = Some(meta.clone());
         self.finish(&mut state, empty_log)
@@ -144,8 +147,8 @@ impl SnapshotFiles {
         };
         empty_log()?;
         self.remove_complete_except(None)?;
-        sync_directory(&self.directory)?;
-        rename_durably(&self.installing_path(meta.index), &self.complete_path(meta.index))?;
+        sync_names(&*self.disk)?;
+        rename_durably(&*self.disk, &installing_name(meta.index), &complete_name(meta.index))?;
         state.installing = None;
         state.latest = Some(meta);
         Ok(())
@@ -159,23 +162,13 @@ impl SnapshotFiles {
     /// Removes complete snapshots. A source that is open on one stays readable: the file lives
     /// until it is closed.
     fn remove_complete_except(&self, kept: Option<u64>) -> Result<(), StoreError> {
-        for entry in fs::read_dir(&self.directory).map_err(failed("list", &self.directory))? {
-            let path = entry.map_err(failed("list", &self.directory))?.path();
-            let name = name_of(&path);
-            let index = index_in(name, "snapshot-");
+        for name in list(&*self.disk)? {
+            let index = index_in(&name, "snapshot-");
             if index.is_some() && index != kept {
-                remove(&path)?;
+                remove(&*self.disk, &name)?;
             }
         }
         Ok(())
-    }
-
-    fn complete_path(&self, index: u64) -> PathBuf {
-        self.directory.join(format!("snapshot-{index}"))
-    }
-
-    fn installing_path(&self, index: u64) -> PathBuf {
-        self.directory.join(format!("installing-{index}"))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -186,17 +179,17 @@ impl SnapshotFiles {
 
 impl SnapshotStore for SnapshotFiles {
     fn create(&self) -> Result<Box<dyn SnapshotSink>, StoreError> {
-        self.health.guard(&self.directory, || {
+        self.health.guard(self.disk.path(), || {
             let mut state = self.state();
             state.parts += 1;
-            let path = self.directory.join(format!("snapshot-{}.part", state.parts));
-            let part = Part::create(path, state.installs)?;
+            let name = format!("snapshot-{}.part", state.parts);
+            let part = Part::create(Arc::clone(&self.disk), name, state.installs)?;
             Ok(Box::new(part) as Box<dyn SnapshotSink>)
         })
     }
 
     fn publish(&self, sink: Box<dyn SnapshotSink>, meta: &SnapshotMeta) -> Result<(), StoreError> {
-        self.health.guard(&self.directory, || {
+        self.health.guard(self.disk.path(), || {
             let mut part = part_of(sink);
             part.seal(meta)?;
             let mut state = self.state();
@@ -204,19 +197,19 @@ impl SnapshotStore for SnapshotFiles {
             if !newer || part.installs() != state.installs {
                 return Ok(());
             }
-            part.rename_to(&self.complete_path(meta.index))?;
+            part.rename_to(&complete_name(meta.index))?;
             self.replace_latest(&mut state, meta)
         })
     }
 
     fn open(&self) -> Result<Option<OpenSnapshot>, StoreError> {
-        self.health.guard(&self.directory, || {
+        self.health.guard(self.disk.path(), || {
             let state = self.state();
             let Some(meta) = state.latest.clone() else {
                 return Ok(None);
             };
-            let path = self.complete_path(meta.index);
-            let source = FileSource::open(&path, meta.size_bytes)?;
+            let source =
+                FileSource::open(&*self.disk, &complete_name(meta.index), meta.size_bytes)?;
             Ok(Some(OpenSnapshot { meta, source: Box::new(source) }))
         })
     }
@@ -226,8 +219,20 @@ fn part_of(sink: Box<dyn SnapshotSink>) -> Part {
     *sink.into_any().downcast().expect("a sink goes back to the store that made it")
 }
 
-fn remove(path: &Path) -> Result<(), StoreError> {
-    fs::remove_file(path).map_err(failed("remove", path))
+fn complete_name(index: u64) -> String {
+    format!("snapshot-{index}")
+}
+
+fn installing_name(index: u64) -> String {
+    format!("installing-{index}")
+}
+
+fn list(disk: &dyn Disk) -> Result<Vec<String>, StoreError> {
+    disk.list().map_err(failed("list", disk.path()))
+}
+
+fn remove(disk: &dyn Disk, name: &str) -> Result<(), StoreError> {
+    disk.remove(name).map_err(failed("remove", &disk.path().join(name)))
 }
 
 /// The index in a file name of this kind.
@@ -237,13 +242,13 @@ fn index_in(name: &str, prefix: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::{fs, io::Write, path::Path};
 
     use super::*;
-    use crate::storage::suite::sample::Sample;
+    use crate::storage::{disk::FileDisk, suite::sample::Sample};
 
     fn opened(directory: &Path) -> Arc<SnapshotFiles> {
-        SnapshotFiles::open(directory, Arc::default()).unwrap()
+        SnapshotFiles::open(FileDisk::new(directory), Arc::default()).unwrap()
     }
 
     fn sink(files: &SnapshotFiles, index: u64) -> (Box<dyn SnapshotSink>, SnapshotMeta) {
@@ -345,7 +350,8 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         let refused = |bytes: &[u8]| {
             fs::write(&path, bytes).unwrap();
-            let error = SnapshotFiles::open(directory.path(), Arc::default()).unwrap_err();
+            let error =
+                SnapshotFiles::open(FileDisk::new(directory.path()), Arc::default()).unwrap_err();
             assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
             assert!(error.to_string().contains("snapshot-5"), "{error}");
         };
@@ -357,7 +363,8 @@ mod tests {
         }
         fs::write(&path, &whole).unwrap();
         fs::rename(&path, directory.path().join("snapshot-6")).unwrap();
-        let error = SnapshotFiles::open(directory.path(), Arc::default()).unwrap_err();
+        let error =
+            SnapshotFiles::open(FileDisk::new(directory.path()), Arc::default()).unwrap_err();
         assert!(error.to_string().contains("it is of index 5"), "{error}");
     }
 }

@@ -5,7 +5,7 @@
 //! | `lock` | held while the directory is in use |
 //! | `hard-state` | the hard state, see [`record`](super::record) |
 //! | `sled/` | the log, see [`log`] |
-//! | `synced` | the mark: how much of the log is known to be on disk, see [`mark`] |
+//! | `synced` | the mark: how much of the log is known to be on disk, see [`mark`](super::mark) |
 //! | `snapshots/` | the latest snapshot, see [`snapshots`](super::snapshots) |
 //!
 //! What sled 0.34.7 leaves to us:
@@ -20,16 +20,16 @@
 
 mod load;
 mod log;
-mod mark;
 
 use std::{mem, path::Path, sync::Arc};
 
-use self::{log::SledLog, mark::SyncedMark};
+use self::log::SledLog;
 use super::{
-    HardState, Loaded, LogStore, SnapshotMeta, SnapshotSink, SnapshotStore, StoreError,
-    directory::{Directory, damaged},
+    HardState, Loaded, LogStore, SnapshotMeta, SnapshotSink, SnapshotStore, StoreError, StoreKind,
+    directory::{Directory, damaged, failed},
     hard_state::HardStateFile,
     health::Health,
+    mark::SyncedMark,
     record::WrittenBy,
     snapshots::SnapshotFiles,
 };
@@ -58,18 +58,24 @@ impl SledStore {
     /// cut: an install, a trim, an append that no sync followed.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let directory = Directory::open(directory)?;
-        let path = directory.path();
+        let disk = directory.disk();
+        let snapshots =
+            disk.directory("snapshots").map_err(failed("create a directory", disk.path()))?;
         let health = Arc::new(Health::default());
         let mut store = Self {
             log: None,
-            mark: SyncedMark::open(path.join("synced"))?,
-            hard_state: HardStateFile::new(path, WrittenBy::Sled),
-            snapshots: SnapshotFiles::open(&path.join("snapshots"), Arc::clone(&health))?,
+            mark: SyncedMark::open(directory.disk())?,
+            hard_state: HardStateFile::new(directory.disk(), WrittenBy::Sled),
+            snapshots: SnapshotFiles::open(snapshots, Arc::clone(&health))?,
             health,
             found: nothing(),
             directory,
         };
         let hard_state = store.hard_state.load()?;
+        if hard_state.as_ref().is_some_and(|it| it.written_by == WrittenBy::Segmented) {
+            let place = disk.path().display().to_string();
+            return Err(StoreError::OtherStore { place, found: StoreKind::Segmented });
+        }
         if let Some(index) = store.snapshots.unfinished_install() {
             // What the log held does not matter any more, nor that a crash left half of it.
             let snapshots = Arc::clone(&store.snapshots);
