@@ -1,4 +1,4 @@
-//! A process that uses the durable store is killed at random moments: what it was told is on disk
+//! A process that uses a durable store is killed at random moments: what it was told is on disk
 //! must be there (P37), and nothing that it never wrote.
 
 use std::{
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hovercraft::{
     ClusterLimits, Configuration, Entry, Identity, Incarnation, Index, Kind, NodeId, Payload,
     Request,
-    storage::{Durability, HardState, Loaded, LogStore, SledStore, SnapshotMeta},
+    storage::{self, Durability, HardState, Loaded, LogStore, SnapshotMeta, StoreKind},
 };
 
 const CYCLES: u64 = 12;
@@ -134,7 +134,11 @@ fn victim() {
         return;
     };
     let seed = std::env::var("STORE_KILL_SEED").unwrap().parse().unwrap();
-    let mut store = SledStore::open(Path::new(&directory)).unwrap();
+    let kind = match &*std::env::var("STORE_KILL_KIND").unwrap() {
+        "sled" => StoreKind::Sled,
+        _ => StoreKind::Segmented,
+    };
+    let mut store = open(Path::new(&directory), kind);
     let loaded = store.load().unwrap();
     if loaded.hard_state.is_none() {
         store.save_hard_state(&hard_state(0)).unwrap();
@@ -142,7 +146,7 @@ fn victim() {
     let mut script = Script::new(seed, &loaded);
     loop {
         let step = script.next();
-        perform(&mut store, &step, script.step);
+        perform(&mut *store, &step, script.step);
         match step {
             Step::Append { .. } => {}
             Step::Sync | Step::Snapshot { .. } => println!("on disk: {}", script.step),
@@ -153,10 +157,11 @@ fn victim() {
 
 /// Lets the victim run for a while, kills it, and returns the last step that it said is on disk,
 /// and the last vote.
-fn run_and_kill(directory: &Path, seed: u64) -> (u64, u64) {
+fn run_and_kill(directory: &Path, kind: StoreKind, seed: u64) -> (u64, u64) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["victim", "--exact", "--ignored", "--nocapture"])
         .env("STORE_KILL_DIRECTORY", directory)
+        .env("STORE_KILL_KIND", kind.to_string())
         .env("STORE_KILL_SEED", seed.to_string())
         .stdout(Stdio::piped())
         .spawn()
@@ -211,16 +216,29 @@ fn check(mut script: Script, on_disk: u64, found: &Loaded) {
     assert!(snapshot_index >= script.snapshot_index, "the snapshot is lost");
 }
 
-#[test]
-fn what_is_said_to_be_on_disk_survives_a_kill() {
+fn open(directory: &Path, kind: StoreKind) -> Box<dyn LogStore> {
+    storage::open(directory, Durability::Sync, kind).unwrap()
+}
+
+fn survive_kills(kind: StoreKind) {
     let root = tempfile::tempdir().unwrap();
     for seed in 1..=CYCLES {
-        let before = SledStore::open(root.path()).unwrap().load().unwrap();
+        let before = open(root.path(), kind).load().unwrap();
         let script = Script::new(seed, &before);
-        let (on_disk, voted) = run_and_kill(root.path(), seed);
-        let after = SledStore::open(root.path()).unwrap().load().unwrap();
+        let (on_disk, voted) = run_and_kill(root.path(), kind, seed);
+        let after = open(root.path(), kind).load().unwrap();
         check(script, on_disk, &after);
         let term = after.hard_state.map_or(0, |state| state.term);
         assert!(term >= voted, "the vote in term {voted} is lost: {term}");
     }
+}
+
+#[test]
+fn what_is_said_to_be_on_disk_survives_a_kill() {
+    survive_kills(StoreKind::Segmented);
+}
+
+#[test]
+fn what_sled_says_is_on_disk_survives_a_kill() {
+    survive_kills(StoreKind::Sled);
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Crash;
 
 /// The unit that a disk writes whole or not at all.
-const SECTOR_BYTES: usize = 512;
+pub(super) const SECTOR_BYTES: usize = 512;
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

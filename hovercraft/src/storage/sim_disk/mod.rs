@@ -25,7 +25,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use self::image::{Image, Node, Operation};
+use self::image::{Image, Node, Operation, SECTOR_BYTES};
 use super::disk::{Disk, DiskFile};
 
 /// A disk in memory, with a root directory.
@@ -317,8 +317,9 @@ impl DiskFile for SimFile {
         let growth = end.saturating_sub(image.live(self.file).len() as u64);
         let full = size_bytes_max.is_some_and(|most| image.size_bytes() + growth > most);
         let (kept, result) = if fails {
-            // A part of it may have come about.
-            (rng.usize(..=bytes.len()), Err(failure()))
+            // A part of it may have come about, up to the end of a sector.
+            let end = rng.u64(offset..=end) / SECTOR_BYTES as u64 * SECTOR_BYTES as u64;
+            (end.saturating_sub(offset) as usize, Err(failure()))
         } else if full {
             (0, Err(io::ErrorKind::StorageFull.into()))
         } else {

@@ -1,0 +1,326 @@
+//! Crash images of the segmented store: recorded runs are cut at every operation on the disk, and
+//! what was not synced is lost, torn and reordered in many ways. What was promised is there, and
+//! nothing that was never written (P37, P38).
+
+mod stores;
+
+use hovercraft::{
+    Index, Term,
+    storage::{Crash, Loaded, LogStore, MemoryStore, SimDisk, StoreError},
+};
+use proptest::prelude::*;
+use stores::{entries, entry, hard_state, opened, publish, sink};
+
+/// A call to a store.
+#[derive(Debug, Clone, Copy)]
+enum Call {
+    Append { first: Index, count: u64, term: Term },
+    Sync,
+    Vote { term: Term },
+    Publish { index: Index },
+    Trim { first: Index },
+    Install { index: Index, keep_tail: bool },
+}
+
+fn perform(store: &mut dyn LogStore, call: Call) -> Result<(), StoreError> {
+    match call {
+        Call::Append { first, count, term } => store.append(first, &entries(first, count, term)),
+        Call::Sync => store.sync(),
+        Call::Vote { term } => store.save_hard_state(&hard_state(term)),
+        Call::Publish { index } => publish(store, index),
+        Call::Trim { first } => store.trim(first),
+        Call::Install { index, keep_tail } => {
+            let (sink, meta) = sink(store, index)?;
+            store.install(sink, &meta, keep_tail)
+        }
+    }
+}
+
+/// A log that may be found.
+#[derive(Debug, Clone)]
+struct Log {
+    first: Index,
+    terms: Vec<Term>,
+    /// A crash may cut the entries from this index on.
+    cut_from: Index,
+    /// The snapshots that it may be found with; 0 for none.
+    snapshots: Vec<Index>,
+}
+
+impl Log {
+    fn next(&self) -> Index {
+        self.first + self.terms.len() as Index
+    }
+
+    fn term(&self, index: Index) -> Option<Term> {
+        self.terms.get(index.checked_sub(self.first)? as usize).copied()
+    }
+}
+
+/// What may be found after a crash.
+#[derive(Debug, Clone)]
+struct Model {
+    /// The last one is the present one; those before it are from before calls that no sync follows.
+    logs: Vec<Log>,
+    votes: Vec<Term>,
+}
+
+impl Model {
+    fn new() -> Self {
+        let log = Log { first: 1, terms: Vec::new(), cut_from: 1, snapshots: vec![0] };
+        Self { logs: vec![log], votes: vec![0] }
+    }
+
+    fn present(&self) -> &Log {
+        self.logs.last().expect("there is always a log")
+    }
+
+    fn snapshot(&self) -> Index {
+        *self.present().snapshots.last().expect("there is always one, or 0")
+    }
+
+    /// A call has begun: what it does may be found, or not.
+    fn begin(&mut self, call: Call) {
+        match call {
+            Call::Append { first, count, term } => {
+                let mut log = self.present().clone();
+                log.terms.truncate((first - log.first) as usize);
+                log.terms.resize((first + count - log.first) as usize, term);
+                log.cut_from = first;
+                self.logs.push(log);
+            }
+            Call::Vote { term } => self.votes.push(term),
+            Call::Publish { index } | Call::Install { index, keep_tail: true } => {
+                self.logs.iter_mut().for_each(|log| log.snapshots.push(index));
+            }
+            Call::Install { index, keep_tail: false } => {
+                let (first, snapshots) = (index + 1, vec![index]);
+                self.logs.push(Log { first, terms: Vec::new(), cut_from: first, snapshots });
+            }
+            Call::Sync | Call::Trim { .. } => {}
+        }
+    }
+
+    /// A call has returned: what it promises is there.
+    fn complete(&mut self, call: Call) {
+        let present = self.logs.len() - 1;
+        match call {
+            Call::Sync | Call::Install { keep_tail: false, .. } => {
+                self.logs.drain(..present);
+                self.logs[0].cut_from = self.logs[0].next();
+            }
+            Call::Vote { .. } => {
+                self.votes.drain(..self.votes.len() - 1);
+            }
+            Call::Publish { index } | Call::Install { index, keep_tail: true } => {
+                self.logs.iter_mut().for_each(|log| log.snapshots = vec![index]);
+            }
+            Call::Append { .. } | Call::Trim { .. } => {}
+        }
+    }
+
+    fn check(&self, loaded: &Loaded) -> Result<(), String> {
+        if loaded.torn {
+            return Err("it is torn, and nothing that was synced is lost".to_owned());
+        }
+        let vote = loaded.hard_state.as_ref().map_or(0, |state| state.term);
+        if !self.votes.contains(&vote) {
+            return Err(format!("the vote of {vote} instead of {:?}", self.votes));
+        }
+        for (index, found) in (loaded.first_index..).zip(&loaded.entries) {
+            if *found != entry(index, found.term) {
+                return Err(format!("entry {index} was never written"));
+            }
+        }
+        let reasons: Vec<_> =
+            self.logs.iter().map(|log| log.check(loaded)).filter_map(Result::err).collect();
+        if reasons.len() < self.logs.len() { Ok(()) } else { Err(reasons.join("; ")) }
+    }
+}
+
+impl Log {
+    fn check(&self, loaded: &Loaded) -> Result<(), String> {
+        let snapshot = loaded.snapshot.as_ref().map_or(0, |meta| meta.index);
+        if !self.snapshots.contains(&snapshot) {
+            return Err(format!("the snapshot is {snapshot} instead of {:?}", self.snapshots));
+        }
+        let next = loaded.first_index + loaded.entries.len() as Index;
+        if loaded.first_index > snapshot + 1 || next <= snapshot {
+            return Err(format!("a log of {}..{next} with {snapshot}", loaded.first_index));
+        }
+        // A log that ends below the snapshot looks as if it ended there.
+        let end = next.min(self.next());
+        if end < self.cut_from || end.max(snapshot + 1) != next {
+            let (low, high) = (self.cut_from, self.next());
+            return Err(format!("it ends before {next} instead of {low}..={high}"));
+        }
+        let mut indexed = (loaded.first_index..).zip(&loaded.entries);
+        match indexed.find(|(index, found)| self.term(*index) != Some(found.term)) {
+            Some((index, found)) => {
+                let expected = self.term(index);
+                Err(format!("entry {index} is of term {} instead of {expected:?}", found.term))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Calls that a replica may make, drawn from a seed.
+fn script(seed: u64, length: usize) -> Vec<Call> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut model = Model::new();
+    // A hard state comes before everything else.
+    let mut calls = vec![Call::Vote { term: 1 }];
+    model.begin(calls[0]);
+    for step in 2.. {
+        if calls.len() == length {
+            break;
+        }
+        let (next, snapshot) = (model.present().next(), model.snapshot());
+        let uncovered = snapshot + 1;
+        let call = match rng.u32(..100) {
+            0..45 => {
+                let back = if rng.u32(..4) == 0 { rng.u64(..30) } else { 0 };
+                let first = next.saturating_sub(back).max(uncovered);
+                Call::Append { first, count: rng.u64(..40), term: step }
+            }
+            45..70 => Call::Sync,
+            70..78 => Call::Vote { term: step },
+            78..86 if next > uncovered => Call::Publish { index: rng.u64(uncovered..next) },
+            86..94 => Call::Trim { first: rng.u64(1..=uncovered) },
+            94..96 if next > uncovered => {
+                Call::Install { index: rng.u64(uncovered..next), keep_tail: true }
+            }
+            96..98 => Call::Install { index: rng.u64(1..next + 10), keep_tail: false },
+            _ => continue,
+        };
+        model.begin(call);
+        model.complete(call);
+        calls.push(call);
+    }
+    calls
+}
+
+/// Makes the calls until one fails, as all do on a disk that is broken.
+fn run(disk: &SimDisk, calls: &[Call], model: &mut Model) -> bool {
+    let Ok((mut store, loaded)) = opened(disk, 1) else {
+        return false;
+    };
+    assert!(loaded.hard_state.is_none() && loaded.entries.is_empty());
+    for call in calls {
+        model.begin(*call);
+        if perform(&mut store, *call).is_err() {
+            return false;
+        }
+        model.complete(*call);
+    }
+    true
+}
+
+/// Opens what a crash has left, compares it, and goes on from it: what was cut off stays away.
+fn check(disk: &SimDisk, model: &Model, what: &str) {
+    let fail = |step: &str, reason: String| -> ! { panic!("{what}, {step}: {reason}") };
+    let (store, loaded) = opened(disk, 2).unwrap_or_else(|error| fail("open", error.to_string()));
+    model.check(&loaded).unwrap_or_else(|reason| fail("load", reason));
+    drop(store);
+    // A crash right after the start, which changes nothing.
+    disk.crash(Crash::Prefix(0));
+    let (mut store, again) = opened(disk, 3).unwrap_or_else(|e| fail("again", e.to_string()));
+    if (&again.entries, again.first_index) != (&loaded.entries, loaded.first_index) {
+        fail("again", "another log than at the first start".to_owned());
+    }
+    let next = loaded.first_index + loaded.entries.len() as Index;
+    let term = 1_000_000;
+    let go_on = |store: &mut dyn LogStore| {
+        perform(store, Call::Vote { term })?;
+        perform(store, Call::Append { first: next, count: 2, term })?;
+        store.sync()
+    };
+    go_on(&mut store).unwrap_or_else(|error| fail("go on", error.to_string()));
+    drop(store);
+    disk.crash(Crash::Prefix(0));
+    let (_, after) = opened(disk, 4).unwrap_or_else(|error| fail("reopen", error.to_string()));
+    let end = after.first_index + after.entries.len() as Index;
+    let kept = after.entries.len().saturating_sub(2);
+    let old = loaded.entries.len().saturating_sub(kept);
+    if after.torn
+        || end != next + 2
+        || after.entries[..kept] != loaded.entries[old..]
+        || after.entries[kept..] != entries(next, 2, term)
+    {
+        fail("reopen", format!("{}..{end} instead of ..{}", after.first_index, next + 2));
+    }
+}
+
+/// Cuts the run of a script at every operation on the disk.
+fn cut_everywhere(seed: u64, length: usize) -> (u64, u64) {
+    let calls = script(seed, length);
+    let mut images = 0;
+    for operations in 0.. {
+        let disk = SimDisk::new(seed);
+        disk.break_after(operations);
+        let mut model = Model::new();
+        let ended = run(&disk, &calls, &mut model);
+        let unsynced = disk.unsynced_count();
+        // Every prefix, but where there are very many.
+        let prefixes = (0..=unsynced).step_by(1 + unsynced / 8).map(Crash::Prefix);
+        for (number, crash) in prefixes.chain([Crash::Random; 5]).enumerate() {
+            let image = disk.fork(seed ^ (operations << 8) ^ number as u64);
+            image.crash(crash);
+            let what = format!("script {seed}, cut at {operations}, image {number} ({crash:?})");
+            check(&image, &model, &what);
+            images += 1;
+        }
+        if ended {
+            return (operations, images);
+        }
+    }
+    unreachable!("a run makes finitely many operations")
+}
+
+#[test]
+fn every_cut_of_a_run_leaves_what_was_promised() {
+    let (mut cuts, mut images) = (0, 0);
+    for seed in 0..5 {
+        let (operations, checked) = cut_everywhere(seed, 40);
+        cuts += operations;
+        images += checked;
+    }
+    println!("{images} crash images of {cuts} cuts");
+    assert!(cuts > 200 && images > 2_000, "the scripts do too little: {cuts} cuts");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 64,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Any calls, with restarts in between: the store holds what the memory store holds.
+    #[test]
+    fn it_holds_what_the_memory_store_holds(seed: u64, restart_every in 1..30_usize) {
+        let disk = SimDisk::new(seed);
+        let (mut store, _) = opened(&disk, 1).unwrap();
+        let mut model = MemoryStore::new();
+        for (step, call) in script(seed, 80).into_iter().enumerate() {
+            perform(&mut store, call).unwrap();
+            perform(&mut model, call).unwrap();
+            if step % restart_every != 0 {
+                continue;
+            }
+            store.sync().unwrap();
+            drop(store);
+            let loaded;
+            (store, loaded) = opened(&disk, step as u64).unwrap();
+            let expected = model.load().unwrap();
+            prop_assert!(!loaded.torn);
+            prop_assert_eq!(&loaded.hard_state, &expected.hard_state);
+            prop_assert_eq!(&loaded.snapshot, &expected.snapshot);
+            // What was trimmed may still be there.
+            prop_assert!(loaded.first_index <= expected.first_index);
+            let more = (expected.first_index - loaded.first_index) as usize;
+            prop_assert!(loaded.entries[more..] == expected.entries[..]);
+        }
+    }
+}

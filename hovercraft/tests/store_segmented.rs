@@ -1,0 +1,287 @@
+//! What the segmented store does when its files are damaged, lost, full or failing: never silently
+//! the wrong thing (P38).
+
+mod stores;
+
+use std::{fs, path::Path};
+
+use hovercraft::{
+    Index,
+    storage::{
+        Crash, HardState, Loaded, LogStore, MemoryStore, SegmentedStore, SimDisk, SledStore,
+        StoreError, StoreKind, inspect,
+    },
+};
+use stores::{SEGMENT_BYTES, entries, entry, hard_state, opened, publish};
+
+/// A log of 1..=count of term 1, three entries an append, each synced.
+fn filled(count: u64) -> SimDisk {
+    let disk = SimDisk::new(1);
+    let (mut store, _) = opened(&disk, 1).unwrap();
+    store.save_hard_state(&hard_state(1)).unwrap();
+    for first in (1..=count).step_by(3) {
+        store.append(first, &entries(first, 3, 1)).unwrap();
+        store.sync().unwrap();
+    }
+    disk
+}
+
+/// Where the records of a segment begin.
+fn records(disk: &SimDisk) -> Vec<(u64, u64)> {
+    // Only a real directory can be looked at, so the offsets are taken from a copy of it.
+    let directory = tempfile::tempdir().unwrap();
+    copy_out(disk, directory.path());
+    let mut found = Vec::new();
+    inspect(directory.path(), &mut |record| found.push((record.segment, record.offset))).unwrap();
+    found
+}
+
+fn copy_out(disk: &SimDisk, to: &Path) {
+    for directory in ["log", "snapshots"] {
+        fs::create_dir_all(to.join(directory)).unwrap();
+    }
+    fs::write(to.join("lock"), "").unwrap();
+    for (path, size) in disk.files() {
+        let (directory, name) = path.split_once('/').map_or((None, &*path), |(d, n)| (Some(d), n));
+        let root = disk.root();
+        let at = directory.map_or(root.clone(), |directory| root.directory(directory).unwrap());
+        let mut bytes = vec![0; size as usize];
+        at.open(name).unwrap().read_at(0, &mut bytes).unwrap();
+        fs::write(to.join(&path), bytes).unwrap();
+    }
+}
+
+/// P38, P40: each bit flipped by itself is an error, a torn tail, or harmless; never another entry.
+#[test]
+fn damage_is_never_silently_wrong() {
+    let good = filled(9);
+    let whole = opened(&good.fork(1), 2).unwrap().1;
+    assert_eq!((whole.entries.len(), whole.torn), (9, false));
+    let starts = records(&good);
+    let last = starts.last().unwrap().1;
+    let size = 56
+        + whole.entries[6..]
+            .iter()
+            .map(|entry| entry.request().unwrap().body().len() as u64 + 54)
+            .sum::<u64>();
+    let end = last + size.next_multiple_of(8);
+    let mut counts = std::collections::BTreeMap::new();
+    for (path, file_bytes) in good.files() {
+        let checked = if path == "log/segment-1" { end } else { file_bytes };
+        for offset in (0..checked).chain([file_bytes - 1]) {
+            let bad = good.fork(offset);
+            assert!(bad.flip_bit(&path, offset, offset as u8));
+            let outcome = match opened(&bad, 3) {
+                Err(StoreError::Damaged { .. } | StoreError::Version { .. }) => "an error",
+                Err(other) => panic!("{path} at {offset}: {other}"),
+                Ok((_, found)) => judge(&found, &whole, &format!("{path} at {offset}")),
+            };
+            let expected = match &*path {
+                "hard-state" => "an error",
+                "synced" => "all, torn",
+                _ if (48..4_096).contains(&offset) || offset >= end => "all",
+                _ if (last..end).contains(&offset) => "a prefix, torn",
+                _ => "an error",
+            };
+            // A version that this build does not know is an error before anything else.
+            let is_version = path == "synced" && outcome == "an error";
+            assert!(outcome == expected || is_version, "{path} at {offset} gives {outcome}");
+            *counts.entry(outcome).or_insert(0) += 1;
+        }
+    }
+    println!("damage gave {counts:?}");
+}
+
+fn judge(found: &Loaded, whole: &Loaded, what: &str) -> &'static str {
+    assert_eq!(found.hard_state, whole.hard_state, "{what}: the hard state is wrong");
+    assert!(whole.entries.starts_with(&found.entries), "{what}: other entries");
+    match (found.entries.len() == whole.entries.len(), found.torn) {
+        (true, false) => "all",
+        (true, true) => "all, torn",
+        (false, true) => "a prefix, torn",
+        (false, false) => panic!("{what}: lost entries, and nobody is told"),
+    }
+}
+
+/// P38: damage before the tail is an error that names the place and the way out.
+#[test]
+fn damage_before_the_tail_names_the_record() {
+    let disk = filled(600);
+    let starts = records(&disk);
+    assert!(starts.last().unwrap().0 > 2, "there are several segments");
+    for &(segment, offset) in &[starts[4], starts[starts.len() - 2]] {
+        let bad = disk.fork(1);
+        bad.flip_bit(&format!("log/segment-{segment}"), offset + 60, 3);
+        let text = opened(&bad, 2).unwrap_err().to_string();
+        assert!(text.contains(&format!("log/segment-{segment}: ")), "{text}");
+        assert!(text.contains("is damaged; restore this directory"), "{text}");
+    }
+}
+
+/// P38: what was synced and is gone from the end makes the replica recover, until it has noted it.
+#[test]
+fn a_lost_end_is_torn_until_it_is_noted() {
+    for lost in ["the last segment", "the mark", "the log"] {
+        let disk = filled(400);
+        let segments: Vec<_> =
+            disk.files().into_iter().filter(|(path, _)| path.starts_with("log/segment")).collect();
+        let (root, log) = (disk.root(), disk.root().directory("log").unwrap());
+        let name = |path: &str| path.trim_start_matches("log/").to_owned();
+        match lost {
+            "the mark" => root.remove("synced").unwrap(),
+            "the last segment" => log.remove(&name(&segments.last().unwrap().0)).unwrap(),
+            _ => segments.iter().for_each(|(path, _)| log.remove(&name(path)).unwrap()),
+        }
+        for seed in 2..4 {
+            let (_, loaded) = opened(&disk, seed).unwrap();
+            assert!(loaded.torn, "{lost} is lost");
+            let count = loaded.entries.len() as u64;
+            assert_eq!(loaded.entries, entries(1, count, 1));
+            disk.crash(Crash::KeepAll);
+        }
+        let (mut store, loaded) = opened(&disk, 4).unwrap();
+        let next = loaded.first_index + loaded.entries.len() as Index;
+        store.save_hard_state(&hard_state(2)).unwrap();
+        store.append(next, &entries(next, 5, 2)).unwrap();
+        store.sync().unwrap();
+        let (_, loaded) = opened(&disk, 5).unwrap();
+        assert!(!loaded.torn, "{lost} was lost, and it is noted");
+        assert_eq!(loaded.entries.last(), Some(&entry(next + 4, 2)));
+    }
+}
+
+#[test]
+fn a_lost_segment_in_the_middle_or_a_lost_hard_state_is_damage() {
+    for (directory, name, text) in
+        [("log", "segment-2", "entry 1 (it is missing)"), (".", "hard-state", "hard-state")]
+    {
+        let disk = filled(600);
+        let at = if directory == "." { disk.root() } else { disk.root().directory("log").unwrap() };
+        at.remove(name).unwrap();
+        let error = opened(&disk, 2).unwrap_err();
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+    }
+}
+
+/// P38: a full disk is reported, nothing goes on after it, and all that was synced is there when
+/// there is room again.
+#[test]
+fn a_full_disk_loses_nothing_that_was_synced() {
+    let disk = filled(3);
+    let (mut store, _) = opened(&disk, 2).unwrap();
+    disk.limit(Some(disk.size_bytes() + SEGMENT_BYTES / 2));
+    let mut next = 4;
+    let error = loop {
+        let appended = store.append(next, &entries(next, 20, 1)).and_then(|()| store.sync());
+        match appended {
+            Ok(()) => next += 20,
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        matches!(&error, StoreError::Io { source, .. }
+        if source.kind() == std::io::ErrorKind::StorageFull),
+        "{error}"
+    );
+    assert!(matches!(store.append(next, &[]), Err(StoreError::Stopped { .. })));
+    disk.crash(Crash::Random);
+    let (_, loaded) = opened(&disk, 3).unwrap();
+    assert!(!loaded.torn && loaded.entries.len() as u64 >= next - 1);
+    assert_eq!(loaded.entries[..next as usize - 1], entries(1, next - 1, 1));
+}
+
+/// P38: after a failed sync nothing is synced again as if it had not failed.
+#[test]
+fn a_failed_sync_stops_the_store() {
+    let disk = filled(3);
+    let (mut store, _) = opened(&disk, 2).unwrap();
+    store.append(4, &entries(4, 1, 1)).unwrap();
+    disk.break_after(1);
+    assert!(matches!(store.sync(), Err(StoreError::Io { .. })));
+    assert!(matches!(store.sync(), Err(StoreError::Stopped { .. })));
+    assert!(matches!(store.save_hard_state(&hard_state(2)), Err(StoreError::Stopped { .. })));
+    assert!(matches!(store.snapshots().create(), Err(StoreError::Stopped { .. })));
+}
+
+/// A trim of a long log gives back its segments, but for some that are used again.
+#[test]
+fn a_trim_gives_back_whole_segments() {
+    let disk = filled(900);
+    let (mut store, _) = opened(&disk, 2).unwrap();
+    publish(&store, 890).unwrap();
+    store.trim(850).unwrap();
+    for first in (901..=960).step_by(3) {
+        store.append(first, &entries(first, 3, 1)).unwrap();
+        store.sync().unwrap();
+    }
+    let log: Vec<_> =
+        disk.files().into_iter().filter(|(path, _)| path.starts_with("log/")).collect();
+    assert!(log.len() <= 5, "{log:?}");
+    let (_, loaded) = opened(&disk, 3).unwrap();
+    let first = loaded.first_index;
+    assert!((600..=850).contains(&first), "it begins at {first}");
+    assert_eq!(loaded.entries, entries(first, 961 - first, 1));
+}
+
+/// A log that never stops growing uses the same files again and again.
+#[test]
+fn segments_are_used_again_and_again() {
+    let disk = SimDisk::new(1);
+    let (mut store, _) = opened(&disk, 1).unwrap();
+    store.save_hard_state(&hard_state(1)).unwrap();
+    let mut most = 0;
+    for first in (1..=20_000_u64).step_by(50) {
+        store.append(first, &entries(first, 50, 1)).unwrap();
+        store.sync().unwrap();
+        if first % 500 == 1 && first > 500 {
+            publish(&store, first - 400).unwrap();
+            store.trim(first - 400).unwrap();
+        }
+        most = most.max(disk.size_bytes());
+    }
+    assert!(most < 20 * SEGMENT_BYTES, "{most} bytes for a log of a thousand entries");
+    let (_, loaded) = opened(&disk, 2).unwrap();
+    let first = loaded.first_index;
+    assert_eq!(loaded.entries, entries(first, 20_001 - first, 1));
+}
+
+/// The directory of one store is not taken for one of another.
+#[test]
+fn a_directory_of_another_store_is_refused_by_its_name() {
+    let root = tempfile::tempdir().unwrap();
+    let (ours, sleds) = (root.path().join("ours"), root.path().join("sleds"));
+    SegmentedStore::open(&ours).unwrap().save_hard_state(&hard_state(1)).unwrap();
+    SledStore::open(&sleds).unwrap().save_hard_state(&hard_state(1)).unwrap();
+    let error = SegmentedStore::open(&sleds).unwrap_err();
+    assert!(matches!(error, StoreError::OtherStore { found: StoreKind::Sled, .. }), "{error}");
+    assert!(error.to_string().contains("set store = \"sled\""), "{error}");
+    let error = SledStore::open(&ours).unwrap_err();
+    assert!(error.to_string().contains("set store = \"segmented\""), "{error}");
+    assert!(matches!(inspect(&sleds, &mut |_| ()), Err(StoreError::OtherStore { .. })));
+    // Both go on as before.
+    assert!(!SegmentedStore::open(&ours).unwrap().load().unwrap().torn);
+    assert!(!SledStore::open(&sleds).unwrap().load().unwrap().torn);
+}
+
+/// P37: what a run in the durability `memory` acknowledged is not in this log.
+#[test]
+fn a_log_that_the_memory_store_passed_is_torn() {
+    let root = tempfile::tempdir().unwrap();
+    {
+        let mut store = SegmentedStore::open(root.path()).unwrap();
+        store.save_hard_state(&hard_state(1)).unwrap();
+        store.append(1, &entries(1, 30, 1)).unwrap();
+        store.sync().unwrap();
+        assert!(matches!(inspect(root.path(), &mut |_| ()), Err(StoreError::Locked { .. })));
+    }
+    {
+        let mut store = MemoryStore::open(root.path()).unwrap();
+        assert!(store.load().unwrap().torn);
+        store.save_hard_state(&HardState { clean: true, ..hard_state(1) }).unwrap();
+    }
+    assert!(inspect(root.path(), &mut |_| ()).unwrap().torn);
+    let loaded = SegmentedStore::open(root.path()).unwrap().load().unwrap();
+    assert!(loaded.torn);
+    assert_eq!(loaded.entries, entries(1, 30, 1));
+}
