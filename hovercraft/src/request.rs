@@ -4,6 +4,7 @@ use std::{
     fmt,
     hash::{Hash, Hasher},
     net::{Ipv4Addr, SocketAddrV4},
+    ops::Range,
 };
 
 use bytes::Bytes;
@@ -169,25 +170,24 @@ impl Request {
         Self { key: Key { identity, digest: Digest(hash(&head, &body)) }, lowest, kind, body }
     }
 
-    /// The request whose head and body these bytes are, as [`Self::head`] gives them; none if they
-    /// are no request's. The body shares their memory.
-    pub(crate) fn from_bytes(bytes: &Bytes) -> Option<Self> {
-        let (first_bytes, rest) = bytes.split_first_chunk::<8>()?;
-        let (second_bytes, rest) = rest.split_first_chunk::<8>()?;
-        let (lowest_bytes, rest) = rest.split_first_chunk::<8>()?;
-        let &[kind, plain, ..] = rest else { return None };
-        let first = u64::from_le_bytes(*first_bytes);
-        let second = u64::from_le_bytes(*second_bytes);
-        let identity = Identity::from_words(first, second, plain == 1);
+    /// The request whose head and body lie at `range`, as [`Self::head`] gives them; none if those
+    /// bytes are no request's. The body shares the memory of `bytes`.
+    pub(crate) fn from_bytes(bytes: &Bytes, range: Range<usize>) -> Option<Self> {
+        let request = bytes.get(range.clone())?;
+        let (head, _) = request.split_first_chunk::<{ Self::HEAD_BYTES }>()?;
+        let word =
+            |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
+        let (first, second, lowest, plain) = (word(0), word(8), word(16), head[25] == 1);
+        let identity = Identity::from_words(first, second, plain);
         // Bits that no identity sets would be in the digest, and not in the identity.
-        if plain > 1 || identity.to_words() != (first, second, plain == 1) {
+        if head[25] > 1 || identity.to_words() != (first, second, plain) {
             return None;
         }
         Some(Self {
-            key: Key { identity, digest: Digest(xxh3_64(bytes)) },
-            lowest: u64::from_le_bytes(*lowest_bytes),
-            kind: Kind::from_number(kind)?,
-            body: bytes.slice(Self::HEAD_BYTES..),
+            key: Key { identity, digest: Digest(xxh3_64(request)) },
+            lowest,
+            kind: Kind::from_number(head[24])?,
+            body: bytes.slice(range.start + Self::HEAD_BYTES..range.end),
         })
     }
 

@@ -26,8 +26,6 @@ use std::{
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-#[doc(hidden)]
-pub use self::record::fuzz_records;
 pub use self::{
     disk::{Disk, DiskFile, FileDisk},
     memory::MemoryStore,
@@ -35,6 +33,8 @@ pub use self::{
     sim_disk::{Crash, SimDisk, Work},
     sled::SledStore,
 };
+#[doc(hidden)]
+pub use self::{record::fuzz_records, segmented::fuzz_recovery};
 use crate::entry::{Configuration, Entry, Incarnation, Index, NodeId, Term};
 
 /// How much a replica promises when it acknowledges an entry (P37).

@@ -29,8 +29,8 @@ pub(super) const ALIGNMENT: usize = 8;
 
 const ENTRY_HEADER_BYTES: usize = 28;
 
-/// No index and no number gets there, so that what follows may count on.
-const NUMBER_MAX: u64 = u64::MAX / 2;
+/// No index and no number gets there.
+pub(super) const NUMBER_MAX: u64 = u64::MAX / 2;
 
 /// The first page of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,6 +161,16 @@ fn checksum(salt: u64, offset: u64, record: &[u8]) -> u64 {
     xxh3_64_with_seed(&record[8..], salt ^ offset)
 }
 
+/// Puts the checksum of what may be a record at an offset right; returns where the next may begin.
+pub(super) fn seal_checksum(salt: u64, offset: usize, segment: &mut [u8]) -> usize {
+    let length = u32_at(segment, offset + 8) as usize;
+    let end = (offset + RECORD_HEADER_BYTES + length).next_multiple_of(ALIGNMENT);
+    let end = end.min(segment.len());
+    let checksum = checksum(salt, offset as u64, &segment[offset..end]);
+    segment[offset..offset + 8].copy_from_slice(&checksum.to_le_bytes());
+    end
+}
+
 /// Appends the bytes of an entry.
 pub(super) fn encode_entry(entry: &Entry, to: &mut Vec<u8>) {
     let (kind, replier, length) = match &entry.payload {
@@ -202,6 +212,8 @@ pub(super) fn decode_entries(
     entries: &mut Vec<Entry>,
 ) -> Result<(), RecordError> {
     let mut offset = 0;
+    // An entry takes at least its header, so the count cannot ask for more than there is.
+    entries.reserve((header.entry_count as usize).min(bytes.len() / ENTRY_HEADER_BYTES));
     for _ in 0..header.entry_count {
         let rest = bytes.get(offset..offset + ENTRY_HEADER_BYTES).ok_or(RecordError::Short)?;
         let start = offset + ENTRY_HEADER_BYTES;
@@ -213,7 +225,7 @@ pub(super) fn decode_entries(
             0 if end == start => Payload::Noop,
             1 => Payload::Configuration(Arc::new(decode_configuration(&bytes[start..end])?)),
             2 => {
-                let request = Request::from_bytes(&bytes.slice(start..end));
+                let request = Request::from_bytes(bytes, start..end);
                 let request = Arc::new(request.ok_or(RecordError::Request)?);
                 Payload::Request {
                     replier: NodeId(u16::from_le_bytes([rest[6], rest[7]])),

@@ -11,6 +11,7 @@
 //! `docs/log.md` has all of it byte by byte, and what happens after a crash.
 
 mod format;
+mod fuzz;
 mod inspect;
 mod log;
 mod recovery;
@@ -18,6 +19,8 @@ mod segment;
 
 use std::{mem, path::Path, sync::Arc};
 
+#[doc(hidden)]
+pub use self::fuzz::fuzz_recovery;
 pub use self::inspect::{Inspection, RecordView, inspect};
 use self::log::{Opened, SegmentedLog};
 use super::{

@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use super::{
     format::{
-        ALIGNMENT, HeaderError, RECORD_HEADER_BYTES, RecordHeader, RecordKind,
+        ALIGNMENT, HeaderError, NUMBER_MAX, RECORD_HEADER_BYTES, RecordHeader, RecordKind,
         SEGMENT_HEADER_BYTES, SegmentHeader, VERSION, decode_entries,
     },
     segment::{Listing, Sealed, segment_name},
@@ -32,6 +32,9 @@ use crate::{
         disk::{Disk, DiskFile},
     },
 };
+
+/// Far above one with the largest request; bounds what a stray file can make us read.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
 /// A record as it is read, for whoever wants to see it.
 #[derive(Debug, Clone, Copy)]
@@ -106,6 +109,10 @@ pub(super) fn read_log(
         }
     }
     let mut found = reader.found;
+    // No log gets there; what follows may count on from all of these.
+    if found.highest_number.max(found.next_index()) > NUMBER_MAX / 2 {
+        return Err(damaged(disk.path(), "an index or a write number (it is out of range)"));
+    }
     found.torn = found.last_number < synced;
     Ok(found)
 }
@@ -124,7 +131,10 @@ impl Segment {
         let path = disk.path().join(&name);
         let file = disk.open(&name).map_err(failed("open", &path))?;
         let size_bytes = file.size_bytes().map_err(failed("read", &path))?;
-        let mut bytes = vec![0; usize::try_from(size_bytes).unwrap_or(usize::MAX)];
+        if size_bytes > SEGMENT_BYTES_MAX {
+            return Err(damaged(&path, "this segment (it is larger than any)"));
+        }
+        let mut bytes = vec![0; size_bytes as usize];
         let count = file.read_at(0, &mut bytes).map_err(failed("read", &path))?;
         bytes.truncate(count);
         let header = match SegmentHeader::decode(&bytes) {
