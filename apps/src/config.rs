@@ -13,7 +13,7 @@ use std::{
 use hovercraft::{
     Client, ClientBuilder, ClusterLimits, Execution, Mode, Multicast, NodeId,
     core::{Policy, Timing},
-    storage::Durability,
+    storage::{Durability, StoreKind},
 };
 use serde::Deserialize;
 
@@ -55,6 +55,8 @@ pub struct Config {
     pub durability: Durability,
     /// How often it syncs in the durability `interval`.
     pub sync_interval: Duration,
+    /// Which store keeps the log.
+    pub store: StoreKind,
     /// Who answers (P16).
     pub policy: Policy,
     /// How many entries may wait for one replier (P15).
@@ -157,6 +159,8 @@ struct File {
     #[serde(default = "default_sync_interval_ms")]
     sync_interval_ms: u32,
     #[serde(default)]
+    store: FileStore,
+    #[serde(default)]
     policy: FilePolicy,
     #[serde(default = "default_queue_bound")]
     queue_bound: usize,
@@ -223,6 +227,14 @@ enum FileDurability {
     Sync,
     Interval,
     Memory,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FileStore {
+    #[default]
+    Segmented,
+    Sled,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -328,6 +340,10 @@ impl File {
                 FileDurability::Memory => Durability::Memory,
             },
             sync_interval: Duration::from_millis(sync_interval_ms.into()),
+            store: match self.store {
+                FileStore::Segmented => StoreKind::Segmented,
+                FileStore::Sled => StoreKind::Sled,
+            },
             policy: match self.policy {
                 FilePolicy::Jbsq => Policy::Jbsq,
                 FilePolicy::Random => Policy::Random,
@@ -431,6 +447,7 @@ mod tests {
         assert_eq!(config.data.as_deref(), Some(Path::new("some/two")));
         assert_eq!((config.cluster.mode, config.cluster.multicast), (Mode::HovercRaft, None));
         assert_eq!((config.durability, config.policy), (Durability::Sync, Policy::Jbsq));
+        assert_eq!(config.store, StoreKind::Segmented);
         assert_eq!((config.queue_bound, config.service), (128, Service::Kv));
         assert_eq!((config.resp, config.cluster.limits), (None, limits));
     }
@@ -473,6 +490,7 @@ mod tests {
             ("queue_limit = 7", "unknown field `queue_limit`, expected one of `id`, `members`"),
             ("mode = 'paxos'", "expected one of `unreplicated`, `raft`, `hovercraft`"),
             ("durability = 'some'", "expected one of `sync`, `interval`, `memory`"),
+            ("store = 'paper'", "expected `segmented` or `sled`"),
             ("policy = 'best'", "expected one of `jbsq`, `random`, `leader`"),
             ("timing = 'wan'", "expected `lan` or `datacenter`"),
             ("execution = 'fork'", "expected `inline` or `thread`"),

@@ -118,6 +118,7 @@ fn builder(config: &Config) -> NodeBuilder {
         .mode(*mode)
         .durability(config.durability)
         .sync_interval(config.sync_interval)
+        .store(config.store)
         .policy(config.policy, config.queue_bound)
         .timing(config.timing)
         .admission_limit(config.admission_limit)

@@ -32,6 +32,8 @@ fn help_is_good_and_bad_usage_is_three() {
         &["status", "--help"],
         &["kv", "--help"],
         &["kv", "cas", "--help"],
+        &["log", "--help"],
+        &["log", "dump", "--help"],
     ] {
         let output = hovercraft(arguments);
         assert_eq!(exit_code(&output), 0, "{arguments:?}");
@@ -43,6 +45,8 @@ fn help_is_good_and_bad_usage_is_three() {
         &["node"],
         &["node", "--config", "no-such-file"],
         &["init"],
+        &["log", "check"],
+        &["log", "check", "no-such-directory"],
         &["init", "--members", "127.0.0.1:1,127.0.0.1:1"],
         &["status", "--members", "nonsense"],
         &["kv", "get", "a"],

@@ -4,6 +4,7 @@ mod cluster;
 mod demo;
 mod init;
 mod kv;
+mod log;
 mod node;
 mod status;
 
@@ -48,6 +49,7 @@ enum Command {
     Init(init::Arguments),
     Status(status::Arguments),
     Kv(kv::Arguments),
+    Log(log::Arguments),
     Demo(demo::Arguments),
 }
 
@@ -59,6 +61,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
             Command::Init(arguments) => init::run(arguments),
             Command::Status(arguments) => status::run(arguments),
             Command::Kv(arguments) => kv::run(arguments),
+            Command::Log(arguments) => log::run(&arguments),
             Command::Demo(arguments) => demo::run(arguments),
         },
         Err(error) => {
