@@ -42,7 +42,7 @@ struct Arguments {
     /// Where to write: a directory on the disk in question. By default the present one.
     #[arg(long, default_value = ".")]
     directory: PathBuf,
-    /// How many entries the log has that is opened again and trimmed.
+    /// How many entries the log has that is opened again and trimmed; none if 0.
     #[arg(long, default_value_t = 1_000_000)]
     entries: u64,
     /// Each figure is the median of so many runs.
@@ -51,9 +51,9 @@ struct Arguments {
     /// Where the figures are written as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Only the stores whose name contains this.
-    #[arg(long, default_value = "")]
-    only: String,
+    /// Only what has one of these in its name: floor, segmented, sled, memory.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// What cargo passes.
     #[arg(long, hide = true)]
     bench: bool,
@@ -112,18 +112,22 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut rows = Vec::new();
     println!("{:<32} {:<40} {:>9} {:>9}", "store", "what", "wall", "CPU");
     for (batch, count) in [(1, 2_000), (32, 64_000), (256, 512_000)] {
-        for (store, subject) in chosen(arguments) {
-            let what = format!("batch {batch}, us an entry");
-            let mut runs = Vec::new();
-            for _ in 0..arguments.runs {
+        // In turns, so that what slows the disk down for a while slows all of them down.
+        let mut runs: Vec<_> = chosen(arguments).map(|_| Vec::new()).collect();
+        for _ in 0..arguments.runs {
+            for ((_, subject), runs) in chosen(arguments).zip(&mut runs) {
                 let root = tempfile::tempdir_in(&arguments.directory)?;
                 runs.push(append(root.path(), subject, batch, count)?);
             }
-            report(&mut rows, store, what, runs);
+        }
+        for ((store, _), runs) in chosen(arguments).zip(runs) {
+            report(&mut rows, store, format!("batch {batch}, us an entry"), runs);
         }
     }
     for (store, subject) in chosen(arguments) {
-        if let Subject::Store(open) = subject {
+        if let Subject::Store(open) = subject
+            && arguments.entries > 0
+        {
             let root = tempfile::tempdir_in(&arguments.directory)?;
             reopen_and_trim(arguments, root.path(), store, open, &mut rows)?;
         }
@@ -135,7 +139,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn chosen(arguments: &Arguments) -> impl Iterator<Item = (&'static str, Subject)> {
-    SUBJECTS.into_iter().filter(|(store, _)| store.contains(&arguments.only))
+    let only = &arguments.only;
+    let is_chosen = |store: &str| only.is_empty() || only.iter().any(|part| store.contains(part));
+    SUBJECTS.into_iter().filter(move |(store, _)| is_chosen(store))
 }
 
 /// Wall time and CPU, of which the median by wall time counts.

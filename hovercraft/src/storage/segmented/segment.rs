@@ -6,9 +6,9 @@
 //! | `spare-<number>` | a segment that was trimmed, to be used again |
 //! | `fresh` | a segment that is being made; what a crash left of one is written over |
 //!
-//! **Growth.** A segment grows ahead of its records, by zeros, in large steps: to write over blocks
-//! that have been written before costs a sync no change of the file system's own records, which is
-//! what makes it cheap. A spare has been written all over already.
+//! **Growth.** Where writes are small, a segment grows ahead of its records, by zeros, in larger
+//! steps: to write over blocks that have been written before costs a sync no change of the file
+//! system's own records, which is what makes it cheap. A spare has been written all over already.
 //!
 //! **A segment gets its name** when its header is on disk, so a named file without an intact header
 //! is damage. Everything before it is on disk by then, so only the last segment can be torn.
@@ -27,7 +27,11 @@ use crate::{
 
 /// The first step of growth; each is as large as what is there, up to the largest.
 const GROWTH_BYTES_MIN: u64 = 64 << 10;
-const GROWTH_BYTES_MAX: u64 = 4 << 20;
+const GROWTH_BYTES_MAX: u64 = 1 << 20;
+
+/// A write of so many bytes grows the file by itself: to write zeros first, as many again, would
+/// cost more than it saves.
+const LARGE_WRITE_BYTES: usize = 32 << 10;
 
 /// How many trimmed segments are kept to be used again.
 const SPARE_COUNT_MAX: usize = 2;
@@ -66,9 +70,13 @@ impl Active {
         let end = self.offset + bytes.len() as u64;
         let mut size_bytes = self.size_bytes;
         if end > size_bytes {
-            let step = size_bytes.clamp(GROWTH_BYTES_MIN, GROWTH_BYTES_MAX);
-            size_bytes = end.next_multiple_of(step).min(self.capacity_bytes.max(end));
-            bytes.resize((size_bytes - self.offset) as usize, 0);
+            size_bytes = end;
+            if bytes.len() < LARGE_WRITE_BYTES {
+                let step = self.size_bytes.next_power_of_two();
+                let step = step.clamp(GROWTH_BYTES_MIN, GROWTH_BYTES_MAX);
+                size_bytes = end.next_multiple_of(step).min(self.capacity_bytes.max(end));
+                bytes.resize((size_bytes - self.offset) as usize, 0);
+            }
         }
         self.file.write_at(self.offset, bytes)?;
         self.offset = end;
@@ -253,9 +261,13 @@ mod tests {
         let mut active = files.create(1, 0, 100).unwrap();
         active.write(&mut vec![7; 100]).unwrap();
         assert_eq!((active.offset, active.size_bytes), (4_196, 64 << 10));
+        active.write(&mut vec![7; 30_000]).unwrap();
+        assert_eq!((active.offset, active.size_bytes), (34_196, 64 << 10));
         active.write(&mut vec![7; 100_000]).unwrap();
-        assert_eq!((active.offset, active.size_bytes), (104_196, 128 << 10));
-        assert!(active.has_room((1 << 20) - 104_196) && !active.has_room(1 << 20));
+        assert_eq!((active.offset, active.size_bytes), (134_196, 134_196));
+        active.write(&mut vec![7; 100]).unwrap();
+        assert_eq!((active.offset, active.size_bytes), (134_296, 262_144));
+        assert!(active.has_room((1 << 20) - 134_296) && !active.has_room(1 << 20));
         let mut large = files.create(2, 0, 3 << 20).unwrap();
         assert!(large.has_room(3 << 20));
         large.write(&mut vec![7; 3 << 20]).unwrap();
