@@ -6,7 +6,7 @@ mod stores;
 use std::{fs, path::Path};
 
 use hovercraft::{
-    Index,
+    Entry, Index,
     storage::{
         Crash, HardState, Loaded, LogStore, MemoryStore, SegmentedStore, SimDisk, SledStore,
         StoreError, StoreKind, inspect,
@@ -162,6 +162,57 @@ fn a_lost_segment_in_the_middle_or_a_lost_hard_state_is_damage() {
         assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
         assert!(error.to_string().contains(text), "{error}");
     }
+}
+
+fn contents(disk: &SimDisk, name: &str) -> Vec<u8> {
+    let file = disk.root().open(name).unwrap();
+    let mut bytes = vec![0; file.size_bytes().unwrap() as usize];
+    file.read_at(0, &mut bytes).unwrap();
+    bytes
+}
+
+/// What was cut off and lies where the next record ends is not taken for what follows it, though
+/// it names a record in that place.
+#[test]
+fn what_was_cut_off_never_comes_back() {
+    let disk = filled(3);
+    let old_mark = contents(&disk, "synced");
+    let (mut store, _) = opened(&disk, 2).unwrap();
+    store.append(4, &entries(4, 1, 1)).unwrap();
+    store.append(5, &entries(5, 1, 1)).unwrap();
+    store.sync().unwrap();
+    drop(store);
+    // As if that had not been synced: the first of the two is torn, the mark is an old one.
+    let &(_, torn) = records(&disk).iter().rev().nth(1).unwrap();
+    disk.flip_bit("log/segment-1", torn + 100, 0);
+    disk.root().open("synced").unwrap().write_at(0, &old_mark).unwrap();
+
+    let (mut store, loaded) = opened(&disk, 3).unwrap();
+    assert_eq!((loaded.entries, loaded.torn), (entries(1, 3, 1), false));
+    // As long as what was cut, to the byte.
+    let again = Entry { log_time_us: 77, ..entry(4, 1) };
+    store.append(4, std::slice::from_ref(&again)).unwrap();
+    store.sync().unwrap();
+    let (_, loaded) = opened(&disk, 4).unwrap();
+    assert_eq!(loaded.entries.len(), 4);
+    assert_eq!(loaded.entries[3], again);
+}
+
+/// Entries that a truncation has replaced are given up only when that is on disk.
+#[test]
+fn a_trim_gives_up_nothing_for_what_is_not_on_disk() {
+    let disk = filled(600);
+    let (mut store, _) = opened(&disk, 2).unwrap();
+    publish(&store, 100).unwrap();
+    store.append(101, &entries(101, 1, 2)).unwrap();
+    store.trim(101).unwrap();
+    drop(store);
+    disk.crash(Crash::KeepAll);
+    let (_, loaded) = opened(&disk, 3).unwrap();
+    let next = loaded.first_index + loaded.entries.len() as Index;
+    assert!(loaded.first_index <= 101 && !loaded.torn);
+    let is_cut = next == 102 && loaded.entries.last() == Some(&entry(101, 2));
+    assert!(next == 601 || is_cut, "the log ends before {next}");
 }
 
 /// P38: a full disk is reported, nothing goes on after it, and all that was synced is there when

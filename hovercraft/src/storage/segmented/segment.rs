@@ -293,6 +293,44 @@ mod tests {
         assert_eq!(names(&disk), ["segment-5", "segment-6", "spare-2"]);
     }
 
+    fn header_of(disk: &SimDisk, name: &str) -> Option<SegmentHeader> {
+        let mut page = vec![0; SEGMENT_HEADER_BYTES];
+        disk.root().open(name).ok()?.read_at(0, &mut page).unwrap();
+        SegmentHeader::decode(&page).ok()
+    }
+
+    /// A crash that brings back the old name of a spare must not find another segment under it.
+    #[test]
+    fn a_spare_is_written_over_only_when_its_old_name_is_gone() {
+        for operations in 0..8 {
+            let disk = SimDisk::new(operations);
+            let mut files = Files::new(disk.root(), 1, 1 << 16);
+            files.create(1, 0, 100).unwrap();
+            files.create(2, 0, 100).unwrap();
+            disk.break_after(operations);
+            let _ = files
+                .retire(Sealed { number: 1, end: 0, size_bytes: 4_096 })
+                .and_then(|()| files.create(3, 0, 100));
+            disk.crash(Crash::Prefix(0));
+            for number in 1..=3 {
+                let header = header_of(&disk, &segment_name(number));
+                assert!(header.is_none_or(|header| header.number == number), "after {operations}");
+            }
+        }
+    }
+
+    /// What lies in a spare, or in a client's request, is never a record of the file's next life.
+    #[test]
+    fn every_life_of_a_file_has_a_salt_of_its_own() {
+        let disk = SimDisk::new(1);
+        let mut files = Files::new(disk.root(), 1, 1 << 16);
+        let first = files.create(1, 0, 100).unwrap().header.salt;
+        files.retire(Sealed { number: 1, end: 0, size_bytes: 4_096 }).unwrap();
+        let second = files.create(2, 0, 100).unwrap().header.salt;
+        assert_eq!(header_of(&disk, "segment-2").unwrap().salt, second);
+        assert_ne!(first, second);
+    }
+
     #[test]
     fn what_is_before_a_gap_is_left_over() {
         let disk = SimDisk::new(1);
