@@ -86,7 +86,9 @@ impl Core {
             let Role::Leader(leader) = &mut self.role else {
                 return;
             };
-            let chosen = leader.repliers.choose(&self.log, commit, self.node, &mut self.rng);
+            let kind = waiting.request.kind();
+            let repliers = &mut leader.repliers;
+            let chosen = repliers.choose(&self.log, commit, kind, self.node, &mut self.rng);
             let Some(replier) = chosen else {
                 self.counters.queues_full += 1;
                 break;

@@ -7,7 +7,7 @@ use r2p2::Time;
 use crate::{
     core::log::Log,
     entry::{Index, NodeId},
-    request::{Identity, Request},
+    request::{Identity, Kind, Request},
 };
 
 /// How the leader chooses who answers a request (P16).
@@ -138,9 +138,13 @@ impl Repliers {
         &mut self,
         log: &Log,
         commit: Index,
+        kind: Kind,
         leader: NodeId,
         rng: &mut fastrand::Rng,
     ) -> Option<NodeId> {
+        if self.policy == Policy::Jbsq && kind.is_write() && self.is_idle(leader, log, commit) {
+            return Some(leader);
+        }
         let position = match self.policy {
             Policy::Leader => {
                 let queue = self.queues.iter().find(|queue| queue.node == leader)?;
@@ -195,6 +199,13 @@ impl Repliers {
         self.queue(node)?.1
     }
 
+    /// Whether nothing waits for the leader, who has to execute a write in any case: then it also
+    /// answers it, because another replica would have to be told of the commit first (P16).
+    fn is_idle(&self, leader: NodeId, log: &Log, commit: Index) -> bool {
+        let queue = self.queues.iter().find(|queue| queue.node == leader);
+        queue.is_some_and(|q| q.applied == Some(log.last()) && self.is_eligible(q, commit))
+    }
+
     fn is_eligible(&self, queue: &Queue, commit: Index) -> bool {
         !queue.excluded
             && queue.entries.len() < self.bound
@@ -219,7 +230,6 @@ mod tests {
     use crate::{
         core::testing::{entry, noop, request_of},
         entry::Payload,
-        request::Kind,
     };
 
     const A: NodeId = NodeId(1);
@@ -241,7 +251,7 @@ mod tests {
         }
 
         fn order(&mut self, kind: Kind) -> Option<NodeId> {
-            let replier = self.repliers.choose(&self.log, 1, A, &mut self.rng)?;
+            let replier = self.repliers.choose(&self.log, 1, kind, A, &mut self.rng)?;
             let request = request_of(1, self.log.last(), 1, kind, b"");
             let payload = Payload::Request { replier, request: request.clone() };
             let index = self.log.append(entry(1, payload));
@@ -278,12 +288,33 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_leader_answers_a_write_itself() {
+        let mut bench = Bench::new(Policy::Jbsq, 128);
+        bench.repliers.report(Time::ZERO, B, (1, 1), |_| ());
+        let writes: Vec<_> = (0..3).filter_map(|_| bench.order(Kind::Write)).collect();
+        assert_eq!(writes[0], A);
+        assert!(writes.contains(&B), "whoever is not idle shares the work");
+        for node in [A, B] {
+            bench.repliers.report(Time::ZERO, node, (1, bench.log.last()), |_| ());
+        }
+        assert_eq!(bench.order(Kind::Write), Some(A));
+        for node in [A, B] {
+            bench.repliers.report(Time::ZERO, node, (1, bench.log.last()), |_| ());
+        }
+        let reads: Vec<_> = (0..2).filter_map(|_| bench.order(Kind::Read)).collect();
+        assert!(reads.contains(&B), "a read is executed by its replier alone, so it goes around");
+        bench.repliers.exclude(A, true);
+        bench.repliers.report(Time::ZERO, A, (1, bench.log.last()), |_| ());
+        assert_eq!(bench.order(Kind::Write), Some(B));
+    }
+
+    #[test]
     fn the_lag_limit_and_exclusion_hold_a_replica_back() {
         let mut bench = Bench::new(Policy::Jbsq, 128);
         bench.repliers.report(Time::ZERO, B, (1, 1), |_| ());
-        assert_eq!(bench.repliers.choose(&bench.log, 101, A, &mut bench.rng), None);
+        assert_eq!(bench.repliers.choose(&bench.log, 101, Kind::Read, A, &mut bench.rng), None);
         bench.repliers.exclude(A, true);
-        assert_eq!(bench.repliers.choose(&bench.log, 1, A, &mut bench.rng), Some(B));
+        assert_eq!(bench.repliers.choose(&bench.log, 1, Kind::Read, A, &mut bench.rng), Some(B));
     }
 
     #[test]
@@ -310,9 +341,9 @@ mod tests {
         // P15: it applies its log anew, and is not eligible while it lags.
         let mut bench = Bench::new(Policy::Jbsq, 128);
         bench.repliers.report(Time::ZERO, A, (2, 101), |_| ());
-        assert_eq!(bench.repliers.choose(&bench.log, 101, A, &mut bench.rng), Some(A));
+        assert_eq!(bench.repliers.choose(&bench.log, 101, Kind::Read, A, &mut bench.rng), Some(A));
         bench.repliers.report(Time::ZERO, A, (3, 1), |_| ());
         assert_eq!(bench.repliers.applied(A), Some(1));
-        assert_eq!(bench.repliers.choose(&bench.log, 101, A, &mut bench.rng), None);
+        assert_eq!(bench.repliers.choose(&bench.log, 101, Kind::Read, A, &mut bench.rng), None);
     }
 }
