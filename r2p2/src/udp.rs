@@ -7,7 +7,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddrV4},
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     thread,
     time::{Duration, Instant},
 };
@@ -344,6 +344,13 @@ enum Source {
 struct Ready {
     bell: bool,
     sockets: bool,
+}
+
+/// The unicast socket, for a thread that waits for many links at once.
+impl AsFd for UdpLink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.unicast.as_fd()
+    }
 }
 
 impl Link for UdpLink {
