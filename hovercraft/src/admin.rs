@@ -14,7 +14,7 @@ use tokio::{net::UdpSocket, time::Instant};
 use crate::{
     core::{Counters, Status},
     entry::{ClusterLimits, Configuration, Incarnation, Member, NodeId},
-    messages::{MessageError, PROTOCOL_VERSION},
+    messages::{Message, MessageError, PROTOCOL_VERSION},
     storage::Birth,
 };
 
@@ -66,6 +66,8 @@ pub struct NodeStatus {
     pub counters: Counters,
     /// Datagrams received and sent, bytes received and sent, system calls to do so.
     pub network: NetworkStatus,
+    /// What it has said to other replicas, and how often entries went to the disk.
+    pub exchange: ExchangeStatus,
 }
 
 /// What a replica's sockets have done.
@@ -78,8 +80,55 @@ pub struct NetworkStatus {
     pub datagrams_out: u64,
     pub bytes_out: u64,
     pub calls_out: u64,
+    pub calls_wait: u64,
     /// Datagrams that the kernel had no room for.
     pub datagrams_lost: u64,
+}
+
+/// What a replica has said to the others, by purpose, and its group commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Archive, Serialize, Deserialize)]
+pub struct ExchangeStatus {
+    /// Append-entries with entries (P5).
+    pub ordering: Sent,
+    /// Append-entries without: heartbeats, and the commit index that moved (P14).
+    pub announcements: Sent,
+    /// What followers hold and how far they are (P6, P15).
+    pub acknowledgements: Sent,
+    /// Bodies, entries and snapshots that somebody lacks (P9, P36).
+    pub recovery: Sent,
+    /// Elections, and requests passed on to the leader.
+    pub other: Sent,
+    /// How often the storage role finished a batch: in the durability `sync`, with one sync each.
+    pub group_commits: u64,
+}
+
+/// Messages to other replicas, before they are cut into packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Archive, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names say what is counted")]
+pub struct Sent {
+    pub messages: u64,
+    pub bytes: u64,
+}
+
+impl ExchangeStatus {
+    /// Counts a message of so many bytes.
+    pub(crate) fn count(&mut self, message: &Message, bytes: usize) {
+        let sent = match message {
+            Message::AppendEntries(append) if append.entries.is_empty() => &mut self.announcements,
+            Message::AppendEntries(_) => &mut self.ordering,
+            Message::AppendReply(_) => &mut self.acknowledgements,
+            Message::FetchBodies { .. }
+            | Message::Bodies { .. }
+            | Message::FetchEntries { .. }
+            | Message::Entries { .. }
+            | Message::SnapshotAvailable { .. }
+            | Message::FetchSnapshot { .. }
+            | Message::SnapshotPart { .. } => &mut self.recovery,
+            _ => &mut self.other,
+        };
+        sent.messages += 1;
+        sent.bytes += bytes as u64;
+    }
 }
 
 macro_rules! wire_form {

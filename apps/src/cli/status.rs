@@ -243,7 +243,7 @@ fn notes(status: &NodeStatus) -> String {
 mod tests {
     use hovercraft::{
         NodeId,
-        admin::NetworkStatus,
+        admin::{ExchangeStatus, NetworkStatus},
         core::{Counters, ReplicaStatus, Status},
     };
 
@@ -287,6 +287,7 @@ mod tests {
             protocol,
             counters: Counters::default(),
             network: NetworkStatus::default(),
+            exchange: ExchangeStatus::default(),
         };
         (format!("10.0.0.{node}:7000").parse().unwrap(), Ok(status))
     }

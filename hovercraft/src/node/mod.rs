@@ -29,7 +29,7 @@ pub use application::Execution;
 pub use startup::{begin_run, end_run};
 
 use crate::{
-    admin::NetworkStatus,
+    admin::{ExchangeStatus, NetworkStatus},
     core::{self, Applier, Conflict, Core, Policy, Settings, Start, Timing},
     entry::{ClusterLimits, Incarnation, NodeId},
     state_machine::StateMachine,
@@ -369,6 +369,7 @@ impl NodeBuilder {
             clock,
             mode: self.mode,
             network: NetworkStatus::default(),
+            exchange: ExchangeStatus::default(),
             reads: Vec::new(),
             buffer: Vec::new(),
         };
@@ -547,6 +548,7 @@ fn network_status(link: &UdpLink) -> NetworkStatus {
         datagrams_out: statistics.datagrams_out,
         bytes_out: statistics.bytes_out,
         calls_out: statistics.calls_out,
+        calls_wait: statistics.calls_wait,
         datagrams_lost: statistics.lost_full + statistics.lost_refused,
     }
 }

@@ -18,7 +18,7 @@ use r2p2::{
 };
 
 use crate::{
-    admin::{Answer, NetworkStatus, NodeStatus, Question},
+    admin::{Answer, ExchangeStatus, NetworkStatus, NodeStatus, Question},
     core::{Core, Output},
     entry::NodeId,
     messages::Envelope,
@@ -108,6 +108,8 @@ pub(crate) struct Replica {
     pub(crate) mode: Mode,
     /// What the sockets have done, as of this turn.
     pub(crate) network: NetworkStatus,
+    /// What was said to other replicas.
+    pub(crate) exchange: ExchangeStatus,
     /// The replicas for which a part of a snapshot is being read.
     pub(crate) reads: Vec<NodeId>,
     /// The encoded message, reused.
@@ -192,7 +194,10 @@ impl Replica {
     fn collect(&mut self, now: Time) -> Result<(), NodeError> {
         while let Ok(done) = self.done.try_recv() {
             match done {
-                Done::Stored(number) => self.core.handle_stored(now, number),
+                Done::Stored(number) => {
+                    self.exchange.group_commits += 1;
+                    self.core.handle_stored(now, number);
+                }
                 Done::SnapshotTaken(meta) => self.core.handle_snapshot(now, meta.as_ref()),
                 Done::SnapshotPart { to, part } => {
                     self.reads.retain(|reader| *reader != to);
@@ -266,6 +271,7 @@ impl Replica {
         };
         self.buffer.clear();
         envelope.encode(&mut self.buffer);
+        self.exchange.count(&envelope.message, self.buffer.len());
         let endpoints = &mut self.endpoints;
         let outbox = &mut endpoints.outbox;
         let sent = endpoints.sender.send(MessageType::RaftMessage, address, &self.buffer, outbox);
@@ -351,6 +357,7 @@ impl Replica {
             protocol: Some(self.core.status()),
             counters: *self.core.counters(),
             network: self.network,
+            exchange: self.exchange,
         }
     }
 }

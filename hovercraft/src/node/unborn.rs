@@ -3,7 +3,7 @@
 use r2p2::{Link, MessageType, UdpLink};
 
 use crate::{
-    admin::{Answer, NetworkStatus, NodeStatus, Question},
+    admin::{Answer, ExchangeStatus, NetworkStatus, NodeStatus, Question},
     core::Counters,
     entry::NodeId,
     node::{
@@ -94,5 +94,6 @@ fn status(node: NodeId, mode: Mode) -> NodeStatus {
         protocol: None,
         counters: Counters::default(),
         network: NetworkStatus::default(),
+        exchange: ExchangeStatus::default(),
     }
 }

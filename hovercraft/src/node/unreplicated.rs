@@ -6,7 +6,7 @@ use std::{net::SocketAddrV4, sync::Arc};
 use r2p2::{Incoming, Link, MessageType, Options, Policy, ReplyTo, Time};
 
 use crate::{
-    admin::{Answer, NetworkStatus, NodeStatus, Question},
+    admin::{Answer, ExchangeStatus, NetworkStatus, NodeStatus, Question},
     core::{Applier, Committed, Counters},
     entry::{ClusterLimits, Configuration, Entry, NodeId, Payload},
     node::{
@@ -146,6 +146,7 @@ impl Unreplicated {
                 protocol: None,
                 counters: self.counters,
                 network: self.network,
+                exchange: ExchangeStatus::default(),
             })),
             Question::Hello | Question::Init(_) => {
                 Answer::Refused("a server in mode unreplicated has no cluster".to_owned())
