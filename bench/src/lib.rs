@@ -1,9 +1,24 @@
-//! Load and measurements: replicas as processes, closed-loop callers, and what both cost.
+//! The instrument: load, statistics, and what replicas cost.
+//!
+//! Start with [`run`](mod@run), which measures one workload in one mode. `docs/benchmarks.md` says
+//! what each figure means.
 
-mod load;
+pub mod count;
+pub mod draw;
+pub mod floor;
+pub mod generator;
+pub mod machine;
 pub mod mark;
+pub mod model;
+pub mod netns;
+pub mod peers;
 mod processes;
-mod redis;
+pub mod report;
+pub mod run;
+pub mod self_test;
+pub mod stats;
+pub mod usage;
+pub mod workload;
+mod zipf;
 
-pub use load::{Load, LoadError, Measured};
-pub use processes::{Cluster, ClusterError, Setup};
+pub use processes::{Cluster, ClusterError, Look, Setup};

@@ -1,12 +1,17 @@
 //! The first speed mark: three replicas as processes and the client, on one machine.
 
-use std::{io, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
-use bytes::Bytes;
-use hovercraft::{Mode, admin::AdminError};
+use hovercraft::Mode;
 use serde::Serialize;
 
-use crate::{Cluster, ClusterError, Load, LoadError, Setup, redis::Redis};
+use crate::{
+    Cluster, Setup,
+    generator::Pace,
+    peers::{Concurrency, PeerError, Redis},
+    run::{RunError, Spec, closed_loop},
+    workload::{Requests, Workload},
+};
 
 /// One line of the result.
 #[derive(Debug, Clone, Serialize)]
@@ -35,27 +40,6 @@ pub struct Row {
     pub failed: u64,
 }
 
-/// Why there is no result.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum MarkError {
-    /// The replicas did not start.
-    #[error(transparent)]
-    Cluster(#[from] ClusterError),
-    /// The client did not connect.
-    #[error(transparent)]
-    Load(#[from] LoadError),
-    /// A replica did not say how it is.
-    #[error(transparent)]
-    Admin(#[from] AdminError),
-    /// Redis.
-    #[error("Redis: {0}")]
-    Redis(#[from] io::Error),
-}
-
-/// The requests in flight are at most replicas × B, so B must not be what is measured.
-const QUEUE_BOUND: usize = 1024;
-
 /// What is measured, in this order: mode, durability, outstanding, bytes in a request.
 const CASES: &[(Mode, &str, usize, usize)] = &[
     (Mode::HovercRaft, "memory", 1, 24),
@@ -78,7 +62,7 @@ pub async fn run(
     spin_us: u32,
     only: Option<&str>,
     mut each: impl FnMut(&Row),
-) -> Result<Vec<Row>, MarkError> {
+) -> Result<Vec<Row>, PeerError> {
     let mut rows = Vec::new();
     for (mode, durability, outstanding, request_bytes) in CASES {
         let system = format!("{mode} {durability}");
@@ -87,26 +71,27 @@ pub async fn run(
         {
             continue;
         }
-        let replicas = if *mode == Mode::Unreplicated { 1 } else { 3 };
-        let name = mode.to_string();
         let setup = Setup {
-            replicas,
-            mode: &name,
-            durability,
-            service: "synthetic",
-            queue_bound: QUEUE_BOUND,
+            replicas: if *mode == Mode::Unreplicated { 1 } else { 3 },
+            mode: *mode,
+            durability: (*durability).to_owned(),
             spin_us,
+            ..Setup::default()
         };
-        let cluster = Cluster::start(binary, setup).await?;
-        let mut row = one(&cluster, *mode, *outstanding, *request_bytes, duration).await?;
+        let cluster = Cluster::start(binary, &setup).await.map_err(RunError::from)?;
+        let mut row = one(&cluster, *outstanding, *request_bytes, duration).await?;
         row.system = system;
         each(&row);
         rows.push(row);
     }
     if only.is_none_or(|only| "redis".contains(only)) {
-        for row in redis(duration).await? {
-            each(&row);
-            rows.push(row);
+        match redis(duration).await {
+            Ok(measured) => {
+                measured.iter().for_each(&mut each);
+                rows.extend(measured);
+            }
+            Err(PeerError::NotInstalled { .. }) => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(rows)
@@ -114,60 +99,45 @@ pub async fn run(
 
 async fn one(
     cluster: &Cluster,
-    mode: Mode,
     outstanding: usize,
     request_bytes: usize,
     duration: Duration,
-) -> Result<Row, MarkError> {
-    let load = Load {
-        outstanding,
-        command: synthetic(request_bytes),
-        warm_up: Duration::from_millis(500),
-        duration,
-    };
-    let before = cluster.leader().await?.map(|leader| leader.network);
-    let measured = load.run(cluster.addresses(), mode, || cluster.cpu_time()).await?;
-    let after = cluster.leader().await?.map(|leader| (leader.network, leader.counters));
-    // The leader counts from its start, the warm-up included: so it is divided by all requests.
-    let all =
-        after.map_or(1, |(_, counters)| counters.requests_ordered.max(counters.requests)) as f64;
-    let sent = before.zip(after).map(|(before, (after, _))| {
-        let bytes = (after.bytes_out - before.bytes_out) as f64 / all;
-        (bytes, (after.datagrams_out - before.datagrams_out) as f64 / all)
-    });
-    let count = measured.count.max(1) as f64;
+) -> Result<Row, RunError> {
+    let spec = Spec::new(Workload::Tiny, cluster.mode(), 3);
+    let requests = Requests::same(synthetic(request_bytes), false);
+    let pace = Pace::Closed { outstanding };
+    let measured = closed_loop(cluster, &spec, requests, pace, duration).await?;
+    let leader = measured.costs.leader;
     Ok(Row {
         system: String::new(),
         outstanding,
         request_bytes,
-        per_second: measured.per_second(),
-        p50_us: measured.quantile_us(0.5),
-        p99_us: measured.quantile_us(0.99),
-        replicas_cpu_us: measured.replicas_cpu.as_secs_f64() * 1e6 / count,
-        client_cpu_us: Some(measured.client_cpu.as_secs_f64() * 1e6 / count),
-        leader_bytes_out: sent.map(|sent| sent.0),
-        leader_datagrams_out: sent.map(|sent| sent.1),
-        failed: measured.failed,
+        per_second: measured.achieved_per_s,
+        p50_us: measured.record.quantile_us(0.5),
+        p99_us: measured.record.quantile_us(0.99),
+        replicas_cpu_us: measured.costs.replicas_cpu_us_per_op,
+        client_cpu_us: Some(measured.costs.client_cpu_us_per_op),
+        leader_bytes_out: Some(leader.bytes_out_per_op),
+        leader_datagrams_out: Some(leader.datagrams_out_per_op),
+        failed: measured.record.failed,
     })
 }
 
-async fn redis(duration: Duration) -> Result<Vec<Row>, MarkError> {
-    let Some(redis) = Redis::start().await? else { return Ok(Vec::new()) };
+async fn redis(duration: Duration) -> Result<Vec<Row>, PeerError> {
+    let redis = Redis::start(2).await?;
     let mut rows = Vec::new();
     for outstanding in [1, 50, 1000] {
-        let cpu = redis.cpu_time();
-        let latency_ns = redis.run(outstanding, duration).await?;
-        let count = latency_ns.len().max(1) as f64;
-        let cpu = redis.cpu_time().saturating_sub(cpu);
+        let concurrency = Concurrency { clients: outstanding, outstanding };
+        let sample = redis.measure(true, concurrency, duration).await?;
         rows.push(Row {
             system: "Redis SET + WAIT 1".to_owned(),
             outstanding,
             request_bytes: 24,
-            per_second: count / duration.as_secs_f64(),
-            p50_us: latency_ns.value_at_quantile(0.5) as f64 / 1000.0,
-            p99_us: latency_ns.value_at_quantile(0.99) as f64 / 1000.0,
-            replicas_cpu_us: cpu.as_secs_f64() * 1e6 / count,
-            client_cpu_us: None,
+            per_second: sample.ops_per_s(),
+            p50_us: sample.quantile_us(0.5),
+            p99_us: sample.quantile_us(0.99),
+            replicas_cpu_us: sample.replicas_cpu_us(),
+            client_cpu_us: Some(sample.client_cpu_us()),
             leader_bytes_out: None,
             leader_datagrams_out: None,
             failed: 0,
@@ -177,9 +147,9 @@ async fn redis(duration: Duration) -> Result<Vec<Row>, MarkError> {
 }
 
 /// A request of the synthetic service that takes no time, with a reply of 8 bytes.
-fn synthetic(size: usize) -> Bytes {
-    let mut bytes = vec![0; size];
-    bytes[0] = 1;
-    bytes[6] = 8;
-    bytes.into()
+fn synthetic(size: usize) -> bytes::Bytes {
+    use hovercraft_apps::synthetic::{Distribution, SyntheticRequest};
+    let request =
+        SyntheticRequest { distribution: Distribution::Fixed, mean_ns: 0, reply_bytes: 8 };
+    request.encode(size)
 }

@@ -1,0 +1,35 @@
+//! `hovercraft-bench report`.
+
+use std::path::PathBuf;
+
+use hovercraft_bench::report::Results;
+
+use super::{Failure, Verdict, cannot_write};
+
+/// One page of everything that the other commands wrote into a directory by --json.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Where the results are.
+    #[arg(default_value = "docs/results")]
+    directory: PathBuf,
+    /// Where the page is written; by default report.html in the directory.
+    #[arg(long)]
+    html: Option<PathBuf>,
+    /// Where the summary is written; by default report.md in the directory.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
+}
+
+impl Arguments {
+    pub(super) fn execute(self) -> Verdict {
+        let results =
+            Results::read(&self.directory).map_err(|error| Failure::Usage(error.to_string()))?;
+        let html = self.html.unwrap_or_else(|| self.directory.join("report.html"));
+        let markdown = self.markdown.unwrap_or_else(|| self.directory.join("report.md"));
+        for (path, text) in [(&html, results.html()), (&markdown, results.markdown())] {
+            std::fs::write(path, text).map_err(|error| cannot_write(path, &error))?;
+            println!("{}", path.display());
+        }
+        Ok(true)
+    }
+}

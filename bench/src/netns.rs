@@ -1,0 +1,155 @@
+//! A network namespace for each replica, behind a bridge in one more: a switch with its hosts.
+//!
+//! Everything is made by `ip`, needs root, and is removed again when it is dropped. The names carry
+//! this process's number, and nothing else is touched.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddrV4},
+    process::{Command, Output},
+};
+
+/// Why there are no namespaces.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetnsError {
+    /// Only root may.
+    #[error("network namespaces need root; run it by sudo, or without --netns")]
+    NotRoot,
+    /// `ip` or `tc` is not there.
+    #[error("cannot run {command}: {source}; install iproute2")]
+    Missing {
+        /// Which.
+        command: &'static str,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// It refused.
+    #[error("`{command}` failed: {message}")]
+    Refused {
+        /// All of it.
+        command: String,
+        /// What it said.
+        message: String,
+    },
+}
+
+/// The namespaces of one cluster; removed when this is dropped.
+#[derive(Debug)]
+pub struct Namespaces {
+    switch: String,
+    replicas: Vec<String>,
+    third_octet: u8,
+}
+
+/// The port of every replica: they have addresses of their own.
+const PORT: u16 = 7000;
+
+impl Namespaces {
+    /// For so many replicas; of the datagrams to each of them, and of those to the client,
+    /// `loss_percent` are lost.
+    pub fn new(replicas: u16, loss_percent: Option<f64>) -> Result<Self, NetnsError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(NetnsError::NotRoot);
+        }
+        let process = std::process::id();
+        let switch = format!("hcb{process}sw");
+        ip(&["netns", "add", &switch])?;
+        // From here on, what was made is removed even if the rest fails.
+        let mut made = Self {
+            switch: switch.clone(),
+            replicas: Vec::new(),
+            third_octet: (process % 250) as u8,
+        };
+        ip(&["-n", &switch, "link", "add", "br0", "type", "bridge"])?;
+        ip(&["-n", &switch, "link", "set", "br0", "up"])?;
+        for replica in 1..=replicas {
+            let name = format!("hcb{process}n{replica}");
+            ip(&["netns", "add", &name])?;
+            made.replicas.push(name.clone());
+            let port = format!("p{replica}");
+            made.plug(&port, "eth0", Some(&name), made.address(replica), loss_percent)?;
+        }
+        let client = format!("hcb{process}");
+        made.plug("p0", &client, None, made.client(), loss_percent)?;
+        Ok(made)
+    }
+
+    /// Connects `port` of the switch with `device` in a namespace, or here.
+    fn plug(
+        &self,
+        port: &str,
+        device: &str,
+        namespace: Option<&str>,
+        address: Ipv4Addr,
+        loss_percent: Option<f64>,
+    ) -> Result<(), NetnsError> {
+        let switch = &self.switch;
+        let inside: Vec<&str> = namespace.map_or(Vec::new(), |name| vec!["-n", name]);
+        let peer = namespace.unwrap_or("1");
+        ip(&[
+            "-n", switch, "link", "add", port, "type", "veth", "peer", "name", device, "netns",
+            peer,
+        ])?;
+        ip(&["-n", switch, "link", "set", port, "master", "br0", "up"])?;
+        let address = format!("{address}/24");
+        ip(&[&inside[..], &["addr", "add", &address, "dev", device]].concat())?;
+        ip(&[&inside[..], &["link", "set", device, "up"]].concat())?;
+        if namespace.is_some() {
+            ip(&[&inside[..], &["link", "set", "lo", "up"]].concat())?;
+        }
+        if let Some(percent) = loss_percent {
+            let loss = format!("{percent}%");
+            let line = ["-n", switch, "qdisc", "add", "dev", port, "root", "netem", "loss", &loss];
+            run("tc", &line)?;
+        }
+        Ok(())
+    }
+
+    /// Where a replica is, counted from 1.
+    pub fn replica(&self, number: u16) -> SocketAddrV4 {
+        SocketAddrV4::new(self.address(number), PORT)
+    }
+
+    /// Where the generator is.
+    pub fn client(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 213, self.third_octet, 254)
+    }
+
+    /// What runs a program as a replica's, counted from 1.
+    pub(crate) fn command(&self, number: u16, program: &std::path::Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.replicas[usize::from(number) - 1]]).arg(program);
+        command
+    }
+
+    fn address(&self, number: u16) -> Ipv4Addr {
+        // There are far fewer than 250 replicas.
+        Ipv4Addr::new(10, 213, self.third_octet, number as u8)
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for name in self.replicas.iter().chain([&self.switch]) {
+            // One that cannot be removed is in use by somebody; there is nobody to tell.
+            let _ = ip(&["netns", "del", name]);
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) -> Result<(), NetnsError> {
+    run("ip", arguments)
+}
+
+fn run(command: &'static str, arguments: &[&str]) -> Result<(), NetnsError> {
+    let Output { status, stderr, .. } = Command::new(command)
+        .args(arguments)
+        .output()
+        .map_err(|source| NetnsError::Missing { command, source })?;
+    if status.success() {
+        return Ok(());
+    }
+    let message = String::from_utf8_lossy(&stderr).trim().replace('\n', "; ");
+    Err(NetnsError::Refused { command: format!("{command} {}", arguments.join(" ")), message })
+}
