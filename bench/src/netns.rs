@@ -70,8 +70,7 @@ impl Namespaces {
             let port = format!("p{replica}");
             made.plug(&port, "eth0", Some(&name), made.address(replica), loss_percent)?;
         }
-        let client = format!("hcb{process}");
-        made.plug("p0", &client, None, made.client(), loss_percent)?;
+        made.plug("p0", &device(), None, made.client(), loss_percent)?;
         Ok(made)
     }
 
@@ -131,11 +130,18 @@ impl Namespaces {
 
 impl Drop for Namespaces {
     fn drop(&mut self) {
+        // It would go with its other end, but the kernel takes its time to remove a namespace. What
+        // cannot be removed is not there, or in use by somebody; there is nobody to tell.
+        let _ = ip(&["link", "del", &device()]);
         for name in self.replicas.iter().chain([&self.switch]) {
-            // One that cannot be removed is in use by somebody; there is nobody to tell.
             let _ = ip(&["netns", "del", name]);
         }
     }
+}
+
+/// The generator's end of its cable.
+fn device() -> String {
+    format!("hcb{}", std::process::id())
 }
 
 fn ip(arguments: &[&str]) -> Result<(), NetnsError> {

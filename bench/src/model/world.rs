@@ -109,7 +109,7 @@ enum Event {
     /// A network thread is free again, or a timer of its core is due.
     Turn(usize),
     /// A service has executed an entry.
-    Executed(usize, Executed),
+    Executed(usize, Index),
     /// A reply reaches the client.
     Reply { number: u64 },
 }
@@ -119,13 +119,6 @@ enum Input {
     Request(Arc<Request>, u64),
     Message(Box<Envelope>),
     Stored(WriteNumber),
-}
-
-#[derive(Debug)]
-struct Executed {
-    index: Index,
-    /// The request to answer.
-    answers: Option<u64>,
 }
 
 /// Events in order of time and, at one time, of their making.
@@ -193,6 +186,10 @@ const WARM_UP: f64 = 0.2;
 const REST: Duration = Duration::from_millis(20);
 /// A request that is not answered within it is lost.
 const PATIENCE: Duration = Duration::from_millis(50);
+/// IDENTITY and the header of R2P2, in bytes.
+const REPLY_HEADER_BYTES: usize = 30;
+/// What a card takes over before it makes whoever sends wait.
+const SEND_QUEUE: Duration = Duration::from_micros(20);
 /// What one turn takes at most.
 const TURN_INPUTS_MAX: usize = 256;
 
@@ -296,14 +293,9 @@ impl<'a> World<'a> {
                     self.turn(place, now);
                 }
             }
-            Event::Executed(place, executed) => {
-                if let Some(number) = executed.answers {
-                    self.reply(place, now, number);
-                }
-                if self.machines[place].core.is_some() {
-                    self.machines[place].applied = Some(executed.index);
-                    self.plan(place, now);
-                }
+            Event::Executed(place, index) => {
+                self.machines[place].applied = Some(index);
+                self.plan(place, now);
             }
             Event::Reply { number } => self.answered(now, number),
         }
@@ -461,7 +453,9 @@ impl<'a> World<'a> {
         self.execute(place, now, *index, answers, executes);
     }
 
-    /// Hands work to the service: a core of its own, or the network thread's.
+    /// Hands work to the service: a core of its own, or the network thread's. Whoever executes a
+    /// request sends its reply, and waits while the card has too much to send: so a replica whose
+    /// link is full applies no faster than it answers.
     fn execute(
         &mut self,
         place: usize,
@@ -470,27 +464,34 @@ impl<'a> World<'a> {
         answers: Option<u64>,
         executes: bool,
     ) {
+        let (wire, reply_bytes) = (self.wire(), self.load.bytes.1 + REPLY_HEADER_BYTES);
         let machine = &mut self.machines[place];
         let mut work =
             if executes { self.load.service.draw(&mut machine.rng) } else { Duration::ZERO };
         if answers.is_some() {
-            // Whoever executes sends the reply.
-            work += micros(self.costs.datagram_out_us * frames(self.load.bytes.1) as f64);
+            work += micros(self.costs.datagram_out_us * frames(reply_bytes) as f64);
         }
-        let done = if self.costs.service_thread {
+        let mut done = if self.costs.service_thread {
             machine.service.serve(now, work)
         } else {
             machine.busy_until = machine.busy_until.max(now) + work;
             machine.busy_until
         };
-        self.at(done, Event::Executed(place, Executed { index, answers }));
-    }
-
-    fn reply(&mut self, place: usize, now: Time, number: u64) {
-        let bytes = self.load.bytes.1 + 30;
-        let left = self.machines[place].sends.carry(now, bytes);
-        let at = left + self.wire();
-        self.at(at, Event::Reply { number });
+        let reply = answers.map(|number| (machine.sends.carry(done, reply_bytes), number));
+        if let Some((left, _)) = reply {
+            done = done.max(left - SEND_QUEUE);
+            if self.costs.service_thread {
+                machine.service.hold_until(done);
+            } else {
+                machine.busy_until = done;
+            }
+        }
+        if let Some((left, number)) = reply {
+            self.at(left + wire, Event::Reply { number });
+        }
+        if self.machines[place].core.is_some() {
+            self.at(done, Event::Executed(place, index));
+        }
     }
 
     fn answered(&mut self, now: Time, number: u64) {

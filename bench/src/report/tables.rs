@@ -38,8 +38,7 @@ impl Table {
 pub(super) fn number(value: &Value) -> String {
     let Some(number) = value.as_f64() else { return "-".to_owned() };
     match number.abs() {
-        0.0 => "0".to_owned(),
-        size if size >= 1000.0 => format!("{number:.0}"),
+        size if size >= 1000.0 || number.fract() == 0.0 => format!("{number:.0}"),
         size if size >= 10.0 => format!("{number:.1}"),
         size if size >= 0.01 => format!("{number:.2}"),
         _ => format!("{number:.4}"),
@@ -129,7 +128,7 @@ pub(super) fn runs(runs: &[Value]) -> Option<Table> {
             number(&run["achieved_per_s"]),
             number(&run["p50_us"]),
             number(&run["p99_us"]),
-            format!("{} … {}", number(&interval["low"]), number(&interval["high"])),
+            format!("{} … {}", number(&interval[0]), number(&interval[1])),
             number(max),
             number(&run["cpu_us_per_op"]["replicas_total"]),
             number(&run["cpu_us_per_op"]["client"]),

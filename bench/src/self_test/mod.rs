@@ -150,16 +150,18 @@ fn closed_loop_p99_us(case: &Case) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use r2p2::Time;
+
     use super::*;
 
     #[test]
     fn the_intervals_hold_the_truth_as_often_as_they_say() {
         let case = &cases()[0];
-        let outcome = in_virtual_time(case, 30);
-        // Of 30 runs 26 and more are covered with a probability of 98 %.
-        assert!(outcome.p99_covered >= 26, "{outcome:?}");
+        let outcome = in_virtual_time(case, 12);
+        // Of 12 runs 10 and more are covered with a probability of 98 %; `self-test` makes 100.
+        assert!(outcome.p99_covered >= 10, "{outcome:?}");
         assert!(outcome.errors[1] < 0.05, "{outcome:?}");
-        assert!(outcome.tests_passed >= 24, "{outcome:?}");
+        assert!(outcome.tests_passed >= 8, "{outcome:?}");
     }
 
     #[test]
@@ -167,6 +169,22 @@ mod tests {
         let outcome = in_virtual_time(&cases()[1], 5);
         assert!(outcome.p99_truth_us > 25_000.0, "{outcome:?}");
         assert!(outcome.errors[0] < 0.05 && outcome.errors[1] < 0.05, "{outcome:?}");
+    }
+
+    #[test]
+    fn a_stall_of_the_generator_shows_as_latency_and_as_lateness() {
+        let case = &cases()[0];
+        let stalls = |now: Time| {
+            let into = now.as_nanos() % 1_000_000_000;
+            if into < 100_000_000 {
+                Time::from_nanos(now.as_nanos() - into + 100_000_000)
+            } else {
+                now
+            }
+        };
+        let record = virtual_time::run_with(&plan(case, 1), case.behaviour, 1, stalls);
+        assert!(record.quantile_us(0.99) > 80_000.0, "{}", record.quantile_us(0.99));
+        assert!(record.lateness_us(0.99) > 80_000.0, "{}", record.lateness_us(0.99));
     }
 
     #[test]

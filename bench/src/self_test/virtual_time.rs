@@ -13,6 +13,16 @@ const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
 const CLIENTS: u16 = 1000;
 
 pub(super) fn run(plan: &Plan, behaviour: Behaviour, seed: u64) -> Record {
+    run_with(plan, behaviour, seed, |now| now)
+}
+
+/// As [`run`]; `wake` says when the generator really wakes up that wanted to at a time.
+pub(super) fn run_with(
+    plan: &Plan,
+    behaviour: Behaviour,
+    seed: u64,
+    wake: impl Fn(Time) -> Time,
+) -> Record {
     let mut now = Time::ZERO;
     let mut server = Server::new(behaviour, seed ^ 0x5E4E);
     let mut engine = Engine::new(plan.clone(), &Destinations::All(vec![SERVER]), now);
@@ -39,7 +49,7 @@ pub(super) fn run(plan: &Plan, behaviour: Behaviour, seed: u64) -> Record {
         });
         if !any {
             let next = engine.poll_timeout().into_iter().chain(server.poll_timeout()).min();
-            now = next.expect("a run ends at a known time").max(now);
+            now = wake(next.expect("a run ends at a known time").max(now));
         }
     }
     engine.finish().expect("the server grants every session")

@@ -3,13 +3,20 @@
 use serde::Serialize;
 use statrs::distribution::{Binomial, DiscreteCDF as _};
 
-/// A confidence interval.
+/// A confidence interval; in JSON, a list of its two ends.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(into = "[f64; 2]")]
 pub struct Interval {
     /// From here.
     pub low: f64,
     /// To here.
     pub high: f64,
+}
+
+impl From<Interval> for [f64; 2] {
+    fn from(interval: Interval) -> Self {
+        [interval.low, interval.high]
+    }
 }
 
 impl Interval {
