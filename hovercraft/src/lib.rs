@@ -1,5 +1,9 @@
 //! HovercRaft: replicate any deterministic RPC service across N machines.
 
+#[macro_use]
+#[doc(hidden)]
+pub mod planted;
+
 pub mod admin;
 pub mod client;
 pub mod core;

@@ -1,65 +1,66 @@
 //! What will happen, in order of time.
 
-use std::{cmp::Ordering, collections::BinaryHeap};
+use std::{cmp::Reverse, collections::BinaryHeap};
 
 use r2p2::Time;
 
 /// A queue ordered by time; what is due at one time comes in the order in which it was added.
 #[derive(Debug)]
 pub(crate) struct Agenda<E> {
-    heap: BinaryHeap<Item<E>>,
+    /// (when, the how many-th that was added, its slot): events are large, and stay where they are
+    /// while the heap is sorted.
+    heap: BinaryHeap<Reverse<(Time, u64, usize)>>,
+    slots: Vec<Option<E>>,
+    free: Vec<usize>,
     added: u64,
-}
-
-#[derive(Debug)]
-struct Item<E> {
-    at: Time,
-    number: u64,
-    event: E,
 }
 
 impl<E> Agenda<E> {
     pub(crate) fn new() -> Self {
-        Self { heap: BinaryHeap::new(), added: 0 }
+        Self { heap: BinaryHeap::new(), slots: Vec::new(), free: Vec::new(), added: 0 }
     }
 
     pub(crate) fn add(&mut self, at: Time, event: E) {
         self.added += 1;
-        self.heap.push(Item { at, number: self.added, event });
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot] = Some(event);
+                slot
+            }
+            None => {
+                self.slots.push(Some(event));
+                self.slots.len() - 1
+            }
+        };
+        self.heap.push(Reverse((at, self.added, slot)));
     }
 
     pub(crate) fn next_at(&self) -> Option<Time> {
-        self.heap.peek().map(|item| item.at)
+        self.heap.peek().map(|Reverse((at, ..))| *at)
     }
 
     pub(crate) fn next(&mut self) -> Option<(Time, E)> {
-        self.heap.pop().map(|item| (item.at, item.event))
+        let Reverse((at, _, slot)) = self.heap.pop()?;
+        let event = self.slots[slot].take().expect("what is in the heap has its slot");
+        self.free.push(slot);
+        Some((at, event))
     }
 }
 
-impl<E> Item<E> {
-    fn rank(&self) -> (Time, u64) {
-        (self.at, self.number)
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl<E> PartialEq for Item<E> {
-    fn eq(&self, other: &Self) -> bool {
-        self.rank() == other.rank()
-    }
-}
-
-impl<E> Eq for Item<E> {}
-
-impl<E> PartialOrd for Item<E> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<E> Ord for Item<E> {
-    /// Turned around: the heap hands out its greatest item, and the earliest is wanted.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.rank().cmp(&self.rank())
+    #[test]
+    fn events_come_by_time_and_then_by_when_they_were_added() {
+        let mut agenda = Agenda::new();
+        for (at, event) in [(2, 'c'), (1, 'a'), (2, 'd'), (1, 'b')] {
+            agenda.add(Time::from_nanos(at), event);
+        }
+        assert_eq!(agenda.next().map(|(_, event)| event), Some('a'));
+        agenda.add(Time::from_nanos(1), 'x');
+        agenda.add(Time::from_nanos(2), 'e');
+        let rest: String = std::iter::from_fn(|| agenda.next().map(|(_, event)| event)).collect();
+        assert_eq!(rest, "bxcde");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fmt,
+    fmt::Write,
     net::{Ipv4Addr, SocketAddrV4},
     sync::Arc,
     time::Duration,
@@ -14,34 +14,11 @@ use hovercraft::{Identity, Index, Kind, Outcome, Request, ReturnPath, core::Sess
 use r2p2::Time;
 
 use crate::{
-    network::{happens, up_to},
-    service::Operation,
+    network::up_to,
+    options::ClientOptions,
     trace,
+    workload::{Command, Planned, Workload},
 };
-
-/// What a client does.
-#[derive(Debug, Clone, Copy)]
-pub struct ClientOptions {
-    /// It has no session: its requests may execute twice.
-    pub plain: bool,
-    /// How many operations it makes up.
-    pub operations: u32,
-    /// How many requests it has outstanding at most.
-    pub window: u64,
-    /// It waits up to this long between two operations.
-    pub think_max: Duration,
-    /// Of a thousand operations, this many are reads.
-    pub reads_per_mille: u32,
-    /// Bodies are up to this long.
-    pub body_max: usize,
-    /// It waits this long for a reply before it tries again, then twice as long, and so on.
-    pub retry_after: Duration,
-    /// It wants to know what became of a write that it tried this often.
-    pub cancels_after: Option<u32>,
-    /// Of a thousand writes that are answered, this many are followed by another one that steals
-    /// their identity.
-    pub steals_per_mille: u32,
-}
 
 const RETRY_AFTER_MAX: Duration = Duration::from_millis(400);
 
@@ -77,6 +54,16 @@ struct Waiting {
     retry_at: Time,
     target: Option<u64>,
     cancelled: bool,
+    /// Its identity is used again once it is answered.
+    steals: bool,
+}
+
+/// Something to ask.
+#[derive(Debug)]
+struct Job {
+    at: Time,
+    command: Command,
+    steals: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -93,26 +80,12 @@ pub(crate) struct Client {
     rng: fastrand::Rng,
     session: Option<Session>,
     waiting: BTreeMap<Identity, Waiting>,
-    /// Operations that it was told to do.
-    told: VecDeque<Operation>,
-    /// Operations that it will still make up.
-    left: u32,
-    ready_at: Time,
+    /// What it will ask, in order of time.
+    jobs: VecDeque<Job>,
     request_id: u16,
     /// Another write under the identity of one that is answered.
     stolen: Option<Arc<Request>>,
     pub(crate) sessions_lost: u64,
-}
-
-impl fmt::Display for Client {
-    /// What it waits for.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "client at {} has {} operations left, and waits for", self.address, self.left)?;
-        for Waiting { request, attempts, .. } in self.waiting.values() {
-            write!(f, " [{}, asked {attempts} times]", trace::request(request))?;
-        }
-        Ok(())
-    }
 }
 
 /// Clients have the ports from here on.
@@ -122,14 +95,12 @@ impl Client {
     pub(crate) fn new(position: usize, options: ClientOptions, rng: fastrand::Rng) -> Self {
         let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT_BASE + position as u16);
         Self {
-            left: options.operations,
             options,
             address,
             rng,
             session: None,
             waiting: BTreeMap::new(),
-            told: VecDeque::new(),
-            ready_at: Time::ZERO,
+            jobs: VecDeque::new(),
             request_id: 0,
             stolen: None,
             sessions_lost: 0,
@@ -141,19 +112,37 @@ impl Client {
         usize::from(path.address.port() - PORT_BASE)
     }
 
-    /// Tells it to do something.
-    pub(crate) fn tell(&mut self, operation: Operation) {
-        self.told.push_back(operation);
+    /// Gives it something to ask, not before what it was given earlier.
+    pub(crate) fn plan(&mut self, planned: &Planned) {
+        let at = Time::ZERO + Duration::from_micros(planned.at_us);
+        let command = Command { is_read: planned.read, body: planned.whole_body() };
+        self.jobs.push_back(Job { at, command, steals: planned.steals });
+    }
+
+    /// Tells it to ask something now.
+    pub(crate) fn tell(&mut self, command: Command) {
+        self.jobs.push_back(Job { at: Time::ZERO, command, steals: false });
+    }
+
+    /// What it waits for.
+    pub(crate) fn describe(&self, workload: &dyn Workload) -> String {
+        let (address, left) = (self.address, self.jobs.len());
+        let mut text = format!("client at {address} has {left} operations left, and waits for");
+        for Waiting { request, attempts, .. } in self.waiting.values() {
+            let request = trace::request(request, workload);
+            let _ = write!(text, " [{request}, asked {attempts} times]");
+        }
+        text
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        self.waiting.is_empty() && !self.has_more()
+        self.waiting.is_empty() && self.jobs.is_empty()
     }
 
     /// When [`Self::turn`] has something to do.
     pub(crate) fn next_turn(&self) -> Option<Time> {
         let retry = self.waiting.values().map(|waiting| waiting.retry_at).min();
-        let begin = self.may_begin().then_some(self.ready_at);
+        let begin = self.next_begin();
         let stolen = self.stolen.is_some().then_some(Time::ZERO);
         retry.into_iter().chain(begin).chain(stolen).min()
     }
@@ -171,7 +160,7 @@ impl Client {
             self.cancel_if_tired(now, identity, floor, &mut outgoing);
             self.send(now, identity, &mut outgoing);
         }
-        while self.may_begin() && self.ready_at <= now {
+        while self.next_begin().is_some_and(|at| at <= now) {
             let identity = self.begin(now, floor);
             self.send(now, identity, &mut outgoing);
         }
@@ -192,7 +181,9 @@ impl Client {
             let window = u64::from(grant.window);
             self.session = Some(Session { client: grant.client, next: 1, window });
         }
-        self.steal(&waiting.request);
+        if waiting.steals {
+            self.steal(&waiting.request);
+        }
         if outcome == Outcome::SessionExpired {
             // What became of the other requests will never be known.
             self.session = None;
@@ -210,33 +201,26 @@ impl Client {
         })
     }
 
-    /// Perhaps uses the identity of a write again, for another one, which must never be executed.
+    /// Uses the identity of a write again, for another one, which must never be executed.
     fn steal(&mut self, answered: &Request) {
-        let is_write = answered.kind() == Kind::Write && !self.options.plain;
-        if is_write && happens(&mut self.rng, self.options.steals_per_mille) {
-            let body = Bytes::from(Operation::Add { key: 0, value: 1_000_000 }.encode(0));
-            let (identity, lowest) = (answered.identity(), answered.lowest());
-            self.stolen = Some(Arc::new(Request::new(identity, lowest, Kind::Write, body)));
-        }
+        let body = Bytes::from([answered.body(), &b"stolen"[..]].concat());
+        let (identity, lowest) = (answered.identity(), answered.lowest());
+        self.stolen = Some(Arc::new(Request::new(identity, lowest, Kind::Write, body)));
     }
 
-    fn has_more(&self) -> bool {
-        self.left > 0 || !self.told.is_empty()
-    }
-
-    fn may_begin(&self) -> bool {
-        if !self.has_more() {
-            return false;
-        }
+    /// When it may ask the next thing, if it may.
+    fn next_begin(&self) -> Option<Time> {
+        let at = self.jobs.front()?.at;
         let outstanding = self.waiting.len() as u64;
-        match &self.session {
+        let may_begin = match &self.session {
             _ if self.options.plain => outstanding < self.options.window,
             None => outstanding == 0,
             Some(session) => {
                 let is_inside = session.next - self.lowest(session) < session.window;
                 outstanding < self.options.window && is_inside
             }
-        }
+        };
+        may_begin.then_some(at)
     }
 
     /// The lowest sequence whose reply it does not hold.
@@ -256,13 +240,13 @@ impl Client {
             let request = Request::new(identity, 0, Kind::OpenSession, Bytes::new());
             return self.wait_for(now, floor, None, request);
         }
-        self.ready_at = now + up_to(&mut self.rng, self.options.think_max);
-        let (operation, len) = self.next_operation();
-        let is_read = matches!(operation, Operation::Get { .. });
-        let kind = if is_read { Kind::Read } else { Kind::Write };
+        let Job { command, steals, .. } = self.jobs.pop_front().expect("next_begin() has seen it");
+        let kind = if command.is_read { Kind::Read } else { Kind::Write };
         let (identity, lowest) = self.next_identity();
-        let request = Request::new(identity, lowest, kind, Bytes::from(operation.encode(len)));
-        self.wait_for(now, floor, None, request)
+        let request = Request::new(identity, lowest, kind, command.body);
+        let identity = self.wait_for(now, floor, None, request);
+        self.waiting.get_mut(&identity).expect("it was just put there").steals = steals;
+        identity
     }
 
     fn next_identity(&mut self) -> (Identity, u64) {
@@ -277,25 +261,6 @@ impl Client {
         (Identity::Session { client, sequence }, lowest)
     }
 
-    fn next_operation(&mut self) -> (Operation, usize) {
-        if let Some(operation) = self.told.pop_front() {
-            return (operation, 0);
-        }
-        self.left -= 1;
-        let (key, value) = (self.rng.u8(..8), self.rng.u64(..1000));
-        let operation = if self.rng.u32(..1000) < self.options.reads_per_mille {
-            Operation::Get { key }
-        } else if self.rng.bool() {
-            Operation::Set { key, value }
-        } else {
-            Operation::Add { key, value }
-        };
-        // Few bodies are large, as is usual.
-        let is_large = self.rng.u8(..8) == 0;
-        let len = if is_large { self.rng.usize(..=self.options.body_max) } else { 0 };
-        (operation, len)
-    }
-
     /// Waits for the answer of a request that is about to be sent.
     fn wait_for(
         &mut self,
@@ -306,8 +271,15 @@ impl Client {
     ) -> Identity {
         let identity = request.identity();
         let request = Arc::new(request);
-        let waiting =
-            Waiting { request, floor, attempts: 0, retry_at: now, target, cancelled: false };
+        let waiting = Waiting {
+            request,
+            floor,
+            attempts: 0,
+            retry_at: now,
+            target,
+            cancelled: false,
+            steals: false,
+        };
         self.waiting.insert(identity, waiting);
         identity
     }
@@ -343,7 +315,8 @@ impl Client {
         let Some(waiting) = self.waiting.get_mut(&identity) else { return };
         let attempt = waiting.attempts;
         waiting.attempts += 1;
-        let pause = (self.options.retry_after * (1 << attempt.min(6))).min(RETRY_AFTER_MAX);
+        let retry_after = Duration::from_micros(self.options.retry_after_us);
+        let pause = (retry_after * (1 << attempt.min(6))).min(RETRY_AFTER_MAX);
         waiting.retry_at = now + pause + up_to(&mut self.rng, pause / 4);
         let request_id = match identity {
             Identity::Plain { request_id, .. } => request_id,

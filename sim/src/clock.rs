@@ -7,8 +7,10 @@ const MILLION: u128 = 1_000_000;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock {
-    /// When the replica's process started.
+    /// When the replica's process started, or its speed last changed.
     origin: Time,
+    /// What it showed then.
+    shown_ns: u64,
     /// How fast it goes, in millionths of the true speed.
     speed_ppm: u64,
     /// What the wall clock shows beyond the true time, in microseconds.
@@ -20,29 +22,39 @@ const EPOCH_US: i64 = 1_000_000_000_000_000;
 
 impl Clock {
     pub(crate) fn new(speed_ppm: u64, wall_offset_us: i64) -> Self {
-        Self { origin: Time::ZERO, speed_ppm, wall_offset_us }
+        Self { origin: Time::ZERO, shown_ns: 0, speed_ppm, wall_offset_us }
     }
 
     /// The process starts: it counts from here.
     pub(crate) fn start(&mut self, now: Time) {
-        self.origin = now;
+        (self.origin, self.shown_ns) = (now, 0);
+    }
+
+    /// It goes faster or slower by so many millionths.
+    pub(crate) fn drift(&mut self, now: Time, by_ppm: i64) {
+        (self.origin, self.shown_ns) = (now, self.local(now).as_nanos());
+        self.speed_ppm = self.speed_ppm.saturating_add_signed(by_ppm).max(1);
     }
 
     /// Somebody sets the wall clock.
     pub(crate) fn jump(&mut self, by_us: i64) {
-        self.wall_offset_us += by_us;
+        self.wall_offset_us = self.wall_offset_us.saturating_add(by_us);
     }
 
     /// What the replica takes the time to be.
     pub(crate) fn local(&self, now: Time) -> Time {
-        let passed = u128::from(now.as_nanos() - self.origin.as_nanos());
-        let counted = passed * u128::from(self.speed_ppm) / MILLION;
+        let passed_ns = now.as_nanos() - self.origin.as_nanos();
+        if u128::from(self.speed_ppm) == MILLION {
+            return Time::from_nanos(self.shown_ns + passed_ns);
+        }
+        let passed = u128::from(passed_ns);
+        let counted = u128::from(self.shown_ns) + passed * u128::from(self.speed_ppm) / MILLION;
         Time::from_nanos(u64::try_from(counted).unwrap_or(u64::MAX))
     }
 
     /// The first true time at which [`Self::local`] is at least `local`.
     pub(crate) fn global(&self, local: Time) -> Time {
-        let counted = u128::from(local.as_nanos());
+        let counted = u128::from(local.as_nanos().saturating_sub(self.shown_ns));
         let passed = (counted * MILLION).div_ceil(u128::from(self.speed_ppm));
         let at = u128::from(self.origin.as_nanos()) + passed;
         Time::from_nanos(u64::try_from(at).unwrap_or(u64::MAX))
@@ -63,7 +75,8 @@ mod tests {
     fn a_deadline_is_reached_at_the_time_that_it_maps_to_and_not_before() {
         for speed_ppm in [900_000, 999_983, 1_000_000, 1_000_017, 1_100_000] {
             let mut clock = Clock::new(speed_ppm, 0);
-            clock.start(Time::from_nanos(12_345));
+            clock.start(Time::from_nanos(345));
+            clock.drift(Time::from_nanos(12_345), 1717);
             for nanos in [0, 1, 7, 999_999, 123_456_789_012] {
                 let local = Time::from_nanos(nanos);
                 let at = clock.global(local);

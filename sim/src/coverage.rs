@@ -4,9 +4,10 @@
 use std::{collections::BTreeMap, fmt};
 
 use hovercraft::core::Counters;
+use serde::Serialize;
 
 /// How often each thing happened.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Coverage(BTreeMap<&'static str, u64>);
 
 impl Coverage {
@@ -25,6 +26,11 @@ impl Coverage {
     /// How often something happened.
     pub fn count(&self, what: &str) -> u64 {
         self.0.get(what).copied().unwrap_or_default()
+    }
+
+    /// Everything that was counted.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().map(|(what, count)| (*what, *count))
     }
 
     /// What was counted, and never happened.

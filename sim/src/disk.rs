@@ -11,21 +11,13 @@ use hovercraft::{
     core::{Write, WriteNumber},
     storage::{Durability, HardState, Loaded, SnapshotMeta},
 };
+use r2p2::Time;
 
-use crate::network::happens;
-
-/// How fast a disk is.
-#[derive(Debug, Clone, Copy)]
-pub struct DiskOptions {
-    /// A batch of writes takes at least this long.
-    pub sync_min: Duration,
-    /// And up to this much longer.
-    pub sync_spread: Duration,
-    /// In the durability `interval`: the time from one sync to the next.
-    pub interval: Duration,
-    /// Of a thousand snapshots that it takes, this many cannot be written.
-    pub spoiled_per_mille: u32,
-}
+use crate::{
+    faults::Leaves,
+    network::{happens, up_to_us},
+    options::DiskOptions,
+};
 
 /// A snapshot and its bytes.
 #[derive(Debug, Clone)]
@@ -77,6 +69,14 @@ pub(crate) struct Disk {
     parts: Vec<u8>,
     /// How many times slower than usual it is.
     slowness: u32,
+    /// It completes nothing before this.
+    pub(crate) stalled_until: Time,
+    /// Its next write fails.
+    pub(crate) fails: bool,
+    /// Every write fails until there is room again.
+    pub(crate) is_full: bool,
+    /// What it holds is damaged before the tail: it is refused at the start.
+    pub(crate) is_damaged: bool,
     rng: fastrand::Rng,
 }
 
@@ -103,6 +103,10 @@ impl Disk {
             under_way: 0,
             parts: Vec::new(),
             slowness: 1,
+            stalled_until: Time::ZERO,
+            fails: false,
+            is_full: false,
+            is_damaged: false,
             rng,
         }
     }
@@ -154,9 +158,8 @@ impl Disk {
 
     /// How long an operation takes now.
     pub(crate) fn duration(&mut self) -> Duration {
-        let spread = self.options.sync_spread.as_nanos() as u64;
-        let extra = Duration::from_nanos(self.rng.u64(..=spread));
-        (self.options.sync_min + extra) * self.slowness
+        let extra = up_to_us(&mut self.rng, self.options.sync_spread_us);
+        (Duration::from_micros(self.options.sync_min_us) + extra) * self.slowness
     }
 
     /// The batch is done: what there is to be told.
@@ -190,7 +193,7 @@ impl Disk {
     /// In the durability `interval`: syncs what is done.
     pub(crate) fn sync_interval(&mut self) -> Duration {
         self.sync(self.done);
-        self.options.interval
+        Duration::from_micros(self.options.interval_us)
     }
 
     /// What the storage role does when it is stopped in good order: everything, then the log if it
@@ -207,19 +210,51 @@ impl Disk {
         (self.done, self.under_way, self.durable.hard_state_write) = (0, 0, 0);
     }
 
-    /// The process dies. Of what was not synced a prefix is there.
-    pub(crate) fn crash(&mut self) {
-        let survivors = self.rng.usize(..=self.jobs.len());
+    /// The process dies. Of what was not synced some is there. What the log's recovery makes of it
+    /// is a prefix, because no record counts behind one that is missing; the hard state is another
+    /// file, which may have kept more or less. Returns whether a torn tail was cut.
+    pub(crate) fn crash(&mut self, leaves: Leaves) -> bool {
+        let count = self.jobs.len();
+        let survivors = match leaves {
+            Leaves::Nothing => 0,
+            Leaves::Everything => count,
+            Leaves::Prefix | Leaves::Torn | Leaves::Reordered => self.rng.usize(..=count),
+        };
         self.sync(survivors);
-        if let Some(Job::Write(Write::Append { first, entries, .. })) = self.jobs.front_mut() {
+        let mut is_torn = false;
+        if leaves == Leaves::Torn
+            && let Some(Job::Write(Write::Append { first, entries, .. })) = self.jobs.front_mut()
+        {
             // Of the last append the truncation, and a part of the entries.
-            if self.rng.bool() {
-                entries.truncate(self.rng.usize(..=entries.len()));
-                let (first, entries) = (*first, std::mem::take(entries));
-                self.durable.append(first, entries);
+            entries.truncate(self.rng.usize(..=entries.len()));
+            let (first, entries) = (*first, std::mem::take(entries));
+            self.durable.append(first, entries);
+            is_torn = true;
+        }
+        if leaves == Leaves::Reordered {
+            let rng = &mut self.rng;
+            let states = self.jobs.iter().filter_map(|job| match job {
+                Job::Write(Write::HardState { number, state }) => Some((*number, state.clone())),
+                _ => None,
+            });
+            for (number, state) in states.filter(|_| rng.bool()) {
+                self.durable.set_hard_state(number, state);
             }
         }
         self.forget();
+        is_torn
+    }
+
+    /// Whether a process can start on it.
+    pub(crate) fn is_usable(&self) -> bool {
+        !self.is_full && !self.is_damaged
+    }
+
+    /// Nothing is wrong with it any more.
+    pub(crate) fn repair(&mut self) {
+        self.slowness = 1;
+        self.stalled_until = Time::ZERO;
+        (self.fails, self.is_full, self.is_damaged) = (false, false, false);
     }
 
     /// What a process that starts finds.

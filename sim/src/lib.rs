@@ -6,31 +6,37 @@
 //! `invariants/` that names the rule it stands for.
 
 mod agenda;
+pub mod bugs;
 mod client;
 mod clock;
 mod coverage;
 mod disk;
 mod faults;
 mod history;
+mod html;
 mod invariants;
 mod network;
 mod options;
 mod replica;
+mod runner;
+mod schedule;
 mod seed;
 mod service;
+mod shrink;
 mod stepper;
 mod sweep;
 mod trace;
+mod workload;
 
-pub use client::ClientOptions;
 pub use coverage::Coverage;
-pub use disk::DiskOptions;
-pub use faults::{Cut, Fault, FaultKind, FaultOptions, Target};
+pub use faults::{Fault, FaultKind, Leaves, Sides, Target, Ways};
+pub use html::html;
 pub use invariants::Violation;
-pub use network::NetworkOptions;
-pub use options::Options;
-pub use replica::Pace;
+pub use options::{ClientOptions, ClusterOptions, DiskOptions, NetworkOptions, Options, Pace};
+pub use runner::{Run, Runner};
+pub use schedule::{Schedule, ScheduleError, Timed};
 pub use seed::Seed;
-pub use service::Operation;
+pub use shrink::{Shrunk, shrink};
 pub use stepper::Stepper;
-pub use sweep::{Failure, replay, run_seed, run_seeds};
+pub use sweep::{Failure, QUIET_THREAD, Report, Sweep};
+pub use workload::{Command, Model, Operation, Planned, Registers, Workload};

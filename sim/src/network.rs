@@ -6,33 +6,17 @@ use std::time::Duration;
 use hovercraft::messages::Message;
 use r2p2::Time;
 
-use crate::seed::Seed;
-
-/// How the links behave.
-#[derive(Debug, Clone, Copy)]
-pub struct NetworkOptions {
-    /// A packet takes at least this long.
-    pub delay_min: Duration,
-    /// And up to this much longer, each packet for itself: so they overtake each other.
-    pub delay_spread: Duration,
-    /// Of a thousand packets, this many are late.
-    pub late_per_mille: u32,
-    /// Up to this late.
-    pub late_max: Duration,
-    /// Of a thousand packets, this many are lost.
-    pub loss_per_mille: u32,
-    /// Of a thousand packets, this many arrive twice.
-    pub doubled_per_mille: u32,
-    /// Of a thousand messages with bodies or parts of snapshots, which have checksums of their own,
-    /// this many arrive damaged.
-    pub damaged_per_mille: u32,
-}
+use crate::{faults::Fault, options::NetworkOptions, seed::Seed};
 
 /// A replica or a client, by its position among all endpoints: replicas come first.
 pub(crate) type Endpoint = usize;
 
+/// The fault that is the cause of something, by its number.
+pub(crate) type Cause = usize;
+
 #[derive(Debug, Clone, Copy)]
 struct Cut {
+    cause: Cause,
     since: Time,
     /// What is on its way is lost too.
     eats: bool,
@@ -41,7 +25,20 @@ struct Cut {
 #[derive(Debug)]
 struct Link {
     rng: fastrand::Rng,
-    cut: Option<Cut>,
+    cuts: Vec<Cut>,
+}
+
+/// What happens to packets here and there: the worst of all that goes on.
+#[derive(Debug, Default)]
+struct Weather {
+    loss_per_mille: u32,
+    doubled_per_mille: u32,
+    spread_us: u64,
+    damaged_per_mille: u32,
+    late_per_mille: u32,
+    late_us: u64,
+    /// None: packets of any size come through.
+    packet_bytes_max: Option<usize>,
 }
 
 /// When the copies of a packet arrive.
@@ -53,43 +50,75 @@ pub(crate) struct Network {
     endpoints: usize,
     /// From × to.
     links: Vec<Link>,
+    weather: Weather,
+    /// What the weather is made of.
+    causes: Vec<(Cause, Fault)>,
     pub(crate) lost: u64,
     pub(crate) doubled: u64,
+    pub(crate) late: u64,
+    pub(crate) too_large: u64,
     pub(crate) cut_off: u64,
     pub(crate) damaged: u64,
 }
 
 impl Network {
     pub(crate) fn new(seed: Seed, options: NetworkOptions, endpoints: usize) -> Self {
-        let link = |number| Link { rng: seed.stream("link", number as u64), cut: None };
+        let link = |number| Link { rng: seed.stream("link", number as u64), cuts: Vec::new() };
         let links = (0..endpoints * endpoints).map(link).collect();
-        Self { options, endpoints, links, lost: 0, doubled: 0, cut_off: 0, damaged: 0 }
+        Self {
+            options,
+            endpoints,
+            links,
+            weather: Weather::default(),
+            causes: Vec::new(),
+            lost: 0,
+            doubled: 0,
+            late: 0,
+            too_large: 0,
+            cut_off: 0,
+            damaged: 0,
+        }
     }
 
-    /// Sends a packet.
-    pub(crate) fn send(&mut self, now: Time, from: Endpoint, to: Endpoint) -> Arrivals {
-        let options = self.options;
+    /// Sends a packet, whose size is only asked for if it matters.
+    pub(crate) fn send(
+        &mut self,
+        now: Time,
+        from: Endpoint,
+        to: Endpoint,
+        bytes: impl FnOnce() -> usize,
+    ) -> Arrivals {
         let link = &mut self.links[from * self.endpoints + to];
-        if link.cut.is_some() {
+        if !link.cuts.is_empty() {
             self.cut_off += 1;
             return [None; 2];
         }
-        if happens(&mut link.rng, options.loss_per_mille) {
+        let weather = &self.weather;
+        if happens(&mut link.rng, weather.loss_per_mille) {
             self.lost += 1;
             return [None; 2];
         }
-        let first = Some(now + delay(&mut link.rng, &options));
-        let is_doubled = happens(&mut link.rng, options.doubled_per_mille);
+        if weather.packet_bytes_max.is_some_and(|max| bytes() > max) {
+            self.too_large += 1;
+            return [None; 2];
+        }
+        let is_late = happens(&mut link.rng, weather.late_per_mille);
+        self.late += u64::from(is_late);
+        let first = Some(now + delay(&mut link.rng, &self.options, weather, is_late));
+        let is_doubled = happens(&mut link.rng, weather.doubled_per_mille);
         self.doubled += u64::from(is_doubled);
-        [first, is_doubled.then(|| now + delay(&mut link.rng, &options))]
+        let second = || now + delay(&mut link.rng, &self.options, weather, false);
+        [first, is_doubled.then(second)]
     }
 
-    /// Perhaps damages what a message carries.
-    pub(crate) fn damage(&mut self, from: Endpoint, to: Endpoint, message: &mut Message) {
+    /// Perhaps damages what a message carries that has a checksum of its own: bodies and parts of
+    /// snapshots. Returns whether the whole packet is damaged instead, which UDP's checksum finds.
+    pub(crate) fn damage(&mut self, from: Endpoint, to: Endpoint, message: &mut Message) -> bool {
         let rng = &mut self.links[from * self.endpoints + to].rng;
-        if self.options.damaged_per_mille == 0 {
-            return;
+        if !happens(rng, self.weather.damaged_per_mille) {
+            return false;
         }
+        self.damaged += 1;
         let carried = match message {
             Message::Bodies { parts } => parts.first_mut().map(|part| &mut part.request.body),
             Message::Entries { entries, .. } => {
@@ -102,41 +131,88 @@ impl Network {
             Message::SnapshotPart { data, .. } => Some(data),
             _ => None,
         };
-        if let Some(byte) = carried.and_then(|bytes| bytes.last_mut())
-            && happens(rng, self.options.damaged_per_mille)
-        {
-            *byte ^= 1;
-            self.damaged += 1;
+        match carried.and_then(|bytes| bytes.last_mut()) {
+            Some(byte) => {
+                *byte ^= 1;
+                false
+            }
+            None => true,
         }
     }
 
     /// Whether a packet that was sent at `sent` comes through to its end.
     pub(crate) fn delivers(&mut self, sent: Time, from: Endpoint, to: Endpoint) -> bool {
-        let cut = self.links[from * self.endpoints + to].cut;
-        let is_eaten = cut.is_some_and(|cut| cut.eats || sent >= cut.since);
+        let cuts = &self.links[from * self.endpoints + to].cuts;
+        let is_eaten = cuts.iter().any(|cut| cut.eats || sent >= cut.since);
         self.cut_off += u64::from(is_eaten);
         !is_eaten
     }
 
     /// Cuts one direction of one link.
-    pub(crate) fn cut(&mut self, now: Time, from: Endpoint, to: Endpoint, eats: bool) {
-        self.links[from * self.endpoints + to].cut = Some(Cut { since: now, eats });
+    pub(crate) fn cut(
+        &mut self,
+        now: Time,
+        cause: Cause,
+        from: Endpoint,
+        to: Endpoint,
+        eats: bool,
+    ) {
+        let cut = Cut { cause, since: now, eats };
+        self.links[from * self.endpoints + to].cuts.push(cut);
     }
 
-    /// Mends every link.
-    pub(crate) fn mend(&mut self) {
+    /// Something happens to packets from now on.
+    pub(crate) fn disturb(&mut self, cause: Cause, fault: Fault) {
+        self.causes.push((cause, fault));
+        self.look_at_the_sky();
+    }
+
+    /// What a fault did ends.
+    pub(crate) fn mend(&mut self, cause: Cause) {
         for link in &mut self.links {
-            link.cut = None;
+            link.cuts.retain(|cut| cut.cause != cause);
         }
+        self.causes.retain(|(other, _)| *other != cause);
+        self.look_at_the_sky();
     }
 
     /// From now on nothing is lost, doubled, late or damaged.
     pub(crate) fn calm(&mut self) {
-        self.mend();
-        self.options.loss_per_mille = 0;
-        self.options.doubled_per_mille = 0;
-        self.options.late_per_mille = 0;
-        self.options.damaged_per_mille = 0;
+        for link in &mut self.links {
+            link.cuts.clear();
+        }
+        self.causes.clear();
+        self.look_at_the_sky();
+    }
+
+    fn look_at_the_sky(&mut self) {
+        let mut weather = Weather::default();
+        for (_, fault) in &self.causes {
+            match *fault {
+                Fault::Loss { per_mille, .. } => {
+                    weather.loss_per_mille = weather.loss_per_mille.max(per_mille);
+                }
+                Fault::Duplication { per_mille, .. } => {
+                    weather.doubled_per_mille = weather.doubled_per_mille.max(per_mille);
+                }
+                Fault::Reordering { spread_us, .. } => {
+                    weather.spread_us = weather.spread_us.max(spread_us);
+                }
+                Fault::Corruption { per_mille, .. } => {
+                    weather.damaged_per_mille = weather.damaged_per_mille.max(per_mille);
+                }
+                Fault::DelayTail { per_mille, late_us, .. } => {
+                    weather.late_per_mille = weather.late_per_mille.max(per_mille);
+                    weather.late_us = weather.late_us.max(late_us);
+                }
+                Fault::Mtu { bytes, .. } => {
+                    let max = weather.packet_bytes_max.map_or(bytes, |before| before.min(bytes));
+                    weather.packet_bytes_max = Some(max);
+                }
+                _ => {}
+            }
+        }
+        self.weather = weather;
     }
 }
 
@@ -150,7 +226,18 @@ pub(crate) fn up_to(rng: &mut fastrand::Rng, max: Duration) -> Duration {
     Duration::from_nanos(rng.u64(..=max.as_nanos() as u64))
 }
 
-fn delay(rng: &mut fastrand::Rng, options: &NetworkOptions) -> Duration {
-    let usual = options.delay_min + up_to(rng, options.delay_spread);
-    if happens(rng, options.late_per_mille) { usual + up_to(rng, options.late_max) } else { usual }
+/// A time up to so many microseconds.
+pub(crate) fn up_to_us(rng: &mut fastrand::Rng, max_us: u64) -> Duration {
+    if max_us == 0 { Duration::ZERO } else { Duration::from_nanos(rng.u64(..=max_us * 1000)) }
+}
+
+fn delay(
+    rng: &mut fastrand::Rng,
+    options: &NetworkOptions,
+    weather: &Weather,
+    is_late: bool,
+) -> Duration {
+    let spread_us = options.delay_spread_us + weather.spread_us;
+    let usual = Duration::from_micros(options.delay_min_us) + up_to_us(rng, spread_us);
+    if is_late { usual + up_to_us(rng, weather.late_us) } else { usual }
 }

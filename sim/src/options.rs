@@ -1,4 +1,5 @@
-//! What a run is like: cluster, clients, network, disks and faults, all from one seed.
+//! What a run is like: cluster, clients, network and disks, all from one seed. Plain data, so that
+//! a schedule can carry it.
 
 use std::time::Duration;
 
@@ -7,103 +8,349 @@ use hovercraft::{
     core::{Mode, Policy, Settings, Timing},
     storage::Durability,
 };
+use serde::{Deserialize, Serialize};
 
-use crate::{
-    client::ClientOptions, disk::DiskOptions, faults::FaultOptions, network::NetworkOptions,
-    replica::Pace, seed::Seed,
-};
+use crate::seed::Seed;
 
-/// Everything that a run derives from.
-#[derive(Debug, Clone)]
+/// What a run is like, but for what goes wrong and what is asked. Times are in microseconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Options {
     /// Of all chance.
-    pub seed: Seed,
-    /// One for each replica.
-    pub replicas: Vec<Settings>,
-    /// What apply decides by.
-    pub limits: ClusterLimits,
+    pub seed: u64,
+    /// The replicas.
+    pub cluster: ClusterOptions,
     /// The links.
     pub network: NetworkOptions,
-    /// Messages between replicas go through their form on the wire.
-    pub encodes: bool,
     /// The disks.
     pub disk: DiskOptions,
     /// The replicas' speed.
     pub pace: Pace,
     /// Clocks go wrong by up to so many millionths.
-    pub drift_ppm_max: u64,
+    pub drift_ppm_max: u32,
     /// One for each client.
     pub clients: Vec<ClientOptions>,
-    /// What goes wrong.
-    pub faults: FaultOptions,
     /// How long things go wrong.
-    pub chaos: Duration,
+    pub chaos_us: u64,
     /// Everything is done this long after nothing goes wrong any more, or something is stuck.
-    pub patience: Duration,
+    pub patience_us: u64,
 }
 
-impl Options {
-    /// A run without faults on a quick network: for stories.
-    pub fn calm(seed: u64, replicas: usize) -> Self {
-        let micros = Duration::from_micros;
+/// The replicas, and what apply decides by.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterOptions {
+    /// How many.
+    pub replicas: u8,
+    /// How requests reach them.
+    #[serde(with = "ModeName")]
+    pub mode: Mode,
+    /// Who answers.
+    #[serde(with = "PolicyName")]
+    pub policy: Policy,
+    /// B (P15).
+    pub queue_bound: usize,
+    /// Heartbeats and elections.
+    pub heartbeat_us: u64,
+    /// The shortest time without a leader before an election.
+    pub election_min_us: u64,
+    /// And the longest.
+    pub election_max_us: u64,
+    /// What an acknowledgement promises.
+    #[serde(with = "DurabilityName")]
+    pub durability: Durability,
+    /// How many requests may be in the system (P24).
+    pub admission_limit: usize,
+    /// How many bytes of log each replica keeps; as many numbers as there are replicas.
+    pub log_bytes_max: Vec<usize>,
+    /// When an idle session expires (P20).
+    pub session_lifetime_us: u64,
+    /// How many sequences a client may have open.
+    pub session_window: u32,
+    /// All sessions together keep at most so many bytes.
+    pub session_bytes_max: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Mode", rename_all = "lowercase")]
+enum ModeName {
+    Raft,
+    HovercRaft,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Policy", rename_all = "lowercase")]
+enum PolicyName {
+    Jbsq,
+    Random,
+    Leader,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Durability", rename_all = "lowercase")]
+enum DurabilityName {
+    Sync,
+    Interval,
+    Memory,
+}
+
+/// How the links behave when nothing is wrong with them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkOptions {
+    /// A packet takes at least this long.
+    pub delay_min_us: u64,
+    /// And up to this much longer, each packet for itself: so they overtake each other.
+    pub delay_spread_us: u64,
+    /// Messages between replicas go through their form on the wire.
+    pub encodes: bool,
+}
+
+/// How fast a disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskOptions {
+    /// A batch of writes takes at least this long.
+    pub sync_min_us: u64,
+    /// And up to this much longer.
+    pub sync_spread_us: u64,
+    /// In the durability `interval`: the time from one sync to the next.
+    pub interval_us: u64,
+    /// Of a thousand snapshots that it takes, this many cannot be written.
+    pub spoiled_per_mille: u32,
+}
+
+/// How fast a replica works.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pace {
+    /// What arrives waits up to this long, and is taken in one turn with what came meanwhile.
+    pub turn_max_us: u64,
+    /// An entry takes up to this long in an application thread; none if entries are applied in the
+    /// turn that commits them.
+    pub apply_max_us: Option<u64>,
+    /// The service's snapshots have so many bytes more than they need.
+    pub ballast_bytes: usize,
+}
+
+/// What a client is like.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientOptions {
+    /// It has no session: its requests may execute twice.
+    pub plain: bool,
+    /// How many operations are made up for it.
+    pub operations: u32,
+    /// How many requests it has outstanding at most.
+    pub window: u64,
+    /// The time between two operations is up to this long.
+    pub think_max_us: u64,
+    /// Of a thousand operations, this many are reads.
+    pub reads_per_mille: u32,
+    /// Bodies are up to this long.
+    pub body_max: usize,
+    /// It waits this long for a reply before it tries again, then twice as long, and so on.
+    pub retry_after_us: u64,
+    /// It wants to know what became of a write that it tried this often.
+    pub cancels_after: Option<u32>,
+    /// Of a thousand writes that are answered, this many are followed by another one that steals
+    /// their identity.
+    pub steals_per_mille: u32,
+}
+
+impl ClientOptions {
+    /// A client in good order that does what it is told, without a pause.
+    pub const OBEDIENT: Self = Self {
+        plain: false,
+        operations: 0,
+        window: 4,
+        think_max_us: 0,
+        reads_per_mille: 0,
+        body_max: 0,
+        retry_after_us: 5000,
+        cancels_after: None,
+        steals_per_mille: 0,
+    };
+}
+
+const MIB: usize = 1 << 20;
+
+/// No time in a schedule is longer.
+pub(crate) const HOUR_US: u64 = 3_600_000_000;
+
+/// Nothing that a schedule makes up is larger.
+pub(crate) const BYTES_MAX: usize = 16 * MIB;
+
+impl ClusterOptions {
+    /// Replicas with default settings.
+    pub fn of(replicas: u8) -> Self {
+        let (settings, limits) = (Settings::default(), ClusterLimits::default());
+        let micros = |duration: Duration| duration.as_micros() as u64;
         Self {
-            seed: Seed(seed),
-            replicas: vec![Settings::default(); replicas],
-            limits: ClusterLimits::default(),
-            network: NetworkOptions {
-                delay_min: micros(50),
-                delay_spread: Duration::ZERO,
-                late_per_mille: 0,
-                late_max: Duration::ZERO,
-                loss_per_mille: 0,
-                doubled_per_mille: 0,
-                damaged_per_mille: 0,
-            },
-            encodes: true,
-            disk: DiskOptions {
-                sync_min: micros(100),
-                sync_spread: Duration::ZERO,
-                interval: Duration::from_millis(100),
-                spoiled_per_mille: 0,
-            },
-            pace: Pace { turn_max: Duration::ZERO, apply_max: None, ballast: 0 },
-            drift_ppm_max: 0,
-            clients: Vec::new(),
-            faults: FaultOptions::NONE,
-            chaos: Duration::ZERO,
-            patience: Duration::from_secs(8),
+            replicas,
+            mode: settings.mode,
+            policy: settings.policy,
+            queue_bound: settings.queue_bound,
+            heartbeat_us: micros(settings.timing.heartbeat),
+            election_min_us: micros(settings.timing.election_min),
+            election_max_us: micros(settings.timing.election_max),
+            durability: settings.durability,
+            admission_limit: settings.admission_limit,
+            log_bytes_max: vec![settings.log_bytes_max; usize::from(replicas)],
+            session_lifetime_us: micros(limits.session_lifetime),
+            session_window: limits.session_window,
+            session_bytes_max: limits.session_bytes_max,
         }
     }
 
-    /// The run of a seed. Each seed turns on some of what there is, so that what would hide
-    /// something else is absent in other seeds.
-    pub fn from_seed(seed: u64) -> Self {
-        let seed = Seed(seed);
-        let mut rng = seed.stream("options", 0);
-        let count = pick(&mut rng, &[1, 3, 3, 3, 3, 3, 5, 5]);
-        let settings = settings(&mut rng);
-        let mut log_rng = seed.stream("log bytes", 0);
-        let small_logs = log_rng.u8(..3) > 0;
-        let replicas = (0..count).map(|_| {
-            let bytes = if small_logs { 1 << log_rng.u32(11..17) } else { 64 << 20 };
-            Settings { log_bytes_max: bytes, ..settings }
-        });
-        let is_quick = settings.timing == Timing::DATACENTER;
-        let chaos = Duration::from_millis(if is_quick { 300 } else { rng.u64(500..3000) });
+    /// Whether its times are those of a data centre.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.election_max_us < 50_000
+    }
+
+    /// The settings of a replica, by its position.
+    pub fn settings(&self, at: usize) -> Settings {
+        Settings {
+            mode: self.mode,
+            policy: self.policy,
+            queue_bound: self.queue_bound,
+            timing: Timing {
+                heartbeat: Duration::from_micros(self.heartbeat_us),
+                election_min: Duration::from_micros(self.election_min_us),
+                election_max: Duration::from_micros(self.election_max_us),
+            },
+            durability: self.durability,
+            admission_limit: self.admission_limit,
+            log_bytes_max: self.log_bytes_max[at],
+        }
+    }
+
+    /// What apply decides by.
+    pub fn limits(&self) -> ClusterLimits {
+        ClusterLimits {
+            session_lifetime: Duration::from_micros(self.session_lifetime_us),
+            session_window: self.session_window,
+            session_bytes_max: self.session_bytes_max,
+            ..ClusterLimits::default()
+        }
+    }
+
+    fn from_rng(rng: &mut fastrand::Rng) -> Self {
+        use Durability::{Interval, Memory, Sync};
+        let count = pick(rng, &[1, 3, 3, 3, 3, 3, 5, 5]);
+        let timing = pick(rng, &[Timing::LAN, Timing::LAN, Timing::LAN, Timing::DATACENTER]);
+        let small_logs = rng.u8(..3) > 0;
+        let log_bytes = |_| if small_logs { 1 << rng.u32(11..17) } else { 64 * MIB };
+        let log_bytes_max = (0..count).map(log_bytes).collect();
+        let usual = Self::of(count);
+        Self {
+            mode: pick(rng, &[Mode::HovercRaft, Mode::HovercRaft, Mode::HovercRaft, Mode::Raft]),
+            policy: pick(rng, &[Policy::Jbsq, Policy::Jbsq, Policy::Random, Policy::Leader]),
+            queue_bound: pick(rng, &[1, 2, 4, 32, 128]),
+            heartbeat_us: timing.heartbeat.as_micros() as u64,
+            election_min_us: timing.election_min.as_micros() as u64,
+            election_max_us: timing.election_max.as_micros() as u64,
+            durability: pick(rng, &[Sync, Sync, Sync, Memory, Memory, Interval]),
+            admission_limit: pick(rng, &[2, 8, 64, 16_384]),
+            log_bytes_max,
+            session_lifetime_us: pick(rng, &[300_000, 3_600_000_000, 3_600_000_000, 3_600_000_000]),
+            session_window: pick(rng, &[2, 8, usual.session_window]),
+            session_bytes_max: pick(rng, &[usual.session_bytes_max, usual.session_bytes_max, 2048]),
+            ..usual
+        }
+    }
+}
+
+impl Options {
+    /// A run on a quick network, with clients that are to be added: for stories.
+    pub fn calm(seed: u64, replicas: u8) -> Self {
         Self {
             seed,
-            replicas: replicas.collect(),
-            limits: limits(&mut seed.stream("limits", 0)),
-            network: network(&mut seed.stream("network", 0), is_quick),
-            encodes: rng.u8(..4) == 0,
-            disk: disk(&mut seed.stream("disk", 0), is_quick),
-            pace: pace(&mut seed.stream("pace", 0)),
-            drift_ppm_max: pick(&mut rng, &[0, 100, 50_000]),
-            clients: clients(&mut seed.stream("clients", 0), chaos),
-            faults: FaultOptions::from_rng(&mut seed.stream("faults", 0), is_quick),
-            chaos,
-            patience: Duration::from_secs(8),
+            cluster: ClusterOptions::of(replicas),
+            network: NetworkOptions { delay_min_us: 50, delay_spread_us: 0, encodes: true },
+            disk: DiskOptions {
+                sync_min_us: 100,
+                sync_spread_us: 0,
+                interval_us: 100_000,
+                spoiled_per_mille: 0,
+            },
+            pace: Pace { turn_max_us: 0, apply_max_us: None, ballast_bytes: 0 },
+            drift_ppm_max: 0,
+            clients: Vec::new(),
+            chaos_us: 0,
+            patience_us: 8_000_000,
         }
+    }
+
+    /// The run of a seed. Each part has a stream of its own.
+    pub fn from_seed(seed: u64) -> Self {
+        let stream = |source| Seed(seed).stream(source, 0);
+        let cluster = ClusterOptions::from_rng(&mut stream("cluster"));
+        let is_quick = cluster.is_quick();
+        let mut rng = stream("options");
+        let chaos_us = if is_quick { 300_000 } else { rng.u64(500_000..3_000_000) };
+        Self {
+            seed,
+            cluster,
+            network: network(&mut stream("network"), is_quick),
+            disk: disk(&mut stream("disk options"), is_quick),
+            pace: pace(&mut stream("pace")),
+            drift_ppm_max: pick(&mut rng, &[0, 100, 50_000]),
+            clients: clients(&mut stream("clients"), chaos_us),
+            chaos_us,
+            patience_us: 8_000_000,
+        }
+    }
+
+    /// Whether it says what can be.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let cluster = &self.cluster;
+        let problem = if !(1..=9).contains(&cluster.replicas) {
+            format!("`replicas` is {}, and 1 to 9 can be simulated", cluster.replicas)
+        } else if cluster.log_bytes_max.len() != usize::from(cluster.replicas) {
+            let count = cluster.log_bytes_max.len();
+            format!("`log_bytes_max` has {count} numbers for {} replicas", cluster.replicas)
+        } else if cluster.election_min_us > cluster.election_max_us || cluster.heartbeat_us == 0 {
+            "the times of heartbeats and elections contradict each other".to_owned()
+        } else if self.clients.len() > 64 || self.drift_ppm_max > 500_000 {
+            "there are too many clients, or clocks drift too much".to_owned()
+        } else if cluster.queue_bound == 0 || cluster.admission_limit == 0 {
+            "`queue_bound` and `admission_limit` must be above 0".to_owned()
+        } else if self.clients.iter().any(|client| client.window == 0 || client.retry_after_us == 0)
+        {
+            "`window` and `retry_after_us` of a client must be above 0".to_owned()
+        } else if !(1..=1 << 20).contains(&cluster.session_window) {
+            "`session_window` must be 1 to 1048576".to_owned()
+        } else if self.pace.ballast_bytes > BYTES_MAX {
+            format!("`ballast_bytes` must be at most {BYTES_MAX}")
+        } else if self.times_us().into_iter().any(|us| us > HOUR_US) {
+            "a time is longer than an hour".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(problem)
+    }
+}
+
+impl Options {
+    /// Every length of time that a run computes with.
+    fn times_us(&self) -> Vec<u64> {
+        let Self { cluster, network, disk, pace, .. } = self;
+        let mut times = vec![
+            cluster.heartbeat_us,
+            cluster.election_max_us,
+            network.delay_min_us,
+            network.delay_spread_us,
+            disk.sync_min_us,
+            disk.sync_spread_us,
+            disk.interval_us,
+            pace.turn_max_us,
+            pace.apply_max_us.unwrap_or_default(),
+            self.chaos_us,
+            self.patience_us,
+        ];
+        times.extend(self.clients.iter().map(|client| client.retry_after_us));
+        times
     }
 }
 
@@ -111,68 +358,32 @@ fn pick<T: Copy>(rng: &mut fastrand::Rng, choices: &[T]) -> T {
     choices[rng.usize(..choices.len())]
 }
 
-fn settings(rng: &mut fastrand::Rng) -> Settings {
-    use Durability::{Interval, Memory, Sync};
-    Settings {
-        mode: pick(rng, &[Mode::HovercRaft, Mode::HovercRaft, Mode::HovercRaft, Mode::Raft]),
-        policy: pick(rng, &[Policy::Jbsq, Policy::Jbsq, Policy::Random, Policy::Leader]),
-        queue_bound: pick(rng, &[1, 2, 4, 32, 128]),
-        timing: pick(rng, &[Timing::LAN, Timing::LAN, Timing::LAN, Timing::DATACENTER]),
-        durability: pick(rng, &[Sync, Sync, Sync, Memory, Memory, Interval]),
-        admission_limit: pick(rng, &[2, 8, 64, 16_384]),
-        log_bytes_max: 64 << 20,
-    }
-}
-
-fn limits(rng: &mut fastrand::Rng) -> ClusterLimits {
-    let usual = ClusterLimits::default();
-    let lifetime = pick(rng, &[usual.session_lifetime; 4]);
-    ClusterLimits {
-        session_lifetime: pick(rng, &[lifetime, lifetime, lifetime, Duration::from_millis(300)]),
-        session_window: pick(rng, &[2, 8, usual.session_window]),
-        session_bytes_max: pick(rng, &[usual.session_bytes_max, usual.session_bytes_max, 2048]),
-        ..usual
-    }
-}
-
 fn network(rng: &mut fastrand::Rng, is_quick: bool) -> NetworkOptions {
-    let (millis, micros) = (Duration::from_millis, Duration::from_micros);
-    let quick = (micros(20), micros(100));
-    let slow = if is_quick { quick } else { (micros(200), millis(3)) };
-    let (delay_min, delay_spread) = pick(rng, &[quick, quick, slow]);
-    NetworkOptions {
-        delay_min,
-        delay_spread,
-        late_per_mille: pick(rng, &[0, 0, 10, 100]),
-        late_max: pick(rng, &[millis(2), millis(50), millis(500)]),
-        loss_per_mille: pick(rng, &[0, 0, 10, 100, 250]),
-        doubled_per_mille: pick(rng, &[0, 0, 10, 200]),
-        damaged_per_mille: pick(rng, &[0, 0, 10, 200]),
-    }
+    let quick = (20, 100);
+    let slow = if is_quick { quick } else { (200, 3000) };
+    let (delay_min_us, delay_spread_us) = pick(rng, &[quick, quick, slow]);
+    NetworkOptions { delay_min_us, delay_spread_us, encodes: rng.u8(..4) == 0 }
 }
 
 fn disk(rng: &mut fastrand::Rng, is_quick: bool) -> DiskOptions {
-    let (millis, micros) = (Duration::from_millis, Duration::from_micros);
-    let slow = if is_quick { micros(500) } else { millis(15) };
+    let slow = if is_quick { 500 } else { 15_000 };
     DiskOptions {
-        sync_min: micros(50),
-        sync_spread: pick(rng, &[micros(20), micros(20), millis(1), slow]),
-        interval: pick(rng, &[millis(5), millis(100)]),
+        sync_min_us: 50,
+        sync_spread_us: pick(rng, &[20, 20, 1000, slow]),
+        interval_us: pick(rng, &[5000, 100_000]),
         spoiled_per_mille: pick(rng, &[0, 0, 200]),
     }
 }
 
 fn pace(rng: &mut fastrand::Rng) -> Pace {
-    let (millis, micros) = (Duration::from_millis, Duration::from_micros);
     Pace {
-        turn_max: pick(rng, &[Duration::ZERO, micros(20), micros(300)]),
-        apply_max: pick(rng, &[None, None, Some(micros(50)), Some(millis(3))]),
-        ballast: pick(rng, &[0, 0, 0, 0, 100_000, 600_000]),
+        turn_max_us: pick(rng, &[0, 20, 300]),
+        apply_max_us: pick(rng, &[None, None, Some(50), Some(3000)]),
+        ballast_bytes: pick(rng, &[0, 0, 0, 100_000]),
     }
 }
 
-fn clients(rng: &mut fastrand::Rng, chaos: Duration) -> Vec<ClientOptions> {
-    let millis = Duration::from_millis;
+fn clients(rng: &mut fastrand::Rng, chaos_us: u64) -> Vec<ClientOptions> {
     let body_max = pick(rng, &[0, 200, 2000, 100_000]);
     let cancels_after = pick(rng, &[None, Some(1), Some(4)]);
     let in_a_burst = rng.u8(..4) == 0;
@@ -180,15 +391,15 @@ fn clients(rng: &mut fastrand::Rng, chaos: Duration) -> Vec<ClientOptions> {
     let client = |position: usize| {
         let operations = rng.u32(10..60);
         // Most clients have something to do as long as things go wrong.
-        let span = if in_a_burst { chaos / 20 } else { chaos * 2 };
+        let span_us = if in_a_burst { chaos_us / 20 } else { chaos_us * 2 };
         ClientOptions {
             plain: position > 0 && rng.u8(..6) == 0,
             operations,
             window: pick(rng, &[1, 3, 16]),
-            think_max: span / operations,
+            think_max_us: span_us / u64::from(operations),
             reads_per_mille: pick(rng, &[0, 200, 500, 900]),
             body_max,
-            retry_after: pick(rng, &[millis(5), millis(20)]),
+            retry_after_us: pick(rng, &[5000, 20_000]),
             cancels_after,
             steals_per_mille: pick(rng, &[0, 100]),
         }

@@ -1,6 +1,6 @@
 //! A replica: the core, the application and the disk, driven as a node drives them.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, sync::Arc};
 
 use bytes::Bytes;
 use hovercraft::{
@@ -11,28 +11,19 @@ use hovercraft::{
     storage::Durability,
 };
 use r2p2::Time;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
     clock::Clock,
     disk::{Disk, Done, Snapshot},
-    service::{Call, Calls, Registers},
+    faults::Leaves,
+    options::Pace,
+    service::{Call, Calls, Watched},
+    workload::Workload,
 };
 
-/// How fast a replica works.
-#[derive(Debug, Clone, Copy)]
-pub struct Pace {
-    /// What arrives waits up to this long, and is taken in one turn with what came meanwhile.
-    pub turn_max: Duration,
-    /// An entry takes up to this long in an application thread; none if entries are applied in the
-    /// turn that commits them.
-    pub apply_max: Option<Duration>,
-    /// The service's snapshots have so many bytes more than they need.
-    pub ballast: usize,
-}
-
 /// The whole replicated state is compared across replicas at every index that this divides.
-const DIGEST_EVERY: u64 = 16;
+const DIGEST_EVERY: Index = 16;
 
 /// How many entries an application thread holds that it has not applied.
 const UNDER_WAY_MAX: usize = 16;
@@ -93,8 +84,12 @@ pub(crate) struct Replica {
     /// Counts its starts.
     pub(crate) run: u64,
     pub(crate) paused_until: Time,
+    /// Its turns take up to so much longer.
+    pub(crate) slow_us: u64,
     /// It is down, and may have lost what it had acknowledged.
     pub(crate) lost: bool,
+    /// The digest of its state is looked at from time to time.
+    pub(crate) digests: bool,
     rng: fastrand::Rng,
 }
 
@@ -112,6 +107,10 @@ pub(crate) struct Life {
     /// Its service has panicked; nothing is applied any more.
     is_poisoned: bool,
     in_thread: bool,
+    /// At which indices the whole state is looked at; 0 for none.
+    digest_every: Index,
+    /// Used again, so that a turn allocates nothing.
+    replies: Vec<Effect>,
 }
 
 impl std::fmt::Debug for Life {
@@ -136,13 +135,15 @@ impl Replica {
             life: None,
             run: 0,
             paused_until: Time::ZERO,
+            slow_us: 0,
+            digests: true,
             lost: false,
             rng,
         }
     }
 
     /// Starts the process.
-    pub(crate) fn start(&mut self, now: Time, pace: Pace) {
+    pub(crate) fn start(&mut self, now: Time, pace: Pace, workload: &dyn Workload) {
         self.run += 1;
         self.clock.start(now);
         let loaded = self.disk.load();
@@ -152,8 +153,9 @@ impl Replica {
         self.disk.save_hard_state(&hard_state);
         let birth = hard_state.birth.clone().expect("every disk of the simulation was initialised");
         let calls = Calls::default();
-        let service = Box::new(Registers::new(calls.clone(), pace.ballast));
-        let mut applier = Applier::new(service, birth.cluster, Arc::new(birth.configuration));
+        let watched = Watched::new(workload.service(), calls.clone(), pace.ballast_bytes);
+        let mut applier =
+            Applier::new(Box::new(watched), birth.cluster, Arc::new(birth.configuration));
         if let Some(snapshot) = self.disk.snapshot() {
             restore(&mut applier, snapshot);
         }
@@ -168,15 +170,17 @@ impl Replica {
             tasks: VecDeque::new(),
             is_applying: false,
             is_poisoned: false,
-            in_thread: pace.apply_max.is_some(),
+            in_thread: pace.apply_max_us.is_some(),
+            digest_every: if self.digests { DIGEST_EVERY } else { 0 },
+            replies: Vec::new(),
         });
     }
 
-    /// The process dies.
-    pub(crate) fn kill(&mut self) {
+    /// The process dies. Returns whether a torn tail was cut from its log.
+    pub(crate) fn kill(&mut self, leaves: Leaves) -> bool {
         self.life = None;
-        self.disk.crash();
         self.lost |= self.disk.durability() != Durability::Sync;
+        self.disk.crash(leaves)
     }
 
     /// The process stops in good order, if it can.
@@ -201,38 +205,44 @@ impl Replica {
     }
 
     /// Takes what is in the inbox, lets the core decide, and does what it says.
-    pub(crate) fn turn(&mut self, now: Time) -> Vec<Effect> {
+    pub(crate) fn turn(&mut self, now: Time, effects: &mut Vec<Effect>) {
         let (local, wall_us) = (self.clock.local(now), self.clock.wall_us(now));
-        let Some(life) = &mut self.life else { return Vec::new() };
+        #[cfg(feature = "planted")]
+        hovercraft::planted::set_clock_us(local.as_micros());
+        let Some(life) = &mut self.life else { return };
         life.turn_at = None;
-        let mut effects = Vec::new();
-        for input in std::mem::take(&mut life.inbox) {
-            life.input(local, input, &mut self.disk, &mut effects);
+        let mut inbox = std::mem::take(&mut life.inbox);
+        for input in inbox.drain(..) {
+            life.input(local, input, &mut self.disk, effects);
         }
+        life.inbox = inbox;
         life.core.handle_timeout(local);
         loop {
             life.core.flush(local, wall_us);
             while let Some(output) = life.core.poll_output() {
-                life.output(local, output, &mut self.disk, &mut effects);
+                life.output(local, output, &mut self.disk, effects);
             }
-            if !life.apply(local, &mut effects) {
-                return effects;
+            if !life.apply(local, effects) {
+                return;
             }
         }
     }
 
-    /// The application thread applies the next entry that it was handed; the index and what came
-    /// of it.
-    pub(crate) fn apply_next(&mut self) -> Option<(Index, Vec<Effect>)> {
+    /// The application thread applies the next entry that it was handed; its index.
+    pub(crate) fn apply_next(&mut self, effects: &mut Vec<Effect>) -> Option<Index> {
         let life = self.life.as_mut()?;
         let committed = life.tasks.pop_front()?;
-        let (index, mut effects) = (committed.index, Vec::new());
-        life.apply_one(committed, &mut effects);
-        Some((index, effects))
+        let index = committed.index;
+        life.apply_one(committed, effects);
+        Some(index)
     }
 }
 
 impl Life {
+    pub(crate) fn without_digests(&mut self) {
+        self.digest_every = 0;
+    }
+
     fn input(&mut self, now: Time, input: Input, disk: &mut Disk, effects: &mut Vec<Effect>) {
         match input {
             Input::Message(envelope) => self.core.handle_message(now, envelope),
@@ -252,7 +262,8 @@ impl Life {
                 self.is_poisoned = false;
                 restore(&mut self.applier, &snapshot);
                 self.core.handle_installed(now, Some(&snapshot.meta));
-                effects.push(Effect::Restored(snapshot, digest(&self.applier)));
+                let state = if self.digest_every > 0 { digest(&self.applier) } else { 0 };
+                effects.push(Effect::Restored(snapshot, state));
             }
             // A snapshot may have been installed meanwhile.
             Input::Applied(index) if index <= self.core.applied_index() => {}
@@ -305,17 +316,15 @@ impl Life {
     }
 
     fn apply_one(&mut self, committed: Committed, effects: &mut Vec<Effect>) {
-        let mut replies = Vec::new();
-        self.applier
+        let Self { applier, replies, .. } = self;
+        applier
             .apply(&committed, &mut |response| replies.push(reply(&response)))
-            .expect("the registers do not panic");
-        let mut calls = self.calls.take();
-        let call = calls.pop();
-        assert!(calls.is_empty(), "one entry calls the service once at most");
-        let is_chosen = committed.index.is_multiple_of(DIGEST_EVERY);
+            .unwrap_or_else(|poisoned| panic!("{poisoned}"));
+        let call = self.calls.take();
+        let is_chosen = committed.index.is_multiple_of(self.digest_every);
         let state = is_chosen.then(|| digest(&self.applier));
         effects.push(Effect::Applied { committed, call, state });
-        effects.append(&mut replies);
+        effects.append(&mut self.replies);
     }
 }
 
@@ -330,7 +339,8 @@ fn reply(response: &Response<'_>) -> Effect {
 
 /// The whole replicated state of one replica, as a snapshot.
 pub(crate) fn take(applier: &Applier) -> Snapshot {
-    let (mut meta, writer) = applier.snapshot().expect("the registers do not panic");
+    let (mut meta, writer) =
+        applier.snapshot().expect("a snapshot is taken of a service in good order");
     let mut data = Vec::new();
     writer(&mut data).expect("writing into memory does not fail");
     meta.size_bytes = data.len() as u64;
@@ -340,9 +350,27 @@ pub(crate) fn take(applier: &Applier) -> Snapshot {
 
 /// Of the whole replicated state (P41).
 pub(crate) fn digest(applier: &Applier) -> u64 {
-    let Snapshot { meta, data } = take(applier);
+    let (meta, writer) =
+        applier.snapshot().expect("a snapshot is taken of a service in good order");
+    let mut hash = Hash(Xxh3::with_seed(meta.index));
+    writer(&mut hash).expect("hashing does not fail");
     let beside = [meta.term, meta.log_time_us, meta.configuration.id].map(u64::to_le_bytes);
-    xxh3_64_with_seed(&data, xxh3_64_with_seed(beside.as_flattened(), meta.index))
+    hash.0.update(beside.as_flattened());
+    hash.0.digest()
+}
+
+/// Hashes what is written to it.
+struct Hash(Xxh3);
+
+impl io::Write for Hash {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn restore(applier: &mut Applier, snapshot: &Snapshot) {

@@ -1,9 +1,6 @@
-//! The replicated service: registers that are set, increased and read, and that remember how they
-//! came to be what they are.
+//! Watches a replicated service: what it is called for, and how its state came to be what it is.
 
 use std::{
-    collections::BTreeMap,
-    fmt,
     io::{self, Read, Write},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -11,85 +8,19 @@ use std::{
 use hovercraft::{Context, SnapshotWriter, StateMachine};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// What a client asks of the registers.
+/// What a service answers, and where in the log it did so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    /// Write a register.
-    Set {
-        /// Which register.
-        key: u8,
-        /// Its new value.
-        value: u64,
-    },
-    /// Add to a register: shows at once if it is executed twice.
-    Add {
-        /// Which register.
-        key: u8,
-        /// How much.
-        value: u64,
-    },
-    /// Read a register.
-    Get {
-        /// Which register.
-        key: u8,
-    },
-}
-
-impl Operation {
-    /// The operation as a request's body of at least `len` bytes.
-    pub(crate) fn encode(self, len: usize) -> Vec<u8> {
-        let (tag, key, value) = match self {
-            Self::Set { key, value } => (0, key, value),
-            Self::Add { key, value } => (1, key, value),
-            Self::Get { key } => (2, key, 0),
-        };
-        let mut bytes = vec![tag, key];
-        bytes.extend_from_slice(&value.to_be_bytes());
-        bytes.resize(len.max(bytes.len()), tag ^ key);
-        bytes
-    }
-
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (&[tag, key], rest) = bytes.split_first_chunk::<2>()?;
-        let value = u64::from_be_bytes(*rest.first_chunk::<8>()?);
-        match tag {
-            0 => Some(Self::Set { key, value }),
-            1 => Some(Self::Add { key, value }),
-            2 => Some(Self::Get { key }),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Set { key, value } => write!(f, "set r{key} to {value}"),
-            Self::Add { key, value } => write!(f, "add {value} to r{key}"),
-            Self::Get { key } => write!(f, "read r{key}"),
-        }
-    }
-}
-
-/// What the registers answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct Answer<'a> {
     /// Where in the log the operation was executed.
     pub(crate) index: u64,
-    /// The register, after the operation.
-    pub(crate) value: u64,
+    /// The service's own reply.
+    pub(crate) reply: &'a [u8],
 }
 
-impl Answer {
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (index, rest) = bytes.split_first_chunk::<8>()?;
-        let value = u64::from_be_bytes(rest.try_into().ok()?);
-        Some(Self { index: u64::from_be_bytes(*index), value })
-    }
-
-    fn encode(self, to: &mut Vec<u8>) {
-        to.extend_from_slice(&self.index.to_be_bytes());
-        to.extend_from_slice(&self.value.to_be_bytes());
+impl<'a> Answer<'a> {
+    pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let (index, reply) = bytes.split_first_chunk::<8>()?;
+        Some(Self { index: u64::from_be_bytes(*index), reply })
     }
 }
 
@@ -98,29 +29,31 @@ impl Answer {
 pub(crate) struct Call {
     pub(crate) context: Context,
     pub(crate) is_query: bool,
+    /// An [`Answer`], encoded.
     pub(crate) reply: Vec<u8>,
     /// Digest of everything that was executed so far, this call included.
     pub(crate) history: u64,
 }
 
-/// What a replica's service was called for; shared with whoever watches it.
+/// What a replica's service was called for; shared with whoever watches it. One entry calls it once
+/// at most.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Calls(Arc<Mutex<Vec<Call>>>);
+pub(crate) struct Calls(Arc<Mutex<Option<Call>>>);
 
 impl Calls {
-    pub(crate) fn take(&self) -> Vec<Call> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn take(&self) -> Option<Call> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn add(&self, call: Call) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(call);
+        let before = self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(call);
+        assert!(before.is_none(), "one entry calls the service once at most");
     }
 }
 
-/// The service.
-#[derive(Debug, Default)]
-pub(crate) struct Registers {
-    values: BTreeMap<u8, u64>,
+/// The service, watched. Its replies begin with the log index at which they were given.
+pub(crate) struct Watched {
+    service: Box<dyn StateMachine>,
     /// Digest of every command, its context and its reply, in their order.
     history: u64,
     /// Its snapshots have so many bytes more than they need, so that they travel in parts.
@@ -128,9 +61,9 @@ pub(crate) struct Registers {
     calls: Calls,
 }
 
-impl Registers {
-    pub(crate) fn new(calls: Calls, ballast: usize) -> Self {
-        Self { ballast, calls, ..Self::default() }
+impl Watched {
+    pub(crate) fn new(service: Box<dyn StateMachine>, calls: Calls, ballast: usize) -> Self {
+        Self { service, history: 0, ballast, calls }
     }
 
     fn note(&self, context: &Context, is_query: bool, reply: &[u8]) {
@@ -139,23 +72,10 @@ impl Registers {
     }
 }
 
-impl StateMachine for Registers {
+impl StateMachine for Watched {
     fn execute(&mut self, context: &Context, command: &[u8], reply: &mut Vec<u8>) {
-        if let Some(operation) = Operation::decode(command) {
-            let value = match operation {
-                Operation::Set { key, value } => {
-                    self.values.insert(key, value);
-                    value
-                }
-                Operation::Add { key, value } => {
-                    let register = self.values.entry(key).or_default();
-                    *register = register.wrapping_add(value);
-                    *register
-                }
-                Operation::Get { key } => self.values.get(&key).copied().unwrap_or_default(),
-            };
-            Answer { index: context.index, value }.encode(reply);
-        }
+        reply.extend_from_slice(&context.index.to_be_bytes());
+        self.service.execute(context, command, reply);
         let executed = [context.index, context.time_us, context.seed].map(u64::to_le_bytes);
         self.history = xxh3_64_with_seed(executed.as_flattened(), self.history);
         self.history = xxh3_64_with_seed(command, self.history);
@@ -164,39 +84,27 @@ impl StateMachine for Registers {
     }
 
     fn query(&self, context: &Context, query: &[u8], reply: &mut Vec<u8>) {
-        if let Some(Operation::Get { key }) = Operation::decode(query) {
-            let value = self.values.get(&key).copied().unwrap_or_default();
-            Answer { index: context.index, value }.encode(reply);
-        }
+        reply.extend_from_slice(&context.index.to_be_bytes());
+        self.service.query(context, query, reply);
         self.note(context, true, reply);
     }
 
     fn snapshot(&self) -> SnapshotWriter {
-        let (values, history) = (self.values.clone(), self.history);
+        let (service, history) = (self.service.snapshot(), self.history);
         let ballast = vec![history as u8; self.ballast];
         Box::new(move |to: &mut dyn Write| {
             to.write_all(&history.to_le_bytes())?;
             to.write_all(&ballast)?;
-            for (key, value) in values {
-                to.write_all(&[key])?;
-                to.write_all(&value.to_le_bytes())?;
-            }
-            Ok(())
+            service(to)
         })
     }
 
     fn restore(&mut self, snapshot: &mut dyn Read) -> io::Result<()> {
-        let mut bytes = Vec::new();
-        snapshot.read_to_end(&mut bytes)?;
-        let short = || io::Error::from(io::ErrorKind::UnexpectedEof);
-        let (history, rest) = bytes.split_first_chunk::<8>().ok_or_else(short)?;
-        let (records, rest) = rest.get(self.ballast..).ok_or_else(short)?.as_chunks::<9>();
-        if !rest.is_empty() {
-            return Err(short());
-        }
-        self.history = u64::from_le_bytes(*history);
-        self.values =
-            records.iter().map(|[key, value @ ..]| (*key, u64::from_le_bytes(*value))).collect();
-        Ok(())
+        let mut history = [0; 8];
+        snapshot.read_exact(&mut history)?;
+        let mut ballast = vec![0; self.ballast];
+        snapshot.read_exact(&mut ballast)?;
+        self.history = u64::from_le_bytes(history);
+        self.service.restore(snapshot)
     }
 }

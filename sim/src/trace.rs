@@ -1,6 +1,9 @@
 //! The story of a run: who sent what, what was decided.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+};
 
 use hovercraft::{
     Entry, Identity, Index, Kind, NodeId, Payload, Request,
@@ -8,7 +11,7 @@ use hovercraft::{
 };
 use r2p2::Time;
 
-use crate::service::Operation;
+use crate::{history::position, network::Endpoint, workload::Workload};
 
 /// What is worth telling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,10 +23,43 @@ enum Detail {
     All,
 }
 
+/// Where something happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// To several, or to none in particular.
+    World,
+    /// To a replica or a client, by its position among all endpoints.
+    At(Endpoint),
+    /// From one to another; with the time at which it was sent.
+    Between(Endpoint, Endpoint, Time),
+    /// A line of the narrator, who stands outside time.
+    Narrator,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub(crate) struct Line {
+    pub(crate) at: Time,
+    pub(crate) place: Place,
+    /// It is something that goes wrong, or that ends what went wrong.
+    pub(crate) is_fault: bool,
+    pub(crate) text: String,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place {
+            Place::Narrator if self.text.is_empty() => Ok(()),
+            Place::Narrator => write!(f, "# {}", self.text),
+            _ => write!(f, "{:>10.3}  {}", self.at.as_nanos() as f64 / 1e6, self.text),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Trace {
     detail: Detail,
-    lines: VecDeque<String>,
+    lines: VecDeque<Line>,
     lines_max: usize,
     /// The highest commit index that was told to each replica, and acknowledged by it.
     known: BTreeMap<(NodeId, bool), Index>,
@@ -54,25 +90,28 @@ impl Trace {
     }
 
     /// Tells something that moves things on.
-    pub(crate) fn tell(&mut self, now: Time, line: impl FnOnce() -> String) {
+    pub(crate) fn tell(&mut self, at: Time, place: Place, text: impl FnOnce() -> String) {
         if self.is_on() {
-            if self.lines.len() >= self.lines_max {
-                self.lines.pop_front();
-            }
-            let millis = now.as_nanos() as f64 / 1e6;
-            self.lines.push_back(format!("{millis:>10.3}  {}", line()));
+            self.add(Line { at, place, is_fault: false, text: text() });
+        }
+    }
+
+    /// Tells that something goes wrong, or is mended.
+    pub(crate) fn fault(&mut self, at: Time, place: Place, text: impl FnOnce() -> String) {
+        if self.is_on() {
+            self.add(Line { at, place, is_fault: true, text: text() });
         }
     }
 
     /// Tells something that a story leaves out.
-    pub(crate) fn mention(&mut self, now: Time, line: impl FnOnce() -> String) {
+    pub(crate) fn mention(&mut self, at: Time, place: Place, text: impl FnOnce() -> String) {
         if self.detail == Detail::All {
-            self.tell(now, line);
+            self.tell(at, place, text);
         }
     }
 
     /// Tells of a message between replicas, unless it says nothing new.
-    pub(crate) fn message(&mut self, now: Time, to: NodeId, envelope: &Envelope) {
+    pub(crate) fn message(&mut self, at: Time, sent: Time, to: NodeId, envelope: &Envelope) {
         if !self.is_on() {
             return;
         }
@@ -90,29 +129,47 @@ impl Trace {
             }
             _ => true,
         };
-        let line = || format!("{from} → {to}  {}", describe(envelope));
-        if is_news { self.tell(now, line) } else { self.mention(now, line) }
+        let text = || format!("{from} → {to}  {}", describe(envelope));
+        let place = Place::Between(position(from), position(to), sent);
+        if is_news { self.tell(at, place, text) } else { self.mention(at, place, text) }
     }
 
     /// A line of the narrator.
-    pub(crate) fn narrate(&mut self, line: &str) {
+    pub(crate) fn narrate(&mut self, at: Time, text: &str) {
+        let line = |text: &str| Line {
+            at,
+            place: Place::Narrator,
+            is_fault: false,
+            text: text.to_owned(),
+        };
         if !self.lines.is_empty() {
-            self.lines.push_back(String::new());
+            self.add(line(""));
         }
-        self.lines.push_back(format!("# {line}"));
+        self.add(line(text));
     }
 
     pub(crate) fn forget(&mut self) {
         self.lines.clear();
     }
 
-    pub(crate) fn lines(&self) -> impl Iterator<Item = &str> {
-        self.lines.iter().map(String::as_str)
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &Line> {
+        self.lines.iter()
+    }
+
+    pub(crate) fn into_lines(self) -> Vec<Line> {
+        self.lines.into()
+    }
+
+    fn add(&mut self, line: Line) {
+        if self.lines.len() >= self.lines_max {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
     }
 }
 
 /// A request in a few words.
-pub(crate) fn request(request: &Request) -> String {
+pub(crate) fn request(request: &Request, workload: &dyn Workload) -> String {
     let identity = request.identity();
     let lowest = request.lowest();
     match request.kind() {
@@ -122,8 +179,7 @@ pub(crate) fn request(request: &Request) -> String {
             format!("{identity} cancel {} (lowest {lowest})", target.unwrap_or_default())
         }
         Kind::Write | Kind::Read => {
-            let operation = Operation::decode(request.body());
-            let operation = operation.map_or("?".to_owned(), |operation| operation.to_string());
+            let operation = workload.describe(request.body());
             format!("{} {operation}", identity_of(&identity))
         }
     }
@@ -137,12 +193,12 @@ pub(crate) fn identity_of(identity: &Identity) -> String {
 }
 
 /// An entry in a few words.
-pub(crate) fn entry(index: Index, entry: &Entry) -> String {
+pub(crate) fn entry(index: Index, entry: &Entry, workload: &dyn Workload) -> String {
     let what = match &entry.payload {
         Payload::Noop => "no-op".to_owned(),
         Payload::Configuration(configuration) => format!("configuration {}", configuration.id),
         Payload::Request { replier, request: content } => {
-            format!("{}, replier {replier}", request(content))
+            format!("{}, replier {replier}", request(content, workload))
         }
     };
     format!("{index}@{}: {what}", entry.term)

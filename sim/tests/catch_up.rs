@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hovercraft_sim::{ClientOptions, Options, Stepper, Violation};
+use hovercraft_sim::{ClientOptions, Options, Schedule, Stepper, Violation};
 
 /// More entries than a leader sends to a follower itself (P9).
 const OPERATIONS: u32 = 6000;
@@ -10,22 +10,19 @@ const OPERATIONS: u32 = 6000;
 fn options() -> Options {
     let mut options = Options::calm(7, 3);
     options.clients.push(ClientOptions {
-        plain: false,
         operations: OPERATIONS,
         window: 64,
-        think_max: Duration::ZERO,
         reads_per_mille: 100,
         body_max: 500,
-        retry_after: Duration::from_millis(20),
-        cancels_after: None,
-        steals_per_mille: 0,
+        retry_after_us: 20_000,
+        ..ClientOptions::OBEDIENT
     });
     options
 }
 
 /// One follower hears nothing until the others have done everything.
 fn leave_one_behind(options: Options) -> Result<Stepper, Violation> {
-    let mut stepper = Stepper::new(options);
+    let mut stepper = Stepper::new(Schedule::calm(options));
     let patience = Duration::from_secs(10);
     stepper.run_until(patience, |stepper| stepper.leader().is_some())?;
     let leader = stepper.leader().expect("run_until() has waited for one");
@@ -52,9 +49,7 @@ fn entries_are_fetched_in_bulk() -> Result<(), Violation> {
 #[test]
 fn a_snapshot_is_installed_where_the_entries_are_trimmed() -> Result<(), Violation> {
     let mut options = options();
-    for settings in &mut options.replicas {
-        settings.log_bytes_max = 1 << 16;
-    }
+    options.cluster.log_bytes_max = vec![1 << 16; 3];
     let coverage = leave_one_behind(options)?.coverage();
     assert_eq!(coverage.count("snapshots installed"), 1, "{coverage}");
     Ok(())
@@ -62,7 +57,7 @@ fn a_snapshot_is_installed_where_the_entries_are_trimmed() -> Result<(), Violati
 
 #[test]
 fn a_deposed_leader_fetches_in_bulk_what_replaced_the_end_of_its_log() -> Result<(), Violation> {
-    let mut stepper = Stepper::new(options());
+    let mut stepper = Stepper::new(Schedule::calm(options()));
     let patience = Duration::from_secs(10);
     stepper.run_until(patience, |stepper| stepper.leader().is_some())?;
     let leader = stepper.leader().expect("run_until() has waited for one");

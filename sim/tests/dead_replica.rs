@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hovercraft_sim::{ClientOptions, Options, Stepper, Violation};
+use hovercraft_sim::{ClientOptions, Options, Schedule, Stepper, Violation};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -20,19 +20,16 @@ fn two_replicas_of_three_answer_as_much_as_before_soon_after_the_election() -> R
     let mut options = Options::calm(11, 3);
     for _ in 0..8 {
         options.clients.push(ClientOptions {
-            plain: false,
-            operations: 1_000_000,
+            operations: 20_000,
             window: 4,
-            think_max: Duration::ZERO,
             // A read waits for its client to ask again.
             reads_per_mille: 0,
             body_max: 100,
-            retry_after: Duration::from_millis(25),
-            cancels_after: None,
-            steals_per_mille: 0,
+            retry_after_us: 25_000,
+            ..ClientOptions::OBEDIENT
         });
     }
-    let mut stepper = Stepper::new(options);
+    let mut stepper = Stepper::new(Schedule::calm(options));
     stepper.run_until(PATIENCE, |stepper| stepper.leader().is_some())?;
     let leader = stepper.leader().expect("run_until() has waited for one");
     answers(&mut stepper)?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hovercraft_sim::{ClientOptions, Options, Stepper, Violation};
+use hovercraft_sim::{ClientOptions, Options, Schedule, Stepper, Violation};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -11,21 +11,16 @@ const LOG_BYTES: usize = 1 << 16;
 /// Many more bytes than a log may hold.
 fn busy_cluster() -> Result<(Stepper, usize), Violation> {
     let mut options = Options::calm(3, 3);
-    for settings in &mut options.replicas {
-        settings.log_bytes_max = LOG_BYTES;
-    }
+    options.cluster.log_bytes_max = vec![LOG_BYTES; 3];
     options.clients.push(ClientOptions {
-        plain: false,
         operations: 3000,
         window: 64,
-        think_max: Duration::ZERO,
         reads_per_mille: 300,
         body_max: 500,
-        retry_after: Duration::from_millis(20),
-        cancels_after: None,
-        steals_per_mille: 0,
+        retry_after_us: 20_000,
+        ..ClientOptions::OBEDIENT
     });
-    let mut stepper = Stepper::new(options);
+    let mut stepper = Stepper::new(Schedule::calm(options));
     stepper.run_until(PATIENCE, |stepper| stepper.leader().is_some())?;
     let leader = stepper.leader().expect("run_until() has waited for one");
     stepper.run_for(Duration::from_millis(5))?;

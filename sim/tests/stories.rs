@@ -10,17 +10,7 @@ use hovercraft_sim::{ClientOptions, Operation, Options, Stepper, Violation};
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A client that does what it is told, one request after the other.
-const OBEDIENT: ClientOptions = ClientOptions {
-    plain: false,
-    operations: 0,
-    window: 4,
-    think_max: Duration::ZERO,
-    reads_per_mille: 0,
-    body_max: 0,
-    retry_after: Duration::from_millis(5),
-    cancels_after: None,
-    steals_per_mille: 0,
-};
+const OBEDIENT: ClientOptions = ClientOptions::OBEDIENT;
 
 /// Three replicas that have elected a leader, and a client with a session.
 fn beginning(client: ClientOptions) -> Result<(Stepper, usize), Violation> {
@@ -90,7 +80,7 @@ fn a_missing_body_is_recovered() -> Result<(), Violation> {
 
 #[test]
 fn a_new_leader_orders_what_is_left() -> Result<(), Violation> {
-    let patient = ClientOptions { retry_after: Duration::from_millis(400), ..OBEDIENT };
+    let patient = ClientOptions { retry_after_us: 400_000, ..OBEDIENT };
     let title = "A request reaches all replicas but the leader, and then the leader dies.";
     let (mut story, leader) = told_before(title, patient)?;
     story.cut_client(0, leader);

@@ -1,40 +1,37 @@
 //! Many hostile schedules, one a seed, with every invariant after every step.
 //!
-//! - `HOVERCRAFT_SIM_SEEDS=0..100000` runs other seeds than the default ones;
-//! - `HOVERCRAFT_SIM_LINES=1000` shows more of the story of the seed that fails;
-//! - `HOVERCRAFT_SIM_STORY=17` tells the whole story of one seed, whether it fails or not.
+//! More than CI has time for: `cargo run --release -p hovercraft-sim -- sweep --seeds 0..1000000`.
 
-use std::{env, ops::Range, thread, time::Instant};
+use std::process::Command;
 
-use hovercraft_sim::{Coverage, Options, Stepper, replay, run_seed};
-
-const SEEDS: Range<u64> = 0..300;
+use hovercraft_sim::{FaultKind, Runner, Schedule, Sweep};
 
 /// What must happen at least once, or the sweep proves little.
 const COVERED: &[&str] = &[
     "answers",
     "appends rejected",
-    "blackouts",
     "bodies recovered",
+    "bodies sent by a follower",
+    "bodies sent: many",
+    "bodies sent: one",
     "bulk catch-ups",
     "cancellations that refused",
-    "clock jumps",
     "cuts that eat packets",
+    "duplicates refused",
     "elections won",
     "entries fetched in bulk",
     "entries truncated",
     "identities reused",
     "incarnations recovered",
-    "kills",
     "leaderships lost",
     "leftovers adopted",
-    "multicasts that do not reach all",
     "one-way cuts",
     "packets cut off",
     "packets damaged",
     "packets doubled",
+    "packets late",
     "packets lost",
-    "pauses",
+    "packets too large",
     "pre-votes refused",
     "queues full",
     "quorums lost",
@@ -44,84 +41,79 @@ const COVERED: &[&str] = &[
     "retries answered from the session table",
     "retries found in the log",
     "sessions lost",
-    "slow disks",
     "snapshots installed",
     "snapshots refused",
     "snapshots taken",
-    "stops in good order",
+    "starts refused by the disk",
+    "stops because a write failed",
+    "torn tails cut",
     "two-way cuts",
+    "votes split",
 ];
-
-/// The seeds to run: of the environment, if it says so.
-fn seeds() -> Option<Range<u64>> {
-    let text = env::var("HOVERCRAFT_SIM_SEEDS").ok()?;
-    let (from, to) = text.split_once("..").expect("HOVERCRAFT_SIM_SEEDS is FROM..TO");
-    let number = |text: &str| text.parse().expect("HOVERCRAFT_SIM_SEEDS is FROM..TO");
-    Some(number(from)..number(to))
-}
-
-/// Every `step`-th seed; the first one that fails ends it.
-fn run_some(seeds: Range<u64>, offset: usize, step: usize) -> Coverage {
-    let mut coverage = Coverage::default();
-    for seed in seeds.skip(offset).step_by(step) {
-        match run_seed(seed) {
-            Ok(seen) => coverage.merge(&seen),
-            Err(failure) => {
-                let lines = env::var("HOVERCRAFT_SIM_LINES").ok();
-                let lines = lines.and_then(|lines| lines.parse().ok());
-                panic!("\n{}", lines.map_or(*failure, |lines| replay(seed, lines)));
-            }
-        }
-    }
-    coverage
-}
 
 #[test]
 fn every_invariant_holds_in_every_schedule() {
-    let chosen = seeds();
-    let seeds = chosen.clone().unwrap_or(SEEDS);
-    let count = seeds.end - seeds.start;
-    let started = Instant::now();
-    let jobs = thread::available_parallelism().map_or(1, usize::from).min(4);
-    let mut coverage = Coverage::default();
-    thread::scope(|scope| {
-        let run = |offset| {
-            let seeds = seeds.clone();
-            scope.spawn(move || run_some(seeds, offset, jobs))
-        };
-        let threads: Vec<_> = (0..jobs).map(run).collect();
-        for thread in threads {
-            coverage.merge(&thread.join().expect("a seed failed: see above"));
-        }
-    });
-    let per_second = count as f64 / started.elapsed().as_secs_f64();
-    println!("{coverage}{count} seeds, {per_second:.1} a second");
-    if chosen.is_none() {
-        let missing: Vec<_> = COVERED.iter().filter(|what| coverage.count(what) == 0).collect();
-        assert!(missing.is_empty(), "these never happened: {missing:?}");
-    }
+    let report = Sweep::new(0..300).run(&Runner::registers(), |_, _| ());
+    println!("{report}");
+    assert!(report.failures.is_empty(), "{report}");
+    let faults = FaultKind::ALL.iter().map(|(_, name)| name);
+    let missing: Vec<_> =
+        COVERED.iter().chain(faults).filter(|what| report.coverage.count(what) == 0).collect();
+    assert!(missing.is_empty(), "these never happened: {missing:?}");
 }
 
 #[test]
+fn beyond_what_is_promised_nothing_is_ever_wrong() {
+    let sweep = Sweep { beyond: true, ..Sweep::new(0..100) };
+    let report = sweep.run(&Runner::registers(), |_, _| ());
+    assert!(report.failures.is_empty(), "{report}");
+    let unrecovered = "runs beyond the promises that did not recover";
+    assert!(report.coverage.count(unrecovered) > 0, "{report}");
+}
+
+/// Run in a process of its own by `a_seed_repeats_exactly`.
+const DIGEST_OF: &str = "HOVERCRAFT_SIM_DIGEST_OF";
+
+#[test]
 fn a_seed_repeats_exactly() {
-    for seed in 0..10 {
-        let digest = || {
-            let mut stepper = Stepper::new(Options::from_seed(seed));
-            stepper.run().expect("the seeds of the sweep do not fail");
-            stepper.digest()
-        };
-        assert_eq!(digest(), digest(), "seed {seed}");
+    let runner = Runner::registers();
+    let digest = |seed| runner.run(&Schedule::from_seed(seed)).digest;
+    if let Ok(seed) = std::env::var(DIGEST_OF) {
+        println!("digest {}", digest(seed.parse().expect("a seed")));
+        return;
     }
+    // Alone, among others, and in another process.
+    let alone = digest(7);
+    let among_others: Vec<_> = (0..10).map(digest).collect();
+    assert_eq!(among_others[7], alone);
+    let again: Vec<_> = (0..10).rev().map(digest).collect();
+    assert!(among_others.iter().eq(again.iter().rev()));
+    let this = std::env::current_exe().expect("a test has a file");
+    let output = Command::new(this)
+        .args(["a_seed_repeats_exactly", "--exact", "--nocapture"])
+        .env(DIGEST_OF, "7")
+        .output()
+        .expect("the test can start itself");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains(&format!("digest {alone}\n")), "{text}");
+}
+
+#[test]
+fn a_schedule_from_a_file_is_the_same_run() {
+    let (schedule, runner) = (Schedule::from_seed(5), Runner::registers());
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("schedule.json");
+    schedule.save(&path).expect("it can be written");
+    let loaded = Schedule::load(&path).expect("it can be read");
+    assert_eq!(runner.run(&loaded).digest, runner.run(&schedule).digest);
+    let mut other = schedule.clone();
+    other.operations.pop();
+    assert_ne!(runner.run(&other).digest, runner.run(&schedule).digest);
 }
 
 #[test]
 fn the_story_of_a_seed_is_told() {
-    let chosen = env::var("HOVERCRAFT_SIM_STORY").ok();
-    let seed =
-        chosen.as_ref().map_or(1, |seed| seed.parse().expect("HOVERCRAFT_SIM_STORY is a seed"));
-    let told = replay(seed, usize::MAX);
-    assert!(told.story.iter().any(|line| line.contains("I lead term")), "{told}");
-    if chosen.is_some() {
-        println!("{told}");
-    }
+    let run = Runner::registers().replay(&Schedule::from_seed(1), usize::MAX);
+    let story: Vec<_> = run.story().collect();
+    assert!(story.iter().any(|line| line.contains("I lead term")), "{}", story.join("\n"));
 }

@@ -110,8 +110,12 @@ impl Applier {
         assert_eq!(committed.index, self.applied + 1, "entries are applied in order, each once");
         let entry = &committed.entry;
         self.log_time_us = self.log_time_us.max(entry.log_time_us);
-        self.sessions.advance(entry.session_delta_us, &self.configuration.limits);
+        let local_delta = crate::planted::clock_us().saturating_sub(self.sessions.time_us());
+        let is_local = planted!("expiry-by-local-time");
+        let delta_us = if is_local { local_delta as u32 } else { entry.session_delta_us };
+        self.sessions.advance(delta_us, &self.configuration.limits);
         match &entry.payload {
+            Payload::Noop if planted!("replies-forgotten") => self.sessions.forget_replies(),
             Payload::Noop => {}
             Payload::Configuration(configuration) => {
                 self.configuration = Arc::clone(configuration);
@@ -183,6 +187,9 @@ impl Applier {
         catch_unwind(AssertUnwindSafe(|| self.service.restore(data)))
             .unwrap_or_else(|panic| Err(io::Error::other(said(panic.as_ref()))))?;
         self.poisoned = None;
+        if planted!("sessions-not-restored") {
+            self.sessions = Sessions::default();
+        }
         self.configuration = Arc::new(meta.configuration.clone());
         self.applied = meta.index;
         self.applied_term = meta.term;

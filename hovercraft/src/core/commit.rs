@@ -94,7 +94,8 @@ impl Core {
         let before = self.commit.index;
         if let Role::Leader(leader) = &self.role {
             let configuration = self.configurations.current();
-            let own = self.held_index();
+            let unsynced = planted!("leader-counts-unsynced");
+            let own = if unsynced { self.log.last() } else { self.held_index() };
             let mut matched: Vec<Index> = configuration
                 .members
                 .iter()
@@ -103,12 +104,15 @@ impl Core {
             matched.sort_unstable_by(|a, b| b.cmp(a));
             let by_quorum = matched[configuration.quorum() - 1];
             // Only an entry of its own term is committed by counting (P13).
-            if by_quorum > before && self.log.term(by_quorum) == Some(self.term()) {
+            let is_own = self.log.term(by_quorum) == Some(self.term());
+            if by_quorum > before && (is_own || planted!("commit-old-term")) {
                 self.commit.raise(by_quorum);
             }
         } else {
             // Never by its own last index (P12).
-            let bound = self.commit.verified.min(self.log.last());
+            let own_last = planted!("commit-own-last");
+            let verified = if own_last { self.log.last() } else { self.commit.verified };
+            let bound = verified.min(self.log.last());
             self.commit.raise(self.commit.stated.min(bound));
         }
         assert!(self.commit.index <= self.log.last(), "what is committed is in the log (P6)");
@@ -121,6 +125,9 @@ impl Core {
         self.recovery.forget_term();
         self.recovering.forget_term();
         // Remembered metadata is dropped on any change of term; its bodies are kept (P8).
+        if planted!("metadata-across-terms") {
+            return;
+        }
         let unordered = &mut self.unordered;
         self.binding.truncate(0, |request| unordered.insert_evicting(now, request, None));
     }

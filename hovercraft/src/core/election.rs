@@ -78,8 +78,7 @@ impl Core {
         proposed: Term,
         log: Completeness,
     ) {
-        let granted =
-            proposed > self.term() && log >= self.completeness() && !self.hears_a_leader(now);
+        let granted = proposed > self.term() && self.is_complete(log) && !self.hears_a_leader(now);
         self.counters.pre_votes_refused += u64::from(!granted);
         self.send(from, Message::PreVoteReply { proposed, granted });
     }
@@ -96,7 +95,8 @@ impl Core {
         let Role::Candidate(candidacy) = &mut self.role else {
             return;
         };
-        if granted && counts && candidacy.pre_vote_for == Some(proposed) {
+        let is_current = candidacy.pre_vote_for == Some(proposed);
+        if granted && counts && (is_current || planted!("stale-pre-vote")) {
             candidacy.grant(from);
             self.tally_votes(now);
         }
@@ -106,9 +106,10 @@ impl Core {
     /// configuration must name this life of this replica, which it does only after that has caught
     /// up, and that configuration may not have come here yet (P37, P39).
     pub(super) fn vote_asked(&mut self, now: Time, from: NodeId, log: Completeness) {
-        let is_free = self.hard_state.vote.is_none_or(|vote| vote == from);
+        let is_free =
+            self.hard_state.vote.is_none_or(|vote| vote == from || planted!("vote-twice"));
         let granted = is_free
-            && log >= self.completeness()
+            && self.is_complete(log)
             && matches!(self.role, Role::Follower { leader: None });
         if granted && self.hard_state.vote.is_none() {
             self.hard_state.vote = Some(from);
@@ -257,7 +258,7 @@ impl Core {
 
     /// Whether what another replica grants and acknowledges counts (P39).
     pub(super) fn is_counted(&self, node: NodeId, incarnation: Incarnation) -> bool {
-        self.configurations.names(node, incarnation)
+        self.configurations.names(node, incarnation) || planted!("recovering-counts")
     }
 
     fn begin_election(&mut self, now: Time) {
@@ -281,6 +282,11 @@ impl Core {
             }
             Role::Follower { leader: None } | Role::Candidate(_) => false,
         }
+    }
+
+    /// Whether a log is at least as complete as this replica's (Raft §5.4.1).
+    fn is_complete(&self, log: Completeness) -> bool {
+        log >= self.completeness() || planted!("vote-unseen")
     }
 
     fn completeness(&self) -> Completeness {

@@ -211,6 +211,12 @@ impl Core {
 
     /// The highest index that this replica may acknowledge (P6).
     fn acknowledged(&self) -> Index {
+        if planted!("ack-before-body") {
+            return self.commit.verified();
+        }
+        if planted!("ack-before-sync") {
+            return self.commit.verified().min(self.log.last());
+        }
         self.commit.verified().min(self.log.last()).min(self.held_index())
     }
 
@@ -355,6 +361,7 @@ impl Core {
         self.binding.truncate(position, |request| {
             unordered.insert_evicting(now, request, None);
         });
+        let index = if planted!("truncate-off-by-one") { index + 1 } else { index };
         if index <= last {
             self.truncate_log(now, index);
         }
@@ -363,6 +370,7 @@ impl Core {
     /// An entry whose body is here.
     fn complete(&mut self, ordered: Ordered) -> Entry {
         let Ordered { term, log_time_us, session_delta_us, content } = ordered;
+        let term = if planted!("metadata-across-terms") { self.term() } else { term };
         let mut return_path = None;
         let payload = match content {
             Content::Noop => Payload::Noop,

@@ -223,7 +223,8 @@ impl Core {
         if term > self.term() {
             self.adopt_term(now, term);
         }
-        if term < self.term() {
+        let is_stale_pre_vote = matches!(message, Message::PreVoteReply { .. });
+        if term < self.term() && !(planted!("stale-pre-vote") && is_stale_pre_vote) {
             self.refuse_old_term(from, &message);
             return;
         }
@@ -337,17 +338,19 @@ impl Core {
     /// The next committed entry for the application, at most one each call; the driver decides
     /// how many it has under way. Changes with every verb.
     pub fn poll_apply(&mut self) -> Option<Committed> {
-        if self.snapshots.is_installing() || self.dispatched >= self.commit.index() {
+        let index = self.dispatched + 1;
+        let is_early_read = planted!("read-too-early") && self.log.is_read(index);
+        let is_committed = index <= self.commit.index() || is_early_read;
+        if self.snapshots.is_installing() || !is_committed {
             return None;
         }
-        let index = self.dispatched + 1;
         let slot = self.log.slot(index).expect("what is committed and not applied is in the log");
         let entry = slot.entry.clone();
         let is_replier = entry.replier() == Some(self.node) && self.commit.may_answer(index);
         let answers = is_replier || slot.asked_again;
         let answer_to = if answers { entry.return_path } else { None };
         self.dispatched = index;
-        let executes_read = is_replier && answer_to.is_some();
+        let executes_read = (is_replier && answer_to.is_some()) || planted!("read-by-everyone");
         Some(Committed { index, entry, executes_read, answer_to })
     }
 
@@ -485,7 +488,7 @@ impl Core {
         }
         self.counters.messages_sent += 1;
         let output = Output::Send { to, envelope };
-        if is_held {
+        if is_held && !planted!("vote-not-synced") {
             self.held.push(output);
         } else {
             self.outputs.push_back(output);

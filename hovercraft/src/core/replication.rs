@@ -187,7 +187,9 @@ impl Core {
         self.timers.stop(Timer::Report);
         self.timers.set(Timer::CheckQuorum, now + self.settings.timing.election_max);
         self.timers.set(Timer::Resend, now + self.resend_after());
-        self.append_own(now, Payload::Noop);
+        if !planted!("no-noop") {
+            self.append_own(now, Payload::Noop);
+        }
         self.adopt_leftovers(now);
         self.report_own(now);
         self.heartbeat(now);
@@ -326,6 +328,12 @@ impl Core {
             let is_waiting = follower.matched + 1 < follower.next.min(last + 1);
             if is_waiting && now.since(follower.progressed) >= after {
                 self.counters.resends += 1;
+                if planted!("rechoose-replier")
+                    && let Some(slot) = self.log.slot_mut(follower.matched + 1)
+                    && let Payload::Request { replier, .. } = &mut slot.entry.payload
+                {
+                    *replier = follower.node;
+                }
                 follower.next = follower.matched + 1;
                 follower.progressed = now;
                 follower.is_probed = true;

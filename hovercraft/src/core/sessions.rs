@@ -194,7 +194,9 @@ impl Sessions {
                 } else {
                     let refused = Bytes::new();
                     let kept = Kept { digest: None, outcome: Outcome::Refused, body: refused };
-                    self.keep(client, target, kept);
+                    if !planted!("cancel-not-kept") {
+                        self.keep(client, target, kept);
+                    }
                     (Outcome::Refused, Bytes::new())
                 }
             }
@@ -220,6 +222,18 @@ impl Sessions {
     /// The highest client id; 0 if there is none.
     pub(crate) fn newest(&self) -> u64 {
         self.sessions.last_key_value().map_or(0, |(client, _)| *client)
+    }
+
+    /// Session time (P22).
+    pub(crate) fn time_us(&self) -> u64 {
+        self.time_us
+    }
+
+    /// What a planted bug does when a leader changes.
+    pub(crate) fn forget_replies(&mut self) {
+        for session in self.sessions.values_mut() {
+            Arc::make_mut(session).kept.iter_mut().for_each(|kept| *kept = None);
+        }
     }
 
     /// How many sessions there are.

@@ -25,7 +25,7 @@ pub fn begin_run(loaded: &Loaded, durability: Durability, drawn: Incarnation) ->
     };
     let is_whole = !loaded.torn && (before.clean || before.durability == Durability::Sync);
     // Before `init` there is nothing to forget.
-    let keeps = is_whole || before.birth.is_none();
+    let keeps = is_whole || before.birth.is_none() || planted!("empty-voter");
     let incarnation = if keeps { before.incarnation } else { drawn };
     HardState { incarnation, durability, clean: false, ..before.clone() }
 }

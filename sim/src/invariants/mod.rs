@@ -5,15 +5,20 @@
 
 mod acknowledged_writes;
 mod acknowledgement;
+mod body_presence;
 mod bounded;
 mod cancelled;
 mod durable_term;
 mod election_safety;
+mod entries_never_change;
 mod exactly_once;
 mod leader_completeness;
+mod linearizable;
+pub(crate) mod liveness;
 mod log_matching;
 mod queue_bound;
 mod read_only;
+mod session_tables;
 mod state_machine_safety;
 mod verified_commit;
 
@@ -27,6 +32,7 @@ use crate::{
     history::{Change, History, Mirror, position},
     replica::Replica,
     service::Call,
+    workload::Workload,
 };
 
 /// An invariant was broken.
@@ -53,7 +59,6 @@ pub(crate) struct Application<'a> {
 }
 
 /// Every invariant, and what they share.
-#[derive(Debug)]
 pub(crate) struct Invariants {
     pub(crate) history: History,
     mirrors: Vec<Option<Mirror>>,
@@ -65,6 +70,9 @@ pub(crate) struct Invariants {
     executed: exactly_once::Executed,
     cancelled: cancelled::Cancelled,
     acknowledged: acknowledged_writes::Acknowledged,
+    linearizable: linearizable::Linearizable,
+    /// They look at nothing: to see what they cost.
+    is_off: bool,
     turns: u64,
 }
 
@@ -72,7 +80,11 @@ pub(crate) struct Invariants {
 const LOOK_AT_ALL_EVERY: u64 = 512;
 
 impl Invariants {
-    pub(crate) fn new(replicas: usize, configuration: Arc<Configuration>) -> Self {
+    pub(crate) fn new(
+        replicas: usize,
+        configuration: Arc<Configuration>,
+        workload: &Arc<dyn Workload>,
+    ) -> Self {
         Self {
             history: History::new(configuration),
             mirrors: (0..replicas).map(|_| None).collect(),
@@ -83,8 +95,15 @@ impl Invariants {
             executed: exactly_once::Executed::default(),
             cancelled: cancelled::Cancelled::default(),
             acknowledged: acknowledged_writes::Acknowledged::default(),
+            linearizable: linearizable::Linearizable::new(Arc::clone(workload)),
+            is_off: false,
             turns: 0,
         }
+    }
+
+    /// From now on they look at nothing.
+    pub(crate) fn turn_off(&mut self) {
+        self.is_off = true;
     }
 
     /// A replica has started: what it has is what its disk gave back.
@@ -101,6 +120,9 @@ impl Invariants {
         replicas: &[Replica],
         at: usize,
     ) -> Result<Option<Change>, Violation> {
+        if self.is_off {
+            return Ok(None);
+        }
         let replica = &replicas[at];
         let (Some(life), Some(mirror)) = (&replica.life, &mut self.mirrors[at]) else {
             return Ok(None);
@@ -137,6 +159,9 @@ impl Invariants {
         to: NodeId,
         envelope: &Envelope,
     ) -> Result<(), Violation> {
+        if self.is_off {
+            return Ok(());
+        }
         self.promises[at].note(&replicas[at], envelope);
         durable_term::check(&replicas[at], to, envelope)?;
         acknowledgement::check(replicas, at, envelope)
@@ -144,14 +169,19 @@ impl Invariants {
 
     /// A replica has applied an entry.
     pub(crate) fn applied(&mut self, application: &Application<'_>) -> Result<(), Violation> {
+        if self.is_off {
+            return Ok(());
+        }
         let at = position(application.node);
         let index = application.committed.index;
         if let Some(mirror) = &mut self.mirrors[at] {
             let before = std::mem::replace(&mut mirror.applied, index);
             state_machine_safety::check_order(application, before, &self.history)?;
         }
+        self.linearizable.note(application);
         read_only::check(application, &self.states)?;
-        self.states.check(application)?;
+        let first = self.linearizable.first_reply(index);
+        self.states.check(application, first)?;
         self.cancelled.check_executed(application)?;
         self.executed.check(application)
     }
@@ -163,6 +193,9 @@ impl Invariants {
         snapshot: &Snapshot,
         state: u64,
     ) -> Result<(), Violation> {
+        if self.is_off {
+            return Ok(());
+        }
         let index = snapshot.meta.index;
         if let Some(mirror) = &mut self.mirrors[position(node)] {
             mirror.applied = index;
@@ -178,12 +211,20 @@ impl Invariants {
 
     /// A client's request has an answer.
     pub(crate) fn completed(&mut self, completion: &Completion) -> Result<(), Violation> {
+        if self.is_off {
+            return Ok(());
+        }
         self.cancelled.note(completion, &self.executed)?;
         self.acknowledged.check(completion, &self.executed, &self.history)
     }
 
     /// Nothing goes wrong any more, and everybody has caught up.
     pub(crate) fn at_rest(&mut self, replicas: &[Replica]) -> Result<(), Violation> {
+        if self.is_off {
+            return Ok(());
+        }
+        session_tables::check(replicas)?;
+        self.linearizable.check(&self.history)?;
         for replica in replicas {
             let Some(life) = &replica.life else { continue };
             log_matching::check_all(&self.history, replica.node, &life.core)?;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use hovercraft::{Index, Kind, NodeId};
 
 use super::{Application, Violation, broken};
-use crate::history::History;
+use crate::{history::History, service::Answer};
 
 const NAME: &str = "state machine safety";
 
@@ -27,7 +27,12 @@ impl States {
         position.and_then(|at| self.executed.get(at)).copied().unwrap_or_default()
     }
 
-    pub(crate) fn check(&mut self, application: &Application<'_>) -> Result<(), Violation> {
+    /// `first` is the replica that executed this entry first, and its reply.
+    pub(crate) fn check(
+        &mut self,
+        application: &Application<'_>,
+        first: Option<(NodeId, &[u8])>,
+    ) -> Result<(), Violation> {
         let (node, index) = (application.node, application.committed.index);
         let before = self.executed(index - 1);
         let here = match application.call {
@@ -37,7 +42,14 @@ impl States {
         if index == self.executed.len() as Index + 1 {
             self.executed.push(here);
         } else if self.executed(index) != here {
-            let what = format!("{node} executed {index} with another result than others");
+            let reply = application.call.and_then(|call| Answer::decode(&call.reply));
+            let what = match (reply, first) {
+                (Some(Answer { reply, .. }), Some((other, known))) if reply != known => format!(
+                    "{node} executed {index} and answered {reply:?}, and {other} answered \
+                     {known:?}: the service is not deterministic, or its state differed"
+                ),
+                _ => format!("{node} executed {index} with another result than others"),
+            };
             return broken(NAME, "Raft §5.4.3", what);
         }
         application.state.map_or(Ok(()), |state| self.check_state(node, index, state))

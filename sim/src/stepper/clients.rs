@@ -5,12 +5,15 @@ use std::sync::Arc;
 use hovercraft::core::Mode;
 
 use super::{Event, Packet, Stepper};
-use crate::{client::Outgoing, trace};
+use crate::{
+    client::Outgoing,
+    trace::{self, Place},
+};
 
 impl Stepper {
     pub(super) fn client_turn(&mut self, position: usize) {
         let endpoint = self.replicas.len() + position;
-        self.wakes.remove(&endpoint);
+        self.wakes[endpoint] = None;
         let floor = self.invariants.floor();
         for outgoing in self.clients[position].turn(self.now, floor) {
             self.send_request(position, outgoing);
@@ -22,8 +25,8 @@ impl Stepper {
         let endpoint = self.replicas.len() + position;
         let Some(at) = self.clients[position].next_turn() else { return };
         let at = at.max(self.now);
-        if self.wakes.get(&endpoint).is_none_or(|wake| *wake > at) {
-            self.wakes.insert(endpoint, at);
+        if self.wakes[endpoint].is_none_or(|wake| wake > at) {
+            self.wakes[endpoint] = Some(at);
             self.agenda.add(at, Event::Client(position));
         }
     }
@@ -31,12 +34,14 @@ impl Stepper {
     fn send_request(&mut self, position: usize, outgoing: Outgoing) {
         let Outgoing { request, path, attempt } = outgoing;
         let count = self.replicas.len();
-        self.coverage.add("client retries", u64::from(attempt > 0));
-        self.trace.tell(self.now, || {
+        self.tally.retries += u64::from(attempt > 0);
+        let place = Place::At(count + position);
+        self.trace.tell(self.now, place, || {
             let again = if attempt > 0 { " again" } else { "" };
-            format!("client {position} asks{again}: {}", trace::request(&request))
+            let request = trace::request(&request, self.workload.as_ref());
+            format!("client {position} asks{again}: {request}")
         });
-        let is_raft = self.options.replicas[0].mode == Mode::Raft;
+        let is_raft = self.schedule.options.cluster.mode == Mode::Raft;
         let to = if is_raft {
             let preferred = &mut self.preferred[position];
             *preferred += usize::from(attempt > 0);

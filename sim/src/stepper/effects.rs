@@ -1,17 +1,24 @@
 //! What replicas do to the world, and what the invariants say to it.
 
 use bytes::Bytes;
-use hovercraft::{Identity, Outcome, ReturnPath, messages::Envelope};
+use hovercraft::{
+    Identity, Kind, Outcome, ReturnPath,
+    core::{Committed, Conflict},
+    messages::{Envelope, Message},
+};
 use r2p2::Time;
 
 use super::{Event, Packet, Stepper};
 use crate::{
     client::Client,
+    disk::Snapshot,
+    faults::Leaves,
     history::{Change, Mirror, position},
     invariants::{Application, Violation},
     network::Endpoint,
     replica::{Effect, Input},
-    trace,
+    service::Call,
+    trace::{self, Place},
 };
 
 impl Stepper {
@@ -35,8 +42,9 @@ impl Stepper {
         let envelope = match packet {
             Packet::Request(request, path) => {
                 let sender = from - self.replicas.len();
-                self.trace.mention(self.now, || {
-                    let request = trace::request(&request);
+                let place = Place::Between(from, to, sent);
+                self.trace.mention(self.now, place, || {
+                    let request = trace::request(&request, self.workload.as_ref());
                     format!("client {sender} → {}  {request}", to + 1)
                 });
                 return self.input(self.process(to), Input::Request(request, path));
@@ -45,26 +53,33 @@ impl Stepper {
             Packet::Encoded(bytes) => {
                 Envelope::decode(&bytes).expect("a replica understands what another one says")
             }
+            Packet::Damaged(bytes) => {
+                // UDP's checksum finds it; if it did not, nothing worse than nonsense may happen.
+                let _ = Envelope::decode(&bytes);
+                return Ok(());
+            }
             Packet::Reply { .. } | Packet::Drop => return Ok(()),
         };
-        self.trace.message(self.now, self.replicas[to].node, &envelope);
+        self.trace.message(self.now, sent, self.replicas[to].node, &envelope);
         self.input(self.process(to), Input::Message(envelope))
     }
 
     /// Does what a replica asked for, in its order.
-    pub(super) fn act(&mut self, at: usize, effects: Vec<Effect>) -> Result<(), Violation> {
-        for effect in effects {
+    pub(super) fn act(&mut self, at: usize, mut effects: Vec<Effect>) -> Result<(), Violation> {
+        for effect in effects.drain(..) {
             match effect {
                 Effect::Send { to, mut envelope } => {
+                    self.count_message(at, &envelope);
                     self.invariants.sent(&self.replicas, at, to, &envelope)?;
-                    self.network.damage(at, position(to), &mut envelope.message);
-                    self.send(at, position(to), self.packet(envelope));
+                    let to = position(to);
+                    let is_damaged = self.network.damage(at, to, &mut envelope.message);
+                    self.send(at, to, self.packet(envelope, is_damaged));
                 }
                 Effect::Reply { to, identity, outcome, body } => {
                     self.answer(at, to, identity, outcome, body);
                 }
                 Effect::Drop { to, identity } => {
-                    self.trace.tell(self.now, || {
+                    self.trace.tell(self.now, Place::At(at), || {
                         let identity = trace::identity_of(&identity);
                         format!("{} has no room for {identity}", at + 1)
                     });
@@ -72,7 +87,7 @@ impl Stepper {
                 }
                 Effect::Applied { committed, call, state } => {
                     let node = self.replicas[at].node;
-                    self.trace.tell(self.now, || {
+                    self.trace.tell(self.now, Place::At(at), || {
                         let what = match &call {
                             Some(call) if call.is_query => "reads for",
                             Some(_) => "executes",
@@ -81,35 +96,82 @@ impl Stepper {
                         format!("{node} {what} {}", committed.index)
                     });
                     let (committed, call) = (&committed, call.as_ref());
-                    self.coverage
-                        .add("writes executed", u64::from(call.is_some_and(|c| !c.is_query)));
-                    self.coverage
-                        .add("reads executed", u64::from(call.is_some_and(|c| c.is_query)));
+                    self.count_application(committed, call);
                     self.invariants.applied(&Application { node, committed, call, state })?;
                 }
-                Effect::Restored(snapshot, state) => {
-                    let node = self.replicas[at].node;
-                    let index = snapshot.meta.index;
-                    let last = self.invariants.mirror(at).map_or(0, Mirror::last);
-                    self.coverage.add("snapshots installed below a tail", u64::from(last > index));
-                    self.trace.tell(self.now, || format!("{node} installs a snapshot of {index}"));
-                    self.invariants.restored(node, &snapshot, state)?;
-                }
+                Effect::Restored(snapshot, state) => self.restored(at, &snapshot, state)?,
                 Effect::RefusedSnapshot => self.coverage.add("snapshots refused", 1),
                 Effect::TookSnapshot(snapshot) => {
                     let after = self.replicas[at].disk.duration();
                     let index = snapshot.meta.index;
-                    self.trace.tell(self.now, || format!("{} takes a snapshot of {index}", at + 1));
+                    self.trace.tell(self.now, Place::At(at), || {
+                        format!("{} takes a snapshot of {index}", at + 1)
+                    });
                     let event = Event::Snapshot(self.process(at), Box::new(snapshot));
                     self.agenda.add(self.now + after, event);
                 }
-                Effect::Stop(conflict) => {
-                    let what = conflict.to_string();
-                    return Err(Violation { invariant: "no conflict", rule: "P38", what });
-                }
+                Effect::Stop(conflict) => return self.stopped(at, &conflict),
             }
         }
+        // The next turn uses its room again.
+        self.effects = effects;
         Ok(())
+    }
+
+    fn restored(&mut self, at: usize, snapshot: &Snapshot, state: u64) -> Result<(), Violation> {
+        let (node, index) = (self.replicas[at].node, snapshot.meta.index);
+        let last = self.invariants.mirror(at).map_or(0, Mirror::last);
+        self.coverage.add("snapshots installed below a tail", u64::from(last > index));
+        let what = || format!("{node} installs a snapshot of {index}");
+        self.trace.tell(self.now, Place::At(at), what);
+        self.invariants.restored(node, snapshot, state)
+    }
+
+    /// A replica says that its log contradicts what is committed. Beyond the promises that is loud
+    /// and safe: it stops, and an operator must look at it.
+    fn stopped(&mut self, at: usize, conflict: &Conflict) -> Result<(), Violation> {
+        let what = conflict.to_string();
+        if !self.schedule.beyond {
+            return Err(Violation { invariant: "no conflict", rule: "P38", what });
+        }
+        self.trace.fault(self.now, Place::At(at), || format!("{} stops: {what}", at + 1));
+        self.coverage.add("stops because of a conflict", 1);
+        self.kill(at, Leaves::Prefix);
+        self.replicas[at].disk.is_damaged = true;
+        Ok(())
+    }
+
+    /// What the sweep must have seen of messages.
+    fn count_message(&mut self, at: usize, envelope: &Envelope) {
+        match &envelope.message {
+            Message::Bodies { parts } => {
+                let count = if parts.len() == 1 { "bodies sent: one" } else { "bodies sent: many" };
+                self.coverage.add(count, 1);
+                let leads = self.replicas[at].life.as_ref().is_some_and(|it| it.core.is_leader());
+                self.coverage.add("bodies sent by a follower", u64::from(!leads));
+            }
+            Message::Vote { .. } => {
+                let candidates = self.candidates.entry(envelope.term).or_default();
+                if !candidates.contains(&at) {
+                    candidates.push(at);
+                    self.coverage.add("votes split", u64::from(candidates.len() == 2));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What the sweep must have seen of the application.
+    fn count_application(&mut self, committed: &Committed, call: Option<&Call>) {
+        match call {
+            Some(call) if call.is_query => self.tally.reads += 1,
+            Some(_) => self.tally.writes += 1,
+            None => {
+                let request = committed.entry.request();
+                let is_write = request.is_some_and(|request| request.kind() == Kind::Write);
+                self.tally.duplicates += u64::from(is_write);
+            }
+        }
     }
 
     /// Looks at what a replica's turn did to its log.
@@ -124,7 +186,8 @@ impl Stepper {
                 && let Some(life) = &self.replicas[leader].life
             {
                 let term = life.core.hard_state().term;
-                self.trace.tell(self.now, || format!("{} leads term {term}", leader + 1));
+                self.trace
+                    .tell(self.now, Place::At(at), || format!("{} leads term {term}", leader + 1));
             }
         }
         Ok(())
@@ -136,27 +199,38 @@ impl Stepper {
         let (node, core) = (replica.node, &life.core);
         if change.truncated > 0 {
             let count = change.truncated;
-            self.trace.tell(self.now, || format!("{node} takes back its last {count} entries"));
+            self.trace.tell(self.now, Place::At(at), || {
+                format!("{node} takes back its last {count} entries")
+            });
         }
         let verb = if core.is_leader() { "orders" } else { "logs" };
         for index in change.appended.clone() {
             if let Some(entry) = core.log_entry(index) {
-                self.trace
-                    .tell(self.now, || format!("{node} {verb} {}", trace::entry(index, entry)));
+                let text = || {
+                    let entry = trace::entry(index, entry, self.workload.as_ref());
+                    format!("{node} {verb} {entry}")
+                };
+                self.trace.tell(self.now, Place::At(at), text);
             }
         }
         let now = core.commit_index();
         if now > commit {
-            self.trace.tell(self.now, || format!("{node} knows that {now} is committed"));
+            self.trace
+                .tell(self.now, Place::At(at), || format!("{node} knows that {now} is committed"));
         }
     }
 
-    fn packet(&self, envelope: Envelope) -> Packet {
-        if !self.options.encodes {
+    fn packet(&self, envelope: Envelope, is_damaged: bool) -> Packet {
+        if !self.schedule.options.network.encodes && !is_damaged {
             return Packet::Message(Box::new(envelope));
         }
         let mut bytes = Vec::new();
         envelope.encode(&mut bytes);
+        if is_damaged {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            return Packet::Damaged(Bytes::from(bytes));
+        }
         Packet::Encoded(Bytes::from(bytes))
     }
 
@@ -169,7 +243,7 @@ impl Stepper {
         body: Bytes,
     ) {
         let client = Client::position_of(to);
-        self.trace.tell(self.now, || {
+        self.trace.tell(self.now, Place::At(at), || {
             let identity = trace::identity_of(&identity);
             format!("{} answers client {client}: {identity} {outcome:?}", at + 1)
         });
@@ -185,18 +259,16 @@ impl Stepper {
             // Not admitted: its next try comes when it would have come anyway.
             return Ok(());
         };
-        let is_reuse = outcome == Outcome::IdentityReused;
-        self.coverage.add("identities reused", u64::from(is_reuse));
+        self.tally.reused += u64::from(outcome == Outcome::IdentityReused);
         let Some(completion) = self.clients[at].reply(identity, outcome, body) else {
-            self.coverage.add("replies that nobody waited for", 1);
+            self.tally.unawaited += 1;
             return Ok(());
         };
-        self.coverage.add("answers", 1);
-        self.coverage.add(
-            "cancellations that refused",
-            u64::from(completion.target.is_some() && outcome == Outcome::Refused),
-        );
-        self.trace.tell(self.now, || {
+        self.tally.answers += 1;
+        let is_refusal = completion.target.is_some() && outcome == Outcome::Refused;
+        self.tally.refusals += u64::from(is_refusal);
+        let place = Place::At(self.replicas.len() + at);
+        self.trace.tell(self.now, place, || {
             format!("client {at} has its answer: {} {outcome:?}", trace::identity_of(&identity))
         });
         self.invariants.completed(&completion)?;

@@ -1,7 +1,4 @@
-//! Faults, kept within what the protocol promises to survive.
-//!
-//! In the durability `sync` everybody may die at any time. In `interval` and `memory` fewer than a
-//! quorum may have lost what they acknowledged and not be back in the configuration (P37).
+//! Faults begin and end here; what they may break is decided in `atlas`.
 
 use std::time::Duration;
 
@@ -10,82 +7,148 @@ use r2p2::Time;
 
 use super::{Event, Relief, Stepper};
 use crate::{
-    faults::{Cut, Fault, Target},
-    network::Endpoint,
-    replica::Replica,
+    faults::{Fault, Leaves, Sides, Target, Ways},
+    network::{Cause, Endpoint},
+    trace::Place,
 };
 
+/// The cause of what a story cuts by hand.
+pub(super) const BY_HAND: Cause = Cause::MAX;
+
 impl Stepper {
-    pub(super) fn inject(&mut self, fault: Fault) {
-        if self.healed_at.is_some() {
+    /// The fault with this number in the schedule comes up.
+    pub(super) fn inject(&mut self, number: Cause) {
+        let fault = self.schedule.faults[number].fault.clone();
+        if self.healed_at.is_some() || !self.may_happen(&fault) {
             return;
         }
-        match fault {
-            Fault::Kill(target, length) => {
-                let at = self.find(target);
-                if self.may_lose(at) {
-                    self.coverage.add("kills", 1);
-                    self.kill(at);
-                    self.later(length, Relief::Restart(at));
-                }
+        self.coverage.add(fault.kind().name(), 1);
+        let place = self.place_of(&fault);
+        self.trace.fault(self.now, place, || format!("fault {number}: {fault}"));
+        let ends = fault.length_us().map(|us| self.now + Duration::from_micros(us));
+        let relief = match &fault {
+            Fault::Loss { .. }
+            | Fault::Duplication { .. }
+            | Fault::Reordering { .. }
+            | Fault::Corruption { .. }
+            | Fault::DelayTail { .. }
+            | Fault::Mtu { .. } => {
+                self.network.disturb(number, fault.clone());
+                Some(Relief::Mend(number))
             }
-            Fault::KillAll(length) => {
-                if self.durability() == Durability::Sync {
-                    self.coverage.add("blackouts", 1);
-                    for at in 0..self.replicas.len() {
-                        self.kill(at);
-                        self.later(length, Relief::Restart(at));
-                    }
-                }
+            Fault::Partition { sides, ways, eats, .. } => {
+                self.part(number, sides, *ways, *eats);
+                Some(Relief::Mend(number))
             }
-            Fault::Stop(target, length) => {
+            Fault::Flapping { period_us, .. } => {
+                self.flap(number, true);
+                self.later((*period_us).max(1), Relief::Flap(number, false));
+                None
+            }
+            Fault::Deafen { target, .. } | Fault::Mute { target, .. } => {
+                let is_deaf = matches!(fault, Fault::Deafen { .. });
+                self.cut_off_clients(number, self.find(*target), is_deaf);
+                Some(Relief::Mend(number))
+            }
+            Fault::Blackout { leaves, .. } => {
+                for at in 0..self.replicas.len() {
+                    self.kill(at, *leaves);
+                }
+                Some(Relief::RestartAll)
+            }
+            Fault::ClockJump { target, by_us } => {
+                let at = self.find(*target);
+                self.replicas[at].clock.jump(*by_us);
+                None
+            }
+            other => Some(self.hit(other)),
+        };
+        if let (Some(relief), Some(at)) = (relief, ends) {
+            self.agenda.add(at, Event::Relief(relief));
+        }
+    }
+
+    /// A fault of one replica; what ends it.
+    fn hit(&mut self, fault: &Fault) -> Relief {
+        let now = self.now;
+        match *fault {
+            Fault::Kill { target, leaves, .. } => {
                 let at = self.find(target);
-                self.coverage.add("stops in good order", 1);
+                self.kill(at, leaves);
+                Relief::Restart(at)
+            }
+            Fault::Restart { target, .. } => {
+                let at = self.find(target);
                 self.stop(at);
-                self.later(length, Relief::Restart(at));
+                Relief::Restart(at)
             }
-            Fault::Pause(target, length) => {
+            Fault::Damage { target, .. } => {
                 let at = self.find(target);
-                self.coverage.add("pauses", 1);
-                self.trace.tell(self.now, || format!("{} stands still for {length:?}", at + 1));
-                let replica = &mut self.replicas[at];
-                replica.paused_until = replica.paused_until.max(self.now + length);
+                self.kill(at, Leaves::Prefix);
+                self.replicas[at].disk.is_damaged = true;
+                Relief::Repair(at)
             }
-            Fault::Isolate(target, length, cut) => {
+            Fault::WriteError { target, .. } => {
                 let at = self.find(target);
-                self.part(|replica| replica == at, length, cut);
+                self.replicas[at].disk.fails = true;
+                Relief::Restart(at)
             }
-            Fault::Part(target, count, length, cut) => {
-                let (from, all) = (self.find(target), self.replicas.len());
-                self.part(|replica| (replica + all - from) % all < count, length, cut);
-            }
-            Fault::Deafen(target, length) => self.deafen(self.find(target), length),
-            Fault::Jump(target, by_us) => {
-                self.coverage.add("clock jumps", 1);
+            Fault::FullDisk { target, .. } => {
                 let at = self.find(target);
-                self.trace
-                    .tell(self.now, || format!("the clock of {} jumps by {by_us} µs", at + 1));
-                self.replicas[at].clock.jump(by_us);
+                self.replicas[at].disk.is_full = true;
+                Relief::Repair(at)
             }
-            Fault::SlowDisk(target, times, length) => {
-                self.coverage.add("slow disks", 1);
+            Fault::SyncStall { target, for_us } => {
                 let at = self.find(target);
-                self.trace.tell(self.now, || format!("the disk of {} is slow", at + 1));
+                self.replicas[at].disk.stalled_until = now + Duration::from_micros(for_us);
+                Relief::Nothing
+            }
+            Fault::SlowDisk { target, times, .. } => {
+                let at = self.find(target);
                 self.replicas[at].disk.set_slowness(times);
-                self.later(length, Relief::QuickDisk(at));
+                Relief::QuickDisk(at)
             }
+            Fault::Pause { target, for_us } => {
+                let replica = self.find(target);
+                let replica = &mut self.replicas[replica];
+                let until = now + Duration::from_micros(for_us);
+                replica.paused_until = replica.paused_until.max(until);
+                Relief::Nothing
+            }
+            Fault::SlowNode { target, turn_us, .. } => {
+                let at = self.find(target);
+                self.replicas[at].slow_us = turn_us;
+                Relief::QuickNode(at)
+            }
+            Fault::ClockDrift { target, ppm, .. } => {
+                let at = self.find(target);
+                self.drift(at, i64::from(ppm));
+                Relief::Drift(at, -i64::from(ppm))
+            }
+            _ => Relief::Nothing,
         }
     }
 
     /// What a fault did ends.
     pub(super) fn relieve(&mut self, relief: Relief) {
         match relief {
+            Relief::Nothing => {}
             Relief::Restart(at) => self.restart(at),
-            Relief::QuickDisk(at) => self.replicas[at].disk.set_slowness(1),
-            Relief::Mend => {
-                self.trace.tell(self.now, || "all links are mended".to_owned());
-                self.network.mend();
+            Relief::RestartAll => (0..self.replicas.len()).for_each(|at| self.restart(at)),
+            Relief::Repair(at) => {
+                let disk = &mut self.replicas[at].disk;
+                (disk.is_full, disk.is_damaged) = (false, false);
+                self.restart(at);
             }
+            Relief::QuickDisk(at) => self.replicas[at].disk.set_slowness(1),
+            Relief::QuickNode(at) => self.replicas[at].slow_us = 0,
+            Relief::Drift(at, ppm) => self.drift(at, ppm),
+            Relief::Mend(number) => {
+                let what = || format!("fault {number} is over");
+                self.trace.fault(self.now, Place::World, what);
+                self.network.mend(number);
+            }
+            Relief::Flap(number, is_cut) => self.flap(number, is_cut),
             Relief::Heal => self.heal(),
         }
     }
@@ -96,37 +159,47 @@ impl Stepper {
             return;
         }
         self.healed_at = Some(self.now);
-        if !self.faults.is_empty() {
-            self.trace.tell(self.now, || "nothing goes wrong any more".to_owned());
+        if !self.schedule.faults.is_empty() {
+            let what = || "nothing goes wrong any more".to_owned();
+            self.trace.fault(self.now, Place::World, what);
         }
         self.network.calm();
         for at in 0..self.replicas.len() {
-            self.replicas[at].disk.set_slowness(1);
+            self.replicas[at].slow_us = 0;
+            self.replicas[at].disk.repair();
             self.restart(at);
         }
     }
 
-    pub(super) fn kill(&mut self, at: usize) {
+    pub(super) fn kill(&mut self, at: usize, leaves: Leaves) {
         if self.replicas[at].life.is_some() {
-            self.trace.tell(self.now, || format!("{} dies", at + 1));
+            self.trace.fault(self.now, Place::At(at), || format!("{} dies", at + 1));
             self.bury(at);
-            self.replicas[at].kill();
+            let is_torn = self.replicas[at].kill(leaves);
+            self.coverage.add("torn tails cut", u64::from(is_torn));
         }
     }
 
     pub(super) fn restart(&mut self, at: usize) {
-        if self.replicas[at].life.is_none() {
-            self.coverage.add("restarts", 1);
-            self.trace.tell(self.now, || format!("{} starts again", at + 1));
-            self.start(at);
+        if self.replicas[at].life.is_some() {
+            return;
         }
+        if !self.replicas[at].disk.is_usable() {
+            self.coverage.add("starts refused by the disk", 1);
+            let what = || format!("{} cannot start: its disk is full or damaged", at + 1);
+            self.trace.fault(self.now, Place::At(at), what);
+            return;
+        }
+        self.coverage.add("restarts", 1);
+        self.trace.fault(self.now, Place::At(at), || format!("{} starts again", at + 1));
+        self.start(at);
     }
 
     pub(super) fn start(&mut self, at: usize) {
         let replica = &mut self.replicas[at];
         replica.paused_until = Time::ZERO;
-        replica.start(self.now, self.options.pace);
-        self.wakes.remove(&at);
+        replica.start(self.now, self.schedule.options.pace, self.workload.as_ref());
+        self.wakes[at] = None;
         self.invariants.started(&self.replicas[at]);
         let process = self.process(at);
         if self.durability() == Durability::Interval {
@@ -135,12 +208,26 @@ impl Stepper {
         self.agenda.add(self.now, Event::Turn(process));
     }
 
-    fn stop(&mut self, at: usize) {
+    pub(super) fn stop(&mut self, at: usize) {
         if self.replicas[at].life.is_some() {
-            self.trace.tell(self.now, || format!("{} stops", at + 1));
+            self.trace.fault(self.now, Place::At(at), || format!("{} stops", at + 1));
             self.bury(at);
             self.replicas[at].stop();
         }
+    }
+
+    /// Every replica dies, or stops where that would lose something, and starts again.
+    pub(super) fn restart_all(&mut self) {
+        let what = || "everybody starts again: is everything still there?".to_owned();
+        self.trace.fault(self.now, Place::World, what);
+        self.healed_at = Some(self.now);
+        for at in 0..self.replicas.len() {
+            match self.durability() {
+                Durability::Sync => self.kill(at, Leaves::Nothing),
+                Durability::Interval | Durability::Memory => self.stop(at),
+            }
+        }
+        (0..self.replicas.len()).for_each(|at| self.restart(at));
     }
 
     /// Keeps the counts of a run that ends.
@@ -150,70 +237,94 @@ impl Stepper {
         }
     }
 
-    fn later(&mut self, length: Duration, relief: Relief) {
-        self.agenda.add(self.now + length, Event::Relief(relief));
+    fn later(&mut self, us: u64, relief: Relief) {
+        self.agenda.add(self.now + Duration::from_micros(us), Event::Relief(relief));
     }
 
-    fn durability(&self) -> Durability {
-        self.replicas[0].settings.durability
-    }
-
-    fn find(&self, target: Target) -> usize {
+    pub(super) fn find(&self, target: Target) -> usize {
         match target {
             Target::Leader => self.leader().unwrap_or(0),
-            Target::Position(position) => position % self.replicas.len(),
+            Target::Replica(number) => (number - 1) % self.replicas.len(),
         }
     }
 
-    /// Whether a replica may lose what it has acknowledged.
-    fn may_lose(&self, at: usize) -> bool {
-        if self.durability() == Durability::Sync {
-            return true;
+    fn place_of(&self, fault: &Fault) -> Place {
+        fault.target().map_or(Place::World, |target| Place::At(self.find(target)))
+    }
+
+    fn drift(&mut self, at: usize, ppm: i64) {
+        self.replicas[at].clock.drift(self.now, ppm);
+        // Its deadlines are at other times now.
+        self.wakes[at] = None;
+        if self.replicas[at].life.is_some() {
+            self.look_ahead(self.process(at));
         }
-        let configuration = &self.invariants.history.configuration;
-        let is_lost = |replica: &Replica| {
-            let incarnation = replica.disk.durable_hard_state().incarnation;
-            let named = configuration.member(replica.node).map(|member| member.incarnation);
-            replica.lost || named != Some(incarnation)
+    }
+
+    fn flap(&mut self, number: Cause, is_cut: bool) {
+        let timed = &self.schedule.faults[number];
+        let Fault::Flapping { sides, ways, period_us, for_us } = timed.fault.clone() else {
+            return;
         };
-        let others = self.replicas.iter().enumerate().filter(|(other, _)| *other != at);
-        let lost = others.filter(|(_, replica)| is_lost(replica)).count();
-        lost + 1 < configuration.quorum()
+        let end = Time::ZERO + Duration::from_micros(timed.at_us + for_us);
+        if self.healed_at.is_some() || self.now >= end {
+            self.network.mend(number);
+            return;
+        }
+        if is_cut {
+            self.part(number, &sides, ways, false);
+        } else {
+            self.network.mend(number);
+        }
+        self.later(period_us.max(1), Relief::Flap(number, !is_cut));
     }
 
-    /// Cuts the links between the replicas for which `is_inside` and all others.
-    fn part(&mut self, is_inside: impl Fn(usize) -> bool, length: Duration, cut: Cut) {
-        let Cut { leaves_out, leaves_in, eats } = cut;
-        let one_way = leaves_out || leaves_in;
-        self.coverage.add(if one_way { "one-way cuts" } else { "two-way cuts" }, 1);
+    /// Cuts the links between two sides.
+    fn part(&mut self, number: Cause, sides: &Sides, ways: Ways, eats: bool) {
+        let name = if ways == Ways::Both { "two-way cuts" } else { "one-way cuts" };
+        self.coverage.add(name, 1);
         self.coverage.add("cuts that eat packets", u64::from(eats));
         let count = self.replicas.len();
-        let (inside, outside): (Vec<_>, Vec<_>) = (0..count).partition(|at| is_inside(*at));
-        self.trace.tell(self.now, || {
-            let name = |side: &[usize]| side.iter().map(|at| at + 1).collect::<Vec<_>>();
-            let (inside, outside) = (name(&inside), name(&outside));
-            format!("{inside:?} and {outside:?} are cut off from each other: {cut:?}")
-        });
-        for a in &inside {
-            for b in &outside {
-                if !leaves_out {
-                    self.network.cut(self.now, *a, *b, eats);
+        let is_inside: Vec<bool> = match sides {
+            Sides::Alone(target) => {
+                let alone = self.find(*target);
+                (0..count).map(|at| at == alone).collect()
+            }
+            Sides::Halves(side) => (1..=count).map(|number| side.contains(&number)).collect(),
+            Sides::Ring => Vec::new(),
+        };
+        for (a, b) in (0..count).flat_map(|a| (0..count).map(move |b| (a, b))) {
+            let is_cut = match sides {
+                Sides::Ring => !are_neighbours(a, b, count),
+                _ => is_inside[a] && !is_inside[b],
+            };
+            if a != b && is_cut {
+                if ways != Ways::In {
+                    self.network.cut(self.now, number, a, b, eats);
                 }
-                if !leaves_in {
-                    self.network.cut(self.now, *b, *a, eats);
+                if ways != Ways::Out {
+                    self.network.cut(self.now, number, b, a, eats);
                 }
             }
         }
-        self.later(length, Relief::Mend);
     }
 
-    /// Multicast reaches some replicas and not others.
-    fn deafen(&mut self, at: Endpoint, length: Duration) {
-        self.coverage.add("multicasts that do not reach all", 1);
-        self.trace.tell(self.now, || format!("{} hears no client", at + 1));
+    /// Cuts the links from clients to a replica, or those from it to clients.
+    fn cut_off_clients(&mut self, number: Cause, at: Endpoint, is_deaf: bool) {
         for client in self.replicas.len()..self.replicas.len() + self.clients.len() {
-            self.network.cut(self.now, client, at, false);
+            let (from, to) = if is_deaf { (client, at) } else { (at, client) };
+            self.network.cut(self.now, number, from, to, false);
         }
-        self.later(length, Relief::Mend);
     }
+}
+
+/// Whether two replicas hear each other on a ring in which each hears a bare majority, itself
+/// included.
+fn are_neighbours(a: usize, b: usize, count: usize) -> bool {
+    if count == 3 {
+        return a == 0 || b == 0;
+    }
+    let reach = (count / 2).div_ceil(2);
+    let distance = a.abs_diff(b);
+    distance.min(count - distance) <= reach
 }

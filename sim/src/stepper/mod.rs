@@ -1,16 +1,17 @@
 //! The stepper: replicas, clients, disks and a network in one event loop on one thread.
 
+mod atlas;
 mod clients;
 mod effects;
 mod injection;
 mod processes;
 mod scenes;
 
-use std::{collections::BTreeMap, net::SocketAddrV4, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddrV4, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hovercraft::{
-    Configuration, Identity, Incarnation, Member, NodeId, Outcome, Request, ReturnPath,
+    Configuration, Identity, Incarnation, Member, NodeId, Outcome, Request, ReturnPath, Term,
     messages::Envelope,
     storage::{Birth, Durability, HardState},
 };
@@ -22,12 +23,14 @@ use crate::{
     clock::Clock,
     coverage::Coverage,
     disk::{Disk, Snapshot},
-    faults::Fault,
-    invariants::{Invariants, Violation},
-    network::{Endpoint, Network},
+    invariants::{Invariants, Violation, liveness},
+    network::{Cause, Endpoint, Network},
     options::Options,
-    replica::{Input, Replica},
-    trace::Trace,
+    replica::{Effect, Input, Life, Replica},
+    schedule::Schedule,
+    seed::Seed,
+    trace::{Line, Trace},
+    workload::{Registers, Workload},
 };
 
 /// What is on its way through the network.
@@ -36,6 +39,8 @@ enum Packet {
     Message(Box<Envelope>),
     /// A message in its form on the wire.
     Encoded(Bytes),
+    /// The same, but not as it was sent.
+    Damaged(Bytes),
     Request(Arc<Request>, ReturnPath),
     Reply {
         identity: Identity,
@@ -82,20 +87,57 @@ enum Event {
 
 #[derive(Debug, Clone, Copy)]
 enum Relief {
+    /// It is over by itself.
+    Nothing,
     /// Of a replica that is down.
     Restart(usize),
-    /// Of a slow disk.
+    RestartAll,
+    /// Of a disk, and the replica that it stopped.
+    Repair(usize),
     QuickDisk(usize),
-    /// Of cut links.
-    Mend,
+    QuickNode(usize),
+    /// A clock goes faster or slower by so many millionths.
+    Drift(usize, i64),
+    /// Of what a fault did to links.
+    Mend(Cause),
+    /// Links that come and go: cut, or mended.
+    Flap(Cause, bool),
     /// Of everything: nothing goes wrong any more.
     Heal,
 }
 
+/// What happens so often that it is counted without looking up its name.
+#[derive(Debug, Default)]
+struct Tally {
+    deliveries: u64,
+    answers: u64,
+    retries: u64,
+    refusals: u64,
+    reused: u64,
+    unawaited: u64,
+    reads: u64,
+    writes: u64,
+    duplicates: u64,
+}
+
+impl Tally {
+    fn add_to(&self, coverage: &mut Coverage) {
+        coverage.add("deliveries", self.deliveries);
+        coverage.add("answers", self.answers);
+        coverage.add("client retries", self.retries);
+        coverage.add("cancellations that refused", self.refusals);
+        coverage.add("identities reused", self.reused);
+        coverage.add("replies that nobody waited for", self.unawaited);
+        coverage.add("reads executed", self.reads);
+        coverage.add("writes executed", self.writes);
+        coverage.add("duplicates refused", self.duplicates);
+    }
+}
+
 /// A cluster, its clients, and all that can go wrong between them.
-#[derive(Debug)]
 pub struct Stepper {
-    options: Options,
+    schedule: Schedule,
+    workload: Arc<dyn Workload>,
     now: Time,
     agenda: Agenda<Event>,
     network: Network,
@@ -104,13 +146,16 @@ pub struct Stepper {
     /// Whom each client talks to in mode `raft`.
     preferred: Vec<usize>,
     /// When each replica's, then each client's next wake-up is.
-    wakes: BTreeMap<Endpoint, Time>,
+    wakes: Vec<Option<Time>>,
     rngs: Vec<fastrand::Rng>,
-    faults: Vec<(Time, Fault)>,
     healed_at: Option<Time>,
     invariants: Invariants,
     trace: Trace,
     coverage: Coverage,
+    tally: Tally,
+    effects: Vec<Effect>,
+    /// Who asked for votes, by term.
+    candidates: BTreeMap<Term, Vec<usize>>,
     digest: u64,
     /// How many events there were at this time.
     standing: u64,
@@ -123,51 +168,61 @@ const STANDING_MAX: u64 = 100_000;
 const INBOX_MAX: usize = 2000;
 
 impl Stepper {
-    /// A cluster that has just been initialised, every replica started.
-    pub fn new(options: Options) -> Self {
-        Self::with_trace(options, Trace::off())
+    /// A cluster that has just been initialised, every replica started, with the registers.
+    pub fn new(schedule: Schedule) -> Self {
+        Self::build(schedule, Arc::new(Registers), Trace::off())
     }
 
-    /// As [`Self::new`], and keeps the last lines of its story.
-    pub fn traced(options: Options, lines_max: usize) -> Self {
-        Self::with_trace(options, Trace::last(lines_max))
+    /// The same, with a service of one's own.
+    pub fn with_workload(schedule: Schedule, workload: Arc<dyn Workload>) -> Self {
+        Self::build(schedule, workload, Trace::off())
     }
 
-    fn with_trace(options: Options, trace: Trace) -> Self {
-        let seed = options.seed;
-        let (count, clients) = (options.replicas.len(), options.clients.len());
-        let configuration = configuration(&options);
-        let replicas = (0..count).map(|at| replica(&options, &configuration, at)).collect();
+    /// The same, keeping the last lines of its story.
+    pub fn traced(schedule: Schedule, workload: Arc<dyn Workload>, lines_max: usize) -> Self {
+        Self::build(schedule, workload, Trace::last(lines_max))
+    }
+
+    fn build(schedule: Schedule, workload: Arc<dyn Workload>, trace: Trace) -> Self {
+        let options = &schedule.options;
+        let seed = Seed(options.seed);
+        let (count, clients) = (usize::from(options.cluster.replicas), options.clients.len());
+        let configuration = configuration(options);
         let client = |(position, options): (usize, &_)| {
             Client::new(position, *options, seed.stream("client", position as u64))
         };
-        let plan = &mut seed.stream("plan", 0);
-        let faults = options.faults.plan(plan, options.chaos, count);
         let mut stepper = Self {
             now: Time::ZERO,
             agenda: Agenda::new(),
             network: Network::new(seed, options.network, count + clients),
-            replicas,
+            replicas: (0..count).map(|at| replica(options, &configuration, at)).collect(),
             clients: options.clients.iter().enumerate().map(client).collect(),
             preferred: vec![0; clients],
-            wakes: BTreeMap::new(),
+            wakes: vec![None; count + clients],
             rngs: (0..count).map(|at| seed.stream("turns", at as u64)).collect(),
-            faults,
             healed_at: None,
-            invariants: Invariants::new(count, Arc::new(configuration)),
+            invariants: Invariants::new(count, Arc::new(configuration), &workload),
             trace,
             coverage: Coverage::default(),
+            tally: Tally::default(),
+            effects: Vec::new(),
+            candidates: BTreeMap::new(),
             digest: 0,
             standing: 0,
-            options,
+            workload,
+            schedule,
         };
         for at in 0..count {
             stepper.start(at);
         }
-        for (number, (at, _)) in stepper.faults.iter().enumerate() {
-            stepper.agenda.add(*at, Event::Fault(number));
+        for planned in &stepper.schedule.operations {
+            stepper.clients[planned.client].plan(planned);
         }
-        let end = Time::ZERO + stepper.options.chaos;
+        for (number, timed) in stepper.schedule.faults.iter().enumerate() {
+            let at = Time::ZERO + Duration::from_micros(timed.at_us);
+            stepper.agenda.add(at, Event::Fault(number));
+        }
+        let end = Time::ZERO + Duration::from_micros(stepper.schedule.options.chaos_us);
         stepper.agenda.add(end, Event::Relief(Relief::Heal));
         for position in 0..clients {
             stepper.wake_client(position);
@@ -175,13 +230,49 @@ impl Stepper {
         stepper
     }
 
-    /// Runs until everything is done and everybody has caught up.
+    /// The invariants look at nothing from now on: to see what they cost.
+    #[must_use]
+    pub fn without_invariants(mut self) -> Self {
+        self.invariants.turn_off();
+        for replica in &mut self.replicas {
+            replica.digests = false;
+            replica.life.iter_mut().for_each(Life::without_digests);
+        }
+        self
+    }
+
+    /// Runs until everything is done and everybody has caught up; then starts every replica again,
+    /// and looks whether everything that was acknowledged is still there.
     pub fn run(&mut self) -> Result<(), Violation> {
+        if self.schedule.beyond {
+            return self.run_beyond();
+        }
+        self.settle()?;
+        self.restart_all();
+        self.settle()
+    }
+
+    /// Until everything is done.
+    fn settle(&mut self) -> Result<(), Violation> {
         while !self.is_settled() {
             self.step()?;
             self.check_patience()?;
         }
         self.invariants.at_rest(&self.replicas)
+    }
+
+    /// Where faults go beyond what is promised, nothing needs to be done in the end; but nothing
+    /// that is done may be wrong.
+    fn run_beyond(&mut self) -> Result<(), Violation> {
+        const LONG_ENOUGH: Duration = Duration::from_secs(2);
+        while self.healed_at.is_none_or(|at| self.now.since(at) < LONG_ENOUGH) {
+            if self.is_settled() {
+                return self.invariants.at_rest(&self.replicas);
+            }
+            self.step()?;
+        }
+        self.coverage.add("runs beyond the promises that did not recover", 1);
+        Ok(())
     }
 
     /// The next event.
@@ -199,7 +290,10 @@ impl Stepper {
         self.digest =
             (self.digest.rotate_left(5) ^ at.as_nanos()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         match event {
-            Event::Deliver { from, to, sent, packet } => self.deliver(from, to, sent, packet),
+            Event::Deliver { from, to, sent, packet } => {
+                self.tally.deliveries += 1;
+                self.deliver(from, to, sent, packet)
+            }
             Event::Turn(process) => self.turn(process),
             Event::Wake(process) => self.wake(process),
             Event::Disk(process) => self.disk_done(process),
@@ -219,7 +313,7 @@ impl Stepper {
                 Ok(())
             }
             Event::Fault(number) => {
-                self.inject(self.faults[number].1);
+                self.inject(number);
                 Ok(())
             }
             Event::Relief(relief) => {
@@ -250,6 +344,9 @@ impl Stepper {
         coverage.add("packets doubled", self.network.doubled);
         coverage.add("packets cut off", self.network.cut_off);
         coverage.add("packets damaged", self.network.damaged);
+        coverage.add("packets late", self.network.late);
+        coverage.add("packets too large", self.network.too_large);
+        self.tally.add_to(&mut coverage);
         let lost = self.clients.iter().map(|client| client.sessions_lost).sum();
         coverage.add("sessions lost", lost);
         coverage
@@ -261,24 +358,31 @@ impl Stepper {
     }
 
     /// The story so far, as far as it is kept.
-    pub fn story(&self) -> impl Iterator<Item = &str> {
-        self.trace.lines()
+    pub fn story(&self) -> impl Iterator<Item = String> {
+        self.trace.lines().map(ToString::to_string)
+    }
+
+    /// How many packets came through so far.
+    pub fn deliveries(&self) -> u64 {
+        self.tally.deliveries
+    }
+
+    /// How many replicas and clients there are.
+    pub(crate) fn endpoints(&self) -> (usize, usize) {
+        (self.replicas.len(), self.clients.len())
+    }
+
+    pub(crate) fn into_lines(self) -> Vec<Line> {
+        self.trace.into_lines()
     }
 
     /// Everything is done, and everybody has caught up and is a member again.
     fn is_settled(&self) -> bool {
-        let committed = self.invariants.history.committed_last();
-        let is_settled = |replica: &Replica| {
-            let Some(life) = &replica.life else { return false };
-            let member = life.core.configuration().member(replica.node);
-            let incarnation = life.core.hard_state().incarnation;
-            life.applier.applied() == committed
-                && life.core.log_bounds().1 == committed
-                && member.is_some_and(|member| member.incarnation == incarnation)
-        };
-        self.healed_at.is_some()
-            && self.clients.iter().all(Client::is_done)
-            && self.replicas.iter().all(is_settled)
+        self.healed_at.is_some() && self.clients.iter().all(Client::is_done) && {
+            let lives = self.replicas.iter().filter_map(|replica| replica.life.as_ref());
+            let committed = lives.map(|life| life.core.commit_index()).max().unwrap_or_default();
+            self.replicas.iter().all(|replica| liveness::is_settled(replica, committed))
+        }
     }
 
     /// Nothing has gone wrong for a while, so everything must be done.
@@ -289,23 +393,17 @@ impl Stepper {
             }
             return Ok(());
         };
-        let patience = self.options.patience;
-        if self.now.since(healed_at) <= patience {
+        let patience_us = self.schedule.options.patience_us;
+        if self.now.since(healed_at) <= Duration::from_micros(patience_us) {
             return Ok(());
         }
         let waiting = self.clients.iter().filter(|client| !client.is_done());
-        let lives = self.replicas.iter().filter_map(|replica| replica.life.as_ref());
-        let states = lives.map(|life| format!("{:?}", life.core.status()));
-        let what: Vec<_> = waiting.map(ToString::to_string).chain(states).collect();
-        let what = format!(
-            "{patience:?} after all is well again not everything is done:\n{}",
-            what.join("\n")
-        );
-        Err(Violation { invariant: "progress", rule: "liveness", what })
+        let waiting = waiting.map(|client| client.describe(self.workload.as_ref())).collect();
+        Err(liveness::fail(patience_us, waiting, &self.replicas))
     }
 
     fn send(&mut self, from: Endpoint, to: Endpoint, packet: Packet) {
-        let [first, second] = self.network.send(self.now, from, to);
+        let [first, second] = self.network.send(self.now, from, to, || packet.size_bytes());
         let sent = self.now;
         if let Some(at) = second {
             let packet = packet.clone();
@@ -317,6 +415,23 @@ impl Stepper {
     }
 }
 
+impl Packet {
+    /// About how long it is.
+    fn size_bytes(&self) -> usize {
+        match self {
+            Self::Message(envelope) => {
+                let mut bytes = Vec::new();
+                envelope.encode(&mut bytes);
+                bytes.len()
+            }
+            Self::Encoded(bytes) | Self::Damaged(bytes) => bytes.len(),
+            Self::Request(request, _) => request.body().len() + 40,
+            Self::Reply { body, .. } => body.len() + 40,
+            Self::Drop => 12,
+        }
+    }
+}
+
 /// The first configuration, and what each replica's disk holds after `init`.
 fn configuration(options: &Options) -> Configuration {
     let member = |at: usize| {
@@ -324,14 +439,14 @@ fn configuration(options: &Options) -> Configuration {
         let address = SocketAddrV4::new([127, 0, 0, 1].into(), 9000 + number);
         Member { id: NodeId(number), incarnation: Incarnation(u64::from(number)), address }
     };
-    let members = (0..options.replicas.len()).map(member).collect();
-    Configuration { id: 1, members, limits: options.limits }
+    let members = (0..usize::from(options.cluster.replicas)).map(member).collect();
+    Configuration { id: 1, members, limits: options.cluster.limits() }
 }
 
 fn replica(options: &Options, configuration: &Configuration, at: usize) -> Replica {
-    let settings = options.replicas[at];
+    let (settings, seed) = (options.cluster.settings(at), Seed(options.seed));
     let Member { id, incarnation, .. } = configuration.members[at];
-    let birth = Birth { cluster: options.seed.0, node: id, configuration: configuration.clone() };
+    let birth = Birth { cluster: options.seed, node: id, configuration: configuration.clone() };
     let hard_state = HardState {
         term: 0,
         vote: None,
@@ -341,10 +456,10 @@ fn replica(options: &Options, configuration: &Configuration, at: usize) -> Repli
         durability: Durability::Sync,
         clean: true,
     };
-    let stream = |name| options.seed.stream(name, at as u64);
+    let stream = |name| seed.stream(name, at as u64);
     let disk = Disk::new(options.disk, settings.durability, hard_state, stream("disk"));
     let mut rng = stream("clock");
-    let drift = options.drift_ppm_max;
+    let drift = u64::from(options.drift_ppm_max);
     let speed_ppm = 1_000_000 - drift + rng.u64(..=2 * drift);
     let clock = Clock::new(speed_ppm, rng.i64(-1_000_000..1_000_000));
     Replica::new(id, settings, disk, clock, stream("replica"))

@@ -1,7 +1,7 @@
 //! The replicas' processes: what they are given, when they act on it, and what they wait for.
 
 use super::{Event, INBOX_MAX, Process, Stepper};
-use crate::{invariants::Violation, network::up_to, replica::Input};
+use crate::{faults::Leaves, invariants::Violation, network::up_to_us, replica::Input};
 
 impl Stepper {
     pub(super) fn is_running(&self, process: Process) -> bool {
@@ -28,7 +28,8 @@ impl Stepper {
         if life.turn_at.is_some() {
             return Ok(());
         }
-        let delay = up_to(&mut self.rngs[process.at], self.options.pace.turn_max);
+        let turn_max_us = self.schedule.options.pace.turn_max_us + replica.slow_us;
+        let delay = up_to_us(&mut self.rngs[process.at], turn_max_us);
         let turn_at = (self.now + delay).max(replica.paused_until);
         life.turn_at = Some(turn_at);
         if turn_at == self.now {
@@ -47,18 +48,19 @@ impl Stepper {
             self.agenda.add(replica.paused_until, Event::Turn(process));
             return Ok(());
         }
-        let effects = replica.turn(self.now);
+        let mut effects = std::mem::take(&mut self.effects);
+        replica.turn(self.now, &mut effects);
         self.observe(process.at)?;
         self.act(process.at, effects)?;
-        self.schedule(process);
+        self.look_ahead(process);
         Ok(())
     }
 
     pub(super) fn wake(&mut self, process: Process) -> Result<(), Violation> {
-        if !self.is_running(process) || self.wakes.get(&process.at) != Some(&self.now) {
+        if !self.is_running(process) || self.wakes[process.at] != Some(self.now) {
             return Ok(());
         }
-        self.wakes.remove(&process.at);
+        self.wakes[process.at] = None;
         let replica = &self.replicas[process.at];
         let Some(life) = &replica.life else { return Ok(()) };
         let local = replica.clock.local(self.now);
@@ -69,7 +71,7 @@ impl Stepper {
         if life.core.poll_timeout().is_some_and(|deadline| deadline <= local) {
             return self.turn(process);
         }
-        self.schedule(process);
+        self.look_ahead(process);
         Ok(())
     }
 
@@ -77,10 +79,21 @@ impl Stepper {
         if !self.is_running(process) {
             return Ok(());
         }
-        for done in self.replicas[process.at].disk.complete() {
+        let disk = &mut self.replicas[process.at].disk;
+        if disk.stalled_until > self.now {
+            self.agenda.add(disk.stalled_until, Event::Disk(process));
+            return Ok(());
+        }
+        if std::mem::take(&mut disk.fails) || disk.is_full {
+            // The first write that fails stops the node (P38).
+            self.coverage.add("stops because a write failed", 1);
+            self.kill(process.at, Leaves::Prefix);
+            return Ok(());
+        }
+        for done in disk.complete() {
             self.input(process, done.into())?;
         }
-        self.schedule(process);
+        self.look_ahead(process);
         Ok(())
     }
 
@@ -96,32 +109,33 @@ impl Stepper {
         if let Some(life) = &mut replica.life {
             life.is_applying = false;
         }
-        let Some((index, effects)) = replica.apply_next() else { return Ok(()) };
+        let mut effects = std::mem::take(&mut self.effects);
+        let Some(index) = replica.apply_next(&mut effects) else { return Ok(()) };
         self.act(process.at, effects)?;
         self.input(process, Input::Applied(index))?;
-        self.schedule(process);
+        self.look_ahead(process);
         Ok(())
     }
 
     /// Sees to it that what a replica waits for will happen.
-    fn schedule(&mut self, process: Process) {
+    pub(super) fn look_ahead(&mut self, process: Process) {
         let replica = &mut self.replicas[process.at];
         if let Some(after) = replica.disk.begin() {
             self.agenda.add(self.now + after, Event::Disk(process));
         }
         let Some(life) = &mut replica.life else { return };
-        if let Some(apply_max) = self.options.pace.apply_max
+        if let Some(apply_max_us) = self.schedule.options.pace.apply_max_us
             && !life.is_applying
             && !life.tasks.is_empty()
         {
             life.is_applying = true;
-            let after = up_to(&mut self.rngs[process.at], apply_max);
+            let after = up_to_us(&mut self.rngs[process.at], apply_max_us);
             self.agenda.add(self.now + after, Event::Apply(process));
         }
         if let Some(deadline) = life.core.poll_timeout() {
             let at = replica.clock.global(deadline).max(self.now).max(replica.paused_until);
-            if self.wakes.get(&process.at).is_none_or(|wake| *wake > at || *wake < self.now) {
-                self.wakes.insert(process.at, at);
+            if self.wakes[process.at].is_none_or(|wake| wake > at || wake < self.now) {
+                self.wakes[process.at] = Some(at);
                 self.agenda.add(at, Event::Wake(process));
             }
         }

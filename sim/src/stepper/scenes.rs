@@ -4,18 +4,25 @@ use std::time::Duration;
 
 use hovercraft::core::Status;
 
-use super::{Event, Options, Stepper};
-use crate::{invariants::Violation, service::Operation, trace::Trace};
+use super::{Event, Stepper, injection::BY_HAND};
+use crate::{
+    faults::Leaves,
+    invariants::Violation,
+    options::Options,
+    schedule::Schedule,
+    trace::{Place, Trace},
+    workload::Operation,
+};
 
 impl Stepper {
     /// A cluster whose story is kept from the start.
     pub fn with_story(options: Options) -> Self {
-        Self::with_trace(options, Trace::story())
+        Self::build(Schedule::calm(options), std::sync::Arc::new(crate::Registers), Trace::story())
     }
 
     /// A line between those of the story.
     pub fn narrate(&mut self, line: &str) {
-        self.trace.narrate(line);
+        self.trace.narrate(self.now, line);
     }
 
     /// What was told so far is not worth telling.
@@ -25,7 +32,7 @@ impl Stepper {
 
     /// A client does something.
     pub fn tell(&mut self, client: usize, operation: Operation) {
-        self.clients[client].tell(operation);
+        self.clients[client].tell(operation.command());
         self.wake_client(client);
     }
 
@@ -63,13 +70,14 @@ impl Stepper {
 
     /// A replica, by its position, dies.
     pub fn kill_replica(&mut self, at: usize) {
-        self.kill(at);
+        self.kill(at, Leaves::Prefix);
     }
 
     /// The service of a replica panics.
     pub fn poison_replica(&mut self, at: usize) {
         let node = at + 1;
-        self.trace.tell(self.now, || format!("the service of {node} panics"));
+        let place = Place::At(at);
+        self.trace.fault(self.now, place, || format!("the service of {node} panics"));
         self.replicas[at].poison(self.now);
         self.agenda.add(self.now, Event::Turn(self.process(at)));
     }
@@ -86,21 +94,21 @@ impl Stepper {
 
     /// Nothing gets from one replica to another any more.
     pub fn cut_replicas(&mut self, from: usize, to: usize) {
-        self.network.cut(self.now, from, to, false);
+        self.network.cut(self.now, BY_HAND, from, to, false);
     }
 
     /// Nothing gets from a client to a replica any more.
     pub fn cut_client(&mut self, client: usize, replica: usize) {
-        self.network.cut(self.now, self.replicas.len() + client, replica, false);
+        self.network.cut(self.now, BY_HAND, self.replicas.len() + client, replica, false);
     }
 
     /// Nothing gets from a replica to a client any more.
     pub fn cut_replies(&mut self, replica: usize, client: usize) {
-        self.network.cut(self.now, replica, self.replicas.len() + client, false);
+        self.network.cut(self.now, BY_HAND, replica, self.replicas.len() + client, false);
     }
 
     /// All links are whole again.
     pub fn mend_links(&mut self) {
-        self.network.mend();
+        self.network.mend(BY_HAND);
     }
 }

@@ -1,0 +1,77 @@
+//! A service of one's own under the simulation, with a mistake that only replication shows: it
+//! draws a ticket's number by itself, so that it differs from replica to replica.
+//!
+//! `cargo run -p hovercraft-sim --example own_service` finds that and tells the story.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    io::{self, Read},
+};
+
+use hovercraft::{Context, SnapshotWriter, StateMachine};
+use hovercraft_sim::{Command, Model, Runner, Sweep, Workload};
+
+/// Hands out tickets.
+#[derive(Default)]
+struct Tickets {
+    sold: u64,
+    fixed: bool,
+}
+
+impl StateMachine for Tickets {
+    fn execute(&mut self, context: &Context, _: &[u8], reply: &mut Vec<u8>) {
+        self.sold += 1;
+        // The mistake: every replica draws a number of its own. The context has a seed for all.
+        let drawn = if self.fixed { context.seed } else { RandomState::new().hash_one(self.sold) };
+        reply.extend_from_slice(&[self.sold.to_be_bytes(), drawn.to_be_bytes()].concat());
+    }
+    fn query(&self, _: &Context, _: &[u8], reply: &mut Vec<u8>) {
+        reply.extend_from_slice(&self.sold.to_be_bytes());
+    }
+    fn snapshot(&self) -> SnapshotWriter {
+        let sold = self.sold;
+        Box::new(move |to| to.write_all(&sold.to_be_bytes()))
+    }
+    fn restore(&mut self, snapshot: &mut dyn Read) -> io::Result<()> {
+        let mut bytes = [0; 8];
+        snapshot.read_exact(&mut bytes)?;
+        self.sold = u64::from_be_bytes(bytes);
+        Ok(())
+    }
+}
+
+/// What is asked of it, and what it ought to answer: this is all that the simulation needs.
+struct TicketOffice {
+    fixed: bool,
+}
+
+impl Workload for TicketOffice {
+    fn service(&self) -> Box<dyn StateMachine> {
+        Box::new(Tickets { sold: 0, fixed: self.fixed })
+    }
+    fn command(&self, rng: &mut fastrand::Rng, reads_per_mille: u32) -> Command {
+        let is_read = rng.u32(..1000) < reads_per_mille;
+        if is_read { Command::read("how many?") } else { Command::write("a ticket, please") }
+    }
+    fn model(&self) -> Model {
+        let mut sold = 0_u64;
+        Box::new(move |command, reply| {
+            sold += u64::from(!command.is_read);
+            let is_right = reply.starts_with(&sold.to_be_bytes());
+            if is_right { Ok(()) } else { Err(format!("{sold} tickets are sold")) }
+        })
+    }
+    fn describe(&self, body: &[u8]) -> String {
+        String::from_utf8_lossy(body).into_owned()
+    }
+}
+
+fn main() {
+    for fixed in [false, true] {
+        println!("# with the mistake {}", if fixed { "mended" } else { "in it" });
+        let sweep = Sweep { first_only: true, ..Sweep::new(0..50) };
+        let report = sweep.run(&Runner::new(TicketOffice { fixed }), |_, _| ());
+        println!("{report}\n");
+        assert_eq!(report.failures.is_empty(), fixed, "the mistake is found, and nothing else");
+    }
+}

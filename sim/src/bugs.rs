@@ -1,0 +1,104 @@
+//! The planted bugs: one-line defects that a good engineer makes, each compiled into the product
+//! only with the feature `planted`, and chosen at run time. They prove that the simulation finds
+//! what it should.
+
+/// A planted defect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Bug {
+    /// Its name, as in the product's source: `planted!("…")`.
+    pub name: &'static str,
+    /// The rule that it breaks.
+    pub rule: &'static str,
+    /// What the product does wrong.
+    pub what: &'static str,
+}
+
+/// Whether this build has them.
+pub const ARE_PLANTED: bool = cfg!(feature = "planted");
+
+/// The bug of a name.
+pub fn find(name: &str) -> Option<&'static Bug> {
+    BUGS.iter().find(|bug| bug.name == name)
+}
+
+/// From now on, runs of this thread have this bug, or none.
+pub(crate) fn plant(bug: Option<&'static Bug>) {
+    #[cfg(feature = "planted")]
+    hovercraft::planted::plant(bug.map(|bug| bug.name));
+    #[cfg(not(feature = "planted"))]
+    assert!(bug.is_none(), "this build has no planted bugs");
+}
+
+const fn bug(name: &'static str, rule: &'static str, what: &'static str) -> Bug {
+    Bug { name, rule, what }
+}
+
+/// All of them.
+pub const BUGS: &[Bug] = &[
+    bug(
+        "commit-own-last",
+        "P12",
+        "a follower takes all of its own log as committed that the leader's commit index reaches, verified or not",
+    ),
+    bug(
+        "ack-before-body",
+        "P6",
+        "a follower acknowledges what it has metadata of, before the bodies are there",
+    ),
+    bug("ack-before-sync", "P37", "a follower acknowledges its log before it is synced"),
+    bug("vote-not-synced", "P37", "a vote is sent before it is on disk"),
+    bug("commit-old-term", "P13", "a leader commits an entry of an old term by counting"),
+    bug("rechoose-replier", "P7", "the leader names another replier when it sends an entry again"),
+    bug(
+        "bind-by-short-id",
+        "P2, P8",
+        "a body is bound to metadata by 16 bits of its sequence, whoever sent it",
+    ),
+    bug(
+        "replies-forgotten",
+        "P21",
+        "when the leader changes, what sessions have executed is forgotten: duplicates are not noticed",
+    ),
+    bug("sessions-not-restored", "P20", "the session table of a snapshot is not read back"),
+    bug(
+        "read-too-early",
+        "P17",
+        "a read is executed as soon as it is in the log, before it is committed",
+    ),
+    bug("leader-counts-unsynced", "P37", "the leader counts itself before its own sync"),
+    bug(
+        "replaced-sync-counts",
+        "P37",
+        "the completed sync of an entry that was replaced counts for the one that replaced it",
+    ),
+    bug(
+        "metadata-across-terms",
+        "P8",
+        "remembered metadata is kept across a change of term, and bound as if it were of the new one",
+    ),
+    bug(
+        "empty-voter",
+        "P37",
+        "a replica that restarted empty in `memory` keeps its incarnation and votes",
+    ),
+    bug("expiry-by-local-time", "P22", "a session expires by the replica's own clock"),
+    bug(
+        "queues-not-reset",
+        "P15",
+        "a new leader does not count what its log already has in the repliers' queues",
+    ),
+    bug("stale-pre-vote", "P33", "a late reply to an earlier pre-vote counts for the vote"),
+    bug("truncate-off-by-one", "P8", "a conflict truncates one entry too few"),
+    bug("no-noop", "P10", "a new leader appends no entry of its own"),
+    bug("vote-twice", "P37", "a replica votes for two candidates in one term"),
+    bug("vote-unseen", "Raft §5.4.1", "a vote goes to whoever asks first, whatever their log"),
+    bug("cancel-not-kept", "P23", "a cancellation answers `Refused` and does not keep that"),
+    bug("queue-off-by-one", "P15", "a replier is given one entry more than its bound"),
+    bug("read-by-everyone", "P17", "every replica executes a read"),
+    bug(
+        "recovering-counts",
+        "P37, P39",
+        "votes and acknowledgements of a replica that is recovering count",
+    ),
+    bug("recovery-without-digest", "P9", "a recovered body is bound without looking at its digest"),
+];

@@ -1,0 +1,105 @@
+//! `run`: one seed or one schedule.
+
+use std::{fmt::Write, path::PathBuf};
+
+use hovercraft_sim::{Run, Schedule};
+use serde::Serialize;
+
+use super::{BAD, CliError, GOOD, Which, print, quietly, runner, write_file, write_json};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    which: Which,
+    /// Tell the whole story, not only its end
+    #[arg(long)]
+    trace: bool,
+    /// Draw the run as a page: a timeline by replica
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write the verdict as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// How many lines are told of a run that fails.
+const LINES: usize = 60;
+
+#[derive(Serialize)]
+struct Verdict<'a> {
+    seed: u64,
+    failed: bool,
+    invariant: Option<&'a str>,
+    rule: Option<&'a str>,
+    message: Option<&'a str>,
+    digest: String,
+    coverage: &'a hovercraft_sim::Coverage,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<u8, CliError> {
+    let runner = runner(arguments.which.bug.as_deref())?;
+    let schedule = arguments.which.schedule(&runner)?;
+    let run = quietly(|| runner.replay(&schedule, usize::MAX));
+    let mut text = String::new();
+    if arguments.trace || run.violation.is_some() {
+        let count = run.story().count();
+        let skipped = if arguments.trace { 0 } else { count.saturating_sub(LINES) };
+        if skipped > 0 {
+            let _ = writeln!(text, "… {skipped} lines before these; --trace tells all of them");
+        }
+        for line in run.story().skip(skipped) {
+            let _ = writeln!(text, "{line}");
+        }
+        text.push('\n');
+    }
+    print(&(text + &summary(&schedule, &run)))?;
+    if let Some(path) = &arguments.html {
+        write_file(path, &hovercraft_sim::html(&schedule, &run))?;
+    }
+    let violation = run.violation.as_ref();
+    let verdict = Verdict {
+        seed: schedule.options.seed,
+        failed: violation.is_some(),
+        invariant: violation.map(|it| it.invariant),
+        rule: violation.map(|it| it.rule),
+        message: violation.map(|it| it.what.as_str()),
+        digest: format!("{:016x}", run.digest),
+        coverage: &run.coverage,
+    };
+    write_json(arguments.json.as_ref(), &verdict)?;
+    Ok(if violation.is_some() { BAD } else { GOOD })
+}
+
+/// What the run was like and how it ended.
+fn summary(schedule: &Schedule, run: &Run) -> String {
+    let cluster = &schedule.options.cluster;
+    let mut text = format!(
+        "seed {}: {} replicas, mode {:?}, policy {:?}, durability {:?}; {} clients, {} operations, \
+         {} faults\n",
+        schedule.options.seed,
+        cluster.replicas,
+        cluster.mode,
+        cluster.policy,
+        cluster.durability,
+        schedule.options.clients.len(),
+        schedule.operations.len(),
+        schedule.faults.len(),
+    );
+    let count = |what| run.coverage.count(what);
+    let _ = writeln!(
+        text,
+        "{} deliveries, {} elections won, {} entries committed, {} answers; digest {:016x}",
+        count("deliveries"),
+        count("elections won"),
+        count("entries committed"),
+        count("answers"),
+        run.digest,
+    );
+    match &run.violation {
+        None => text.push_str("nothing broke\n"),
+        Some(violation) => {
+            let _ = writeln!(text, "BROKEN: {violation}");
+        }
+    }
+    text
+}

@@ -1,0 +1,56 @@
+//! `shrink`: the smallest schedule that still breaks what a seed breaks.
+
+use std::{fmt::Write, path::PathBuf, time::Duration};
+
+use hovercraft_sim::{Schedule, shrink};
+use indicatif::ProgressBar;
+
+use super::{CliError, GOOD, UNKNOWN, Which, print, quietly, runner};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    which: Which,
+    /// Where the schedule goes
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<u8, CliError> {
+    let runner = runner(arguments.which.bug.as_deref())?;
+    let schedule = arguments.which.schedule(&runner)?;
+    let before = size(&schedule);
+    let spinner = ProgressBar::new_spinner();
+    spinner.enable_steady_tick(Duration::from_millis(200));
+    let shrunk = quietly(|| shrink(&runner, schedule, &mut |best| spinner.set_message(size(best))));
+    spinner.finish_and_clear();
+    let Some(shrunk) = shrunk else {
+        print("nothing broke, so there is nothing to shrink\n")?;
+        return Ok(UNKNOWN);
+    };
+    shrunk.schedule.save(&arguments.out)?;
+    let run = quietly(|| runner.replay(&shrunk.schedule, usize::MAX));
+    let bug = arguments.which.bug.as_ref().map_or(String::new(), |bug| format!(" --bug {bug}"));
+    let mut text = String::new();
+    for timed in &shrunk.schedule.faults {
+        let _ = writeln!(text, "{:>10.3}  {}", timed.at_us as f64 / 1e3, timed.fault);
+    }
+    for planned in &shrunk.schedule.operations {
+        let at_ms = planned.at_us as f64 / 1e3;
+        let _ = writeln!(text, "{at_ms:>10.3}  client {}: {}", planned.client, planned.what);
+    }
+    let violation = run.violation.map_or_else(String::new, |violation| violation.to_string());
+    let out = arguments.out.display();
+    print(&format!(
+        "{text}\n{violation}\nshrunk from {before} to {} in {} runs\n\
+         hovercraft-sim run --schedule {out}{bug} --trace   # its story\n",
+        size(&shrunk.schedule),
+        shrunk.tried,
+    ))?;
+    Ok(GOOD)
+}
+
+fn size(schedule: &Schedule) -> String {
+    let (faults, operations) = (schedule.faults.len(), schedule.operations.len());
+    format!("{faults} faults and {operations} operations")
+}

@@ -1,0 +1,107 @@
+//! `sweep`: many seeds.
+
+use std::{collections::BTreeMap, fmt::Write, ops::Range, path::PathBuf, time::Duration};
+
+use hovercraft_sim::{Failure, Report, Sweep};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::{BAD, CliError, GOOD, print, runner, seeds, write_json};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Which seeds, as A..B, B excluded
+    #[arg(long, value_parser = seeds, value_name = "A..B")]
+    seeds: Range<u64>,
+    /// With a planted bug; the sweep ends at the first seed that finds it
+    #[arg(long, value_name = "NAME")]
+    bug: Option<String>,
+    /// End after so many minutes, whatever is left
+    #[arg(long, value_name = "M", value_parser = minutes)]
+    minutes: Option<Duration>,
+    /// So many threads; all cores by default
+    #[arg(long, value_name = "J", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// Faults go beyond what the protocol promises to survive
+    #[arg(long)]
+    beyond: bool,
+    /// Write what was found as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Found<'a> {
+    /// How many seeds were run.
+    seeds: u64,
+    from: u64,
+    /// Excluded.
+    to: u64,
+    bug: Option<&'a str>,
+    beyond: bool,
+    failures: &'a [Failure],
+    coverage: BTreeMap<&'a str, u64>,
+    seconds: f64,
+    seeds_per_s: f64,
+    deliveries_per_s: f64,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<u8, CliError> {
+    let runner = runner(arguments.bug.as_deref())?;
+    let mut sweep = Sweep::new(arguments.seeds.clone());
+    sweep.beyond = arguments.beyond;
+    sweep.first_only = arguments.bug.is_some();
+    sweep.jobs = arguments.jobs.map_or(sweep.jobs, usize::from);
+    sweep.time_max = arguments.minutes;
+    let bar = ProgressBar::new(arguments.seeds.end - arguments.seeds.start);
+    let style = ProgressStyle::with_template(
+        "{bar:40} {pos}/{len} seeds, {per_sec}, {elapsed} of {duration}{msg}",
+    );
+    bar.set_style(style.expect("the template is right"));
+    let report = sweep.run(&runner, |done, failed| {
+        bar.set_position(done);
+        if failed > 0 {
+            bar.set_message(format!(", {failed} failed"));
+        }
+    });
+    bar.finish_and_clear();
+    print(&text(arguments, &report))?;
+    let found = Found {
+        seeds: report.seeds,
+        from: arguments.seeds.start,
+        to: arguments.seeds.end,
+        bug: arguments.bug.as_deref(),
+        beyond: arguments.beyond,
+        failures: &report.failures,
+        coverage: report.coverage.counts().collect(),
+        seconds: report.took.as_secs_f64(),
+        seeds_per_s: report.seeds_per_s(),
+        deliveries_per_s: report.deliveries_per_s(),
+    };
+    write_json(arguments.json.as_ref(), &found)?;
+    Ok(if report.failures.is_empty() { GOOD } else { BAD })
+}
+
+fn text(arguments: &Arguments, report: &Report) -> String {
+    let mut text = format!("{report}\n");
+    let never: Vec<_> = report.coverage.never().collect();
+    if !never.is_empty() {
+        let _ = writeln!(text, "never happened: {}", never.join(", "));
+    }
+    if let Some(first) = report.failures.first() {
+        let bug = arguments.bug.as_ref().map_or(String::new(), |bug| format!(" --bug {bug}"));
+        let beyond = if arguments.beyond { " --beyond" } else { "" };
+        let which = format!("--seed {}{bug}{beyond}", first.seed);
+        let _ = writeln!(text, "hovercraft-sim run {which} --trace   # its whole story");
+        let _ =
+            writeln!(text, "hovercraft-sim shrink {which} --out smallest.json   # the shortest");
+    }
+    text
+}
+
+fn minutes(text: &str) -> Result<Duration, String> {
+    let minutes =
+        text.parse::<f64>().map_err(|_| format!("`{text}` is not a number of minutes"))?;
+    let duration = Duration::try_from_secs_f64(minutes * 60.0);
+    duration.map_err(|_| format!("{text} minutes cannot be"))
+}

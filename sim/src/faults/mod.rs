@@ -1,0 +1,318 @@
+//! What goes wrong, as data.
+//!
+//! Who is hit is decided when the time comes ("the leader"), and a fault that would break more than
+//! the protocol promises to survive does not happen unless the schedule goes beyond that.
+
+pub(crate) mod plan;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::options::HOUR_US;
+
+/// Which replica a fault hits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// Whoever leads at the time; the first, if nobody does.
+    Leader,
+    /// A replica by its number, counted from 1.
+    Replica(usize),
+}
+
+/// Who is parted from whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sides {
+    /// One replica from all others.
+    Alone(Target),
+    /// These, by number, from all others.
+    Halves(Vec<usize>),
+    /// Every replica hears its neighbours on a ring, and so a majority, and no two the same; of
+    /// three, one hears both others and these do not hear each other.
+    Ring,
+}
+
+/// In which direction links are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ways {
+    /// Nothing comes through.
+    Both,
+    /// Nothing gets out of the first side.
+    Out,
+    /// Nothing gets in to the first side.
+    In,
+}
+
+/// What a crash leaves of writes that no sync followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Leaves {
+    /// None of them.
+    Nothing,
+    /// All of them.
+    Everything,
+    /// A prefix of them.
+    Prefix,
+    /// A prefix, and of the write behind it a part.
+    Torn,
+    /// Some of them, and not those before them.
+    Reordered,
+}
+
+/// Something that goes wrong. Times are in microseconds of simulated time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fault", rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the fields are what their names say; the rest is told here")]
+pub enum Fault {
+    /// Of a thousand packets so many are lost.
+    Loss { per_mille: u32, for_us: u64 },
+    /// Of a thousand packets so many arrive twice.
+    Duplication { per_mille: u32, for_us: u64 },
+    /// Packets take up to so much longer, each for itself: they overtake each other.
+    Reordering { spread_us: u64, for_us: u64 },
+    /// Of a thousand packets so many arrive damaged.
+    Corruption { per_mille: u32, for_us: u64 },
+    /// Of a thousand packets so many are late.
+    DelayTail { per_mille: u32, late_us: u64, for_us: u64 },
+    /// Packets with more bytes than this vanish.
+    Mtu { bytes: usize, for_us: u64 },
+    /// Replicas do not hear each other; clients still reach all. `eats`: what is on its way is lost
+    /// too.
+    Partition { sides: Sides, ways: Ways, eats: bool, for_us: u64 },
+    /// The same, on and off.
+    Flapping { sides: Sides, ways: Ways, period_us: u64, for_us: u64 },
+    /// Nothing that clients send reaches a replica: multicast that reaches some and not others.
+    Deafen { target: Target, for_us: u64 },
+    /// Nothing that a replica sends reaches a client.
+    Mute { target: Target, for_us: u64 },
+    /// A process dies, and starts again after a while.
+    Kill { target: Target, down_us: u64, leaves: Leaves },
+    /// All processes die at once.
+    Blackout { down_us: u64, leaves: Leaves },
+    /// A process is stopped in good order, and starts again after a while.
+    Restart { target: Target, down_us: u64 },
+    /// A process stands still.
+    Pause { target: Target, for_us: u64 },
+    /// Every turn of a process takes up to so much longer.
+    SlowNode { target: Target, turn_us: u64, for_us: u64 },
+    /// A wall clock jumps.
+    ClockJump { target: Target, by_us: i64 },
+    /// All clocks of a process, its timers too, run too fast or too slow by millionths.
+    ClockDrift { target: Target, ppm: i32, for_us: u64 },
+    /// A disk is so many times slower.
+    SlowDisk { target: Target, times: u32, for_us: u64 },
+    /// A disk completes nothing.
+    SyncStall { target: Target, for_us: u64 },
+    /// The next write of a disk fails: the replica stops, and starts again after a while.
+    WriteError { target: Target, down_us: u64 },
+    /// A disk is full: every write fails until there is room again.
+    FullDisk { target: Target, for_us: u64 },
+    /// Something that was synced is damaged on disk while the process is down, before the tail: the
+    /// replica refuses to start until its disk is put right.
+    Damage { target: Target, down_us: u64 },
+}
+
+/// A sort of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "each is the fault of the same name")]
+pub enum FaultKind {
+    Loss,
+    Duplication,
+    Reordering,
+    Corruption,
+    DelayTail,
+    Mtu,
+    Partition,
+    Flapping,
+    Deafen,
+    Mute,
+    Kill,
+    Blackout,
+    Restart,
+    Pause,
+    SlowNode,
+    ClockJump,
+    ClockDrift,
+    SlowDisk,
+    SyncStall,
+    WriteError,
+    FullDisk,
+    Damage,
+}
+
+impl FaultKind {
+    /// All of them, with the name under which each is counted.
+    pub const ALL: [(Self, &'static str); 22] = [
+        (Self::Loss, "fault: loss"),
+        (Self::Duplication, "fault: duplication"),
+        (Self::Reordering, "fault: reordering"),
+        (Self::Corruption, "fault: corruption"),
+        (Self::DelayTail, "fault: delay tail"),
+        (Self::Mtu, "fault: mtu"),
+        (Self::Partition, "fault: partition"),
+        (Self::Flapping, "fault: flapping"),
+        (Self::Deafen, "fault: deafen"),
+        (Self::Mute, "fault: mute"),
+        (Self::Kill, "fault: kill"),
+        (Self::Blackout, "fault: blackout"),
+        (Self::Restart, "fault: restart"),
+        (Self::Pause, "fault: pause"),
+        (Self::SlowNode, "fault: slow node"),
+        (Self::ClockJump, "fault: clock jump"),
+        (Self::ClockDrift, "fault: clock drift"),
+        (Self::SlowDisk, "fault: slow disk"),
+        (Self::SyncStall, "fault: sync stall"),
+        (Self::WriteError, "fault: write error"),
+        (Self::FullDisk, "fault: full disk"),
+        (Self::Damage, "fault: damage"),
+    ];
+
+    /// The name under which it is counted.
+    pub fn name(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+}
+
+impl Fault {
+    /// What sort it is.
+    pub fn kind(&self) -> FaultKind {
+        match self {
+            Self::Loss { .. } => FaultKind::Loss,
+            Self::Duplication { .. } => FaultKind::Duplication,
+            Self::Reordering { .. } => FaultKind::Reordering,
+            Self::Corruption { .. } => FaultKind::Corruption,
+            Self::DelayTail { .. } => FaultKind::DelayTail,
+            Self::Mtu { .. } => FaultKind::Mtu,
+            Self::Partition { .. } => FaultKind::Partition,
+            Self::Flapping { .. } => FaultKind::Flapping,
+            Self::Deafen { .. } => FaultKind::Deafen,
+            Self::Mute { .. } => FaultKind::Mute,
+            Self::Kill { .. } => FaultKind::Kill,
+            Self::Blackout { .. } => FaultKind::Blackout,
+            Self::Restart { .. } => FaultKind::Restart,
+            Self::Pause { .. } => FaultKind::Pause,
+            Self::SlowNode { .. } => FaultKind::SlowNode,
+            Self::ClockJump { .. } => FaultKind::ClockJump,
+            Self::ClockDrift { .. } => FaultKind::ClockDrift,
+            Self::SlowDisk { .. } => FaultKind::SlowDisk,
+            Self::SyncStall { .. } => FaultKind::SyncStall,
+            Self::WriteError { .. } => FaultKind::WriteError,
+            Self::FullDisk { .. } => FaultKind::FullDisk,
+            Self::Damage { .. } => FaultKind::Damage,
+        }
+    }
+
+    /// How long it lasts, in microseconds; none if it is over at once.
+    pub fn length_us(&self) -> Option<u64> {
+        match self {
+            Self::Loss { for_us, .. }
+            | Self::Duplication { for_us, .. }
+            | Self::Reordering { for_us, .. }
+            | Self::Corruption { for_us, .. }
+            | Self::DelayTail { for_us, .. }
+            | Self::Mtu { for_us, .. }
+            | Self::Partition { for_us, .. }
+            | Self::Flapping { for_us, .. }
+            | Self::Deafen { for_us, .. }
+            | Self::Mute { for_us, .. }
+            | Self::Pause { for_us, .. }
+            | Self::SlowNode { for_us, .. }
+            | Self::ClockDrift { for_us, .. }
+            | Self::SlowDisk { for_us, .. }
+            | Self::SyncStall { for_us, .. }
+            | Self::FullDisk { for_us, .. } => Some(*for_us),
+            Self::Kill { down_us, .. }
+            | Self::Blackout { down_us, .. }
+            | Self::Restart { down_us, .. }
+            | Self::WriteError { down_us, .. }
+            | Self::Damage { down_us, .. } => Some(*down_us),
+            Self::ClockJump { .. } => None,
+        }
+    }
+
+    /// The one replica that it hits, if it is one.
+    pub(crate) fn target(&self) -> Option<Target> {
+        match self {
+            Self::Partition { sides: Sides::Alone(target), .. }
+            | Self::Flapping { sides: Sides::Alone(target), .. }
+            | Self::Deafen { target, .. }
+            | Self::Mute { target, .. }
+            | Self::Kill { target, .. }
+            | Self::Restart { target, .. }
+            | Self::Pause { target, .. }
+            | Self::SlowNode { target, .. }
+            | Self::ClockJump { target, .. }
+            | Self::ClockDrift { target, .. }
+            | Self::SlowDisk { target, .. }
+            | Self::SyncStall { target, .. }
+            | Self::WriteError { target, .. }
+            | Self::FullDisk { target, .. }
+            | Self::Damage { target, .. } => Some(*target),
+            _ => None,
+        }
+    }
+
+    /// Whether it can happen to so many replicas.
+    pub(crate) fn check(&self, replicas: usize) -> Result<(), String> {
+        let mut named = Vec::new();
+        if let Some(Target::Replica(number)) = self.target() {
+            named.push(number);
+        }
+        if let Self::Partition { sides: Sides::Halves(side), .. }
+        | Self::Flapping { sides: Sides::Halves(side), .. } = self
+        {
+            named.extend(side);
+        }
+        if let Some(number) = named.into_iter().find(|number| !(1..=replicas).contains(number)) {
+            return Err(format!("a fault hits replica {number} of {replicas}"));
+        }
+        let extra_us = match self {
+            Self::Reordering { spread_us, .. } => *spread_us,
+            Self::DelayTail { late_us, .. } => *late_us,
+            Self::SlowNode { turn_us, .. } => *turn_us,
+            Self::SlowDisk { times, .. } => u64::from(*times) * 1000,
+            Self::ClockJump { by_us, .. } => by_us.unsigned_abs() / 1000,
+            _ => 0,
+        };
+        if extra_us.max(self.length_us().unwrap_or_default()) > HOUR_US {
+            return Err(format!("a fault lasts too long or is too much: {self}"));
+        }
+        if let Self::ClockDrift { ppm, .. } = self
+            && !(-900_000..=9_000_000).contains(ppm)
+        {
+            return Err(format!("a clock cannot be wrong by {ppm} millionths"));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Fault {
+    /// As its JSON, without quotes: what a story shows is what the file says.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = serde_json::to_string(self).map_err(|_| fmt::Error)?;
+        let text = text.trim_start_matches("{\"fault\":").replace(['"', '{', '}'], "");
+        f.write_str(&text.replace(',', ", ").replace(':', " "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_name_of_its_own() {
+        for (position, (kind, name)) in FaultKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, position);
+            assert_eq!(kind.name(), name);
+        }
+    }
+
+    #[test]
+    fn a_fault_reads_well() {
+        let fault = Fault::Kill { target: Target::Leader, down_us: 300, leaves: Leaves::Torn };
+        assert_eq!(fault.to_string(), "kill, target leader, down_us 300, leaves torn");
+    }
+}

@@ -1,0 +1,204 @@
+//! Which faults a seed has: swarm testing. Each seed turns on some sorts, so that what would hide
+//! something else is absent in other seeds.
+
+use super::{Fault, FaultKind, Leaves, Sides, Target, Ways};
+use crate::{options::Options, schedule::Timed, seed::Seed};
+
+/// Which faults there are in a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FaultOptions {
+    /// Any of these; nothing goes wrong if there are none.
+    kinds: Vec<FaultKind>,
+    /// The time from one to the next is up to this long.
+    pause_max_us: u64,
+    /// They last up to this long.
+    length_max_us: u64,
+    /// Packet faults last for the whole run.
+    steady: bool,
+    beyond: bool,
+}
+
+/// In how many runs of a hundred each sort is.
+const SHARES: [(FaultKind, u8); 22] = [
+    (FaultKind::Loss, 50),
+    (FaultKind::Duplication, 40),
+    (FaultKind::Reordering, 40),
+    (FaultKind::Corruption, 40),
+    (FaultKind::DelayTail, 40),
+    (FaultKind::Mtu, 15),
+    (FaultKind::Partition, 70),
+    (FaultKind::Flapping, 20),
+    (FaultKind::Deafen, 33),
+    (FaultKind::Mute, 25),
+    (FaultKind::Kill, 50),
+    (FaultKind::Blackout, 25),
+    (FaultKind::Restart, 33),
+    (FaultKind::Pause, 33),
+    (FaultKind::SlowNode, 20),
+    (FaultKind::ClockJump, 33),
+    (FaultKind::ClockDrift, 25),
+    (FaultKind::SlowDisk, 25),
+    (FaultKind::SyncStall, 25),
+    (FaultKind::WriteError, 20),
+    (FaultKind::FullDisk, 15),
+    (FaultKind::Damage, 15),
+];
+
+impl FaultOptions {
+    pub(crate) fn from_seed(options: &Options, beyond: bool) -> Self {
+        let mut rng = Seed(options.seed).stream("fault kinds", 0);
+        let scale = if options.cluster.is_quick() { 10 } else { 1 };
+        let pick =
+            |rng: &mut fastrand::Rng, millis: [u64; 3]| millis[rng.usize(..3)] * 1000 / scale;
+        let pause_max_us = pick(&mut rng, [100, 300, 1000]);
+        let length_max_us = pick(&mut rng, [100, 500, 1500]);
+        let kinds = SHARES.into_iter().filter(|(_, share)| rng.u8(..100) < *share);
+        let kinds = kinds.map(|(kind, _)| kind).collect();
+        Self { kinds, pause_max_us, length_max_us, steady: rng.bool(), beyond }
+    }
+
+    /// The faults of a run, in order of time. Each sort has a stream of its own.
+    pub(crate) fn plan(&self, options: &Options) -> Vec<Timed> {
+        let mut faults = Vec::new();
+        let seed = Seed(options.seed);
+        for kind in &self.kinds {
+            let mut rng = seed.stream("fault", *kind as u64);
+            if kind.is_of_packets() && self.steady {
+                let fault = self.draw(*kind, &mut rng, options, options.chaos_us);
+                faults.push(Timed { at_us: 0, fault });
+                continue;
+            }
+            // The more sorts there are, the rarer is each.
+            let pause_max_us = self.pause_max_us * self.kinds.len() as u64;
+            let mut at_us = rng.u64(..=pause_max_us);
+            while at_us < options.chaos_us {
+                let length_us = rng.u64(1..=self.length_max_us);
+                let fault = self.draw(*kind, &mut rng, options, length_us);
+                faults.push(Timed { at_us, fault });
+                at_us += 1 + rng.u64(..=pause_max_us);
+            }
+        }
+        faults.sort_by_key(|timed| timed.at_us);
+        faults
+    }
+
+    fn draw(
+        &self,
+        kind: FaultKind,
+        rng: &mut fastrand::Rng,
+        options: &Options,
+        for_us: u64,
+    ) -> Fault {
+        let replicas = usize::from(options.cluster.replicas);
+        // Who leads has the most to lose.
+        let anyone = Target::Replica(rng.usize(1..=replicas));
+        let target = if rng.bool() { Target::Leader } else { anyone };
+        let down_us = for_us;
+        let quick = if options.cluster.is_quick() { 10 } else { 1 };
+        match kind {
+            FaultKind::Loss => Fault::Loss { per_mille: [10, 100, 250][rng.usize(..3)], for_us },
+            FaultKind::Duplication => {
+                Fault::Duplication { per_mille: [10, 200][rng.usize(..2)], for_us }
+            }
+            FaultKind::Reordering => {
+                Fault::Reordering { spread_us: [300, 3000][rng.usize(..2)] / quick, for_us }
+            }
+            FaultKind::Corruption => {
+                Fault::Corruption { per_mille: [10, 200][rng.usize(..2)], for_us }
+            }
+            FaultKind::DelayTail => {
+                let late_us = [2000, 50_000, 500_000][rng.usize(..3)];
+                Fault::DelayTail { per_mille: [10, 100][rng.usize(..2)], late_us, for_us }
+            }
+            FaultKind::Mtu => Fault::Mtu { bytes: [300, 600, 1400][rng.usize(..3)], for_us },
+            FaultKind::Partition => Fault::Partition {
+                sides: sides(rng, target, replicas),
+                ways: ways(rng),
+                eats: rng.bool(),
+                for_us,
+            },
+            FaultKind::Flapping => {
+                let sides = sides(rng, target, replicas);
+                let period_us = rng.u64(1000..100_000) / quick;
+                Fault::Flapping { sides, ways: ways(rng), period_us, for_us }
+            }
+            FaultKind::Deafen => Fault::Deafen { target, for_us },
+            FaultKind::Mute => Fault::Mute { target, for_us },
+            FaultKind::Kill => Fault::Kill { target, down_us, leaves: leaves(rng) },
+            FaultKind::Blackout => Fault::Blackout { down_us, leaves: leaves(rng) },
+            FaultKind::Restart => Fault::Restart { target, down_us },
+            FaultKind::Pause => Fault::Pause { target, for_us },
+            FaultKind::SlowNode => {
+                Fault::SlowNode { target, turn_us: rng.u64(100..20_000) / quick, for_us }
+            }
+            FaultKind::ClockJump => {
+                let two_hours_us = 7_200_000_000;
+                Fault::ClockJump { target, by_us: rng.i64(-two_hours_us..two_hours_us) }
+            }
+            FaultKind::ClockDrift => {
+                // What a cheap crystal does, and what a bad virtual machine does.
+                let ppm_max = if self.beyond { 800_000 } else { [200, 100_000][rng.usize(..2)] };
+                Fault::ClockDrift { target, ppm: rng.i32(-ppm_max..=ppm_max), for_us }
+            }
+            FaultKind::SlowDisk => Fault::SlowDisk { target, times: rng.u32(2..200), for_us },
+            FaultKind::SyncStall => Fault::SyncStall { target, for_us },
+            FaultKind::WriteError => Fault::WriteError { target, down_us },
+            FaultKind::FullDisk => Fault::FullDisk { target, for_us },
+            FaultKind::Damage => Fault::Damage { target, down_us },
+        }
+    }
+}
+
+impl FaultKind {
+    /// Whether it happens to packets here and there, rather than to somebody.
+    fn is_of_packets(self) -> bool {
+        self <= Self::Mtu
+    }
+}
+
+fn sides(rng: &mut fastrand::Rng, target: Target, replicas: usize) -> Sides {
+    match rng.u8(..8) {
+        0 => Sides::Ring,
+        1..4 => Sides::Alone(target),
+        _ => {
+            let mut all: Vec<_> = (1..=replicas).collect();
+            rng.shuffle(&mut all);
+            all.truncate(rng.usize(1..=replicas.div_ceil(2)));
+            all.sort_unstable();
+            Sides::Halves(all)
+        }
+    }
+}
+
+fn ways(rng: &mut fastrand::Rng) -> Ways {
+    [Ways::Both, Ways::Both, Ways::Out, Ways::In][rng.usize(..4)]
+}
+
+fn leaves(rng: &mut fastrand::Rng) -> Leaves {
+    use Leaves::{Everything, Nothing, Prefix, Reordered, Torn};
+    [Nothing, Everything, Prefix, Torn, Reordered][rng.usize(..5)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sort_of_fault_that_is_left_out_does_not_move_the_others() {
+        let options = Options::from_seed(3);
+        let every = FaultOptions {
+            kinds: vec![FaultKind::Kill, FaultKind::Pause],
+            pause_max_us: 100_000,
+            length_max_us: 1000,
+            steady: false,
+            beyond: false,
+        };
+        let all = every.plan(&options);
+        let pauses: Vec<_> = all.iter().filter(|it| it.fault.kind() == FaultKind::Pause).collect();
+        assert!(!pauses.is_empty() && pauses.len() < all.len());
+        let mut fewer = FaultOptions { kinds: vec![FaultKind::Pause], ..every };
+        // As rare as before.
+        fewer.pause_max_us *= 2;
+        assert_eq!(fewer.plan(&options).iter().collect::<Vec<_>>(), pauses);
+    }
+}

@@ -1,0 +1,12 @@
+//! `hovercraft-sim`: runs HovercRaft through hostile schedules, and tells the story of one that
+//! breaks it.
+//!
+//! Exit codes: 0 nothing broke, 1 something did, 2 it cannot be told, 3 bad input or usage.
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

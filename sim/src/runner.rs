@@ -1,0 +1,98 @@
+//! Runs schedules of one workload: alone, or with everything that is told of them.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use crate::{
+    bugs::{self, Bug},
+    coverage::Coverage,
+    invariants::Violation,
+    schedule::Schedule,
+    stepper::Stepper,
+    trace::Line,
+    workload::{Registers, Workload},
+};
+
+/// Runs schedules of one workload.
+#[derive(Clone)]
+pub struct Runner {
+    workload: Arc<dyn Workload>,
+    bug: Option<&'static Bug>,
+}
+
+/// What a run was like.
+pub struct Run {
+    /// What broke, if anything.
+    pub violation: Option<Violation>,
+    /// What happened, how often.
+    pub coverage: Coverage,
+    /// Digest of everything that happened: equal for equal schedules.
+    pub digest: u64,
+    pub(crate) lines: Vec<Line>,
+    pub(crate) replicas: usize,
+    pub(crate) clients: usize,
+}
+
+impl Run {
+    /// Its story, line by line, as far as it was kept.
+    pub fn story(&self) -> impl Iterator<Item = String> {
+        self.lines.iter().map(ToString::to_string)
+    }
+}
+
+impl Runner {
+    /// Runs schedules of a service of one's own.
+    pub fn new(workload: impl Workload) -> Self {
+        Self { workload: Arc::new(workload), bug: None }
+    }
+
+    /// Runs schedules of the registers that the simulation comes with.
+    pub fn registers() -> Self {
+        Self::new(Registers)
+    }
+
+    /// With a defect in the product; none is as without (see [`bugs`]).
+    #[must_use]
+    pub fn with_bug(self, bug: Option<&'static Bug>) -> Self {
+        Self { bug, ..self }
+    }
+
+    /// The schedule of a seed.
+    pub fn schedule(&self, seed: u64, beyond: bool) -> Schedule {
+        Schedule::of_workload(seed, self.workload.as_ref(), beyond)
+    }
+
+    /// Runs a schedule and tells nothing of it.
+    pub fn run(&self, schedule: &Schedule) -> Run {
+        self.go(Stepper::with_workload(schedule.clone(), Arc::clone(&self.workload)))
+    }
+
+    /// Runs a schedule and keeps the last lines of its story.
+    pub fn replay(&self, schedule: &Schedule, lines_max: usize) -> Run {
+        self.go(Stepper::traced(schedule.clone(), Arc::clone(&self.workload), lines_max))
+    }
+
+    /// An assertion of the product that fails is a violation too.
+    fn go(&self, mut stepper: Stepper) -> Run {
+        bugs::plant(self.bug);
+        let result = catch_unwind(AssertUnwindSafe(|| stepper.run()));
+        bugs::plant(None);
+        let violation = result.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+            let what = text.unwrap_or_else(|| "no message".to_owned());
+            Err(Violation { invariant: "no assertion fails", rule: "panic", what })
+        });
+        let (replicas, clients) = stepper.endpoints();
+        Run {
+            violation: violation.err(),
+            coverage: stepper.coverage(),
+            digest: stepper.digest(),
+            lines: stepper.into_lines(),
+            replicas,
+            clients,
+        }
+    }
+}

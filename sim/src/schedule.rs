@@ -1,0 +1,216 @@
+//! A run as data: what the cluster is like, what goes wrong and when, and what clients ask.
+//!
+//! A seed gives a schedule, and a schedule gives the same run every time, here and in every other
+//! tier that runs it. Saved as JSON it can be read, shrunk, and kept as a regression test.
+
+use std::{collections::BTreeSet, fs, io, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    faults::{Fault, FaultKind, plan::FaultOptions},
+    options::{BYTES_MAX, HOUR_US, Options},
+    workload::{Planned, Registers, Workload},
+};
+
+/// Everything that a run derives from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// Cluster, clients, network and disks; with the seed of what is drawn during the run.
+    pub options: Options,
+    /// Faults may go beyond what the protocol promises to survive. Then nothing is asked but that
+    /// the failure is loud and safe: a stop with an error, never a wrong answer.
+    #[serde(default)]
+    pub beyond: bool,
+    /// What goes wrong, in order of time.
+    pub faults: Vec<Timed>,
+    /// What clients ask, in order of time.
+    pub operations: Vec<Planned>,
+}
+
+/// A fault and its time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Timed {
+    /// Microseconds of simulated time from the start of the run.
+    pub at_us: u64,
+    /// What goes wrong then.
+    #[serde(flatten)]
+    pub fault: Fault,
+}
+
+/// A schedule that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ScheduleError {
+    /// The file cannot be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// Which one.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not a schedule.
+    #[error("{path}: line {line}, column {column}: {what}", line = source.line(),
+        column = source.column(), what = describe(source))]
+    Json {
+        /// Which one.
+        path: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// What it says is impossible.
+    #[error("{path}: {what}")]
+    Impossible {
+        /// Which one.
+        path: String,
+        /// Why.
+        what: String,
+    },
+}
+
+/// What is wrong, without the place, which is told apart.
+fn describe(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" at line ").map_or(text.clone(), |(what, _)| what.to_owned())
+}
+
+impl Schedule {
+    /// The schedule of a seed, for the registers that the simulation comes with.
+    pub fn from_seed(seed: u64) -> Self {
+        Self::of_workload(seed, &Registers, false)
+    }
+
+    /// The schedule of a seed whose faults go beyond what the protocol promises to survive.
+    pub fn beyond(seed: u64) -> Self {
+        Self::of_workload(seed, &Registers, true)
+    }
+
+    /// The schedule of a seed for a service of one's own.
+    pub fn of_workload(seed: u64, workload: &dyn Workload, beyond: bool) -> Self {
+        let options = Options::from_seed(seed);
+        let kinds = FaultOptions::from_seed(&options, beyond);
+        let faults = kinds.plan(&options);
+        let operations = crate::workload::plan(&options, workload);
+        Self { options, beyond, faults, operations }
+    }
+
+    /// A schedule in which nothing goes wrong.
+    pub fn calm(options: Options) -> Self {
+        let operations = crate::workload::plan(&options, &Registers);
+        Self { options, beyond: false, faults: Vec::new(), operations }
+    }
+
+    /// The sorts of faults in it.
+    pub fn fault_kinds(&self) -> BTreeSet<FaultKind> {
+        self.faults.iter().map(|timed| timed.fault.kind()).collect()
+    }
+
+    /// Reads a schedule from a file.
+    pub fn load(path: &Path) -> Result<Self, ScheduleError> {
+        let name = path.display().to_string();
+        let text = fs::read_to_string(path)
+            .map_err(|source| ScheduleError::File { path: name.clone(), source })?;
+        let schedule: Self = serde_json::from_str(&text)
+            .map_err(|source| ScheduleError::Json { path: name.clone(), source })?;
+        match schedule.check() {
+            Ok(()) => Ok(schedule),
+            Err(what) => Err(ScheduleError::Impossible { path: name, what }),
+        }
+    }
+
+    /// Writes it to a file, one fault and one operation a line.
+    pub fn save(&self, path: &Path) -> Result<(), ScheduleError> {
+        let error = |source| ScheduleError::File { path: path.display().to_string(), source };
+        fs::write(path, self.to_json()).map_err(error)
+    }
+
+    /// Its form in a file.
+    pub fn to_json(&self) -> String {
+        let lines = |items: Vec<String>| {
+            if items.is_empty() {
+                return "[]".to_owned();
+            }
+            format!(
+                "[
+    {}
+  ]",
+                items.join(
+                    ",
+    "
+                )
+            )
+        };
+        let faults = self.faults.iter().map(line).collect();
+        let operations = self.operations.iter().map(line).collect();
+        let options = serde_json::to_string_pretty(&self.options).expect("options are plain data");
+        format!(
+            "{{\n  \"options\": {},\n  \"beyond\": {},\n  \"faults\": {},\n  \"operations\": {}\n}}\n",
+            options.replace('\n', "\n  "),
+            self.beyond,
+            lines(faults),
+            lines(operations)
+        )
+    }
+
+    /// Whether what it says is possible.
+    fn check(&self) -> Result<(), String> {
+        self.options.check()?;
+        let clients = self.options.clients.len();
+        if let Some(planned) = self.operations.iter().find(|it| it.client >= clients) {
+            return Err(format!(
+                "an operation is of client {}, and there are {clients}, counted from 0",
+                planned.client
+            ));
+        }
+        if self.operations.iter().any(|it| it.at_us > HOUR_US || it.padding > BYTES_MAX) {
+            return Err("an operation is too late or too large".to_owned());
+        }
+        if self.faults.iter().any(|timed| timed.at_us > HOUR_US) {
+            return Err("a fault comes after more than an hour".to_owned());
+        }
+        let replicas = usize::from(self.options.cluster.replicas);
+        self.faults.iter().try_for_each(|timed| timed.fault.check(replicas))
+    }
+}
+
+/// A value that stands on a line of its own.
+fn line(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("schedules are plain data")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schedule_comes_back_from_its_file_as_it_was() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("schedule.json");
+        for seed in 0..50 {
+            let schedule = Schedule::of_workload(seed, &Registers, seed % 2 == 1);
+            schedule.save(&path).expect("it can be written");
+            assert_eq!(Schedule::load(&path).expect("it can be read"), schedule);
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_schedule_is_refused_with_its_place() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("schedule.json");
+        let good = Schedule::from_seed(1).to_json();
+        let cases = [
+            (good.replacen("\"faults\"", "\"vaults\"", 1), "vaults"),
+            (good.replacen("\"replicas\": ", "\"replicas\": 1", 1), "replicas"),
+            (good.replacen('}', "", 1), "line"),
+            (good.replacen("\"chaos_us\": ", "\"chaos_us\": 9999999", 1), "hour"),
+            (good.replacen("\"padding\":0", "\"padding\":99999999", 1), "too large"),
+            (String::new(), "line 1"),
+        ];
+        for (text, expected) in cases {
+            fs::write(&path, text).expect("it can be written");
+            let error = Schedule::load(&path).expect_err("it is wrong").to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

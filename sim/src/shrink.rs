@@ -1,0 +1,143 @@
+//! Shrinking: the smallest schedule that still breaks the same invariant, by delta debugging.
+//!
+//! First faults go, then operations, then time; and again, until nothing more goes.
+
+use crate::{runner::Runner, schedule::Schedule};
+
+/// What shrinking did.
+#[derive(Debug, Clone)]
+pub struct Shrunk {
+    /// The smallest schedule that was found.
+    pub schedule: Schedule,
+    /// The invariant that it breaks.
+    pub invariant: &'static str,
+    /// How many schedules were tried.
+    pub tried: u64,
+}
+
+/// No more schedules than this are tried.
+const TRIES_MAX: u64 = 4000;
+
+struct Shrinker<'a> {
+    runner: &'a Runner,
+    best: Schedule,
+    invariant: &'static str,
+    tried: u64,
+    progress: &'a mut dyn FnMut(&Schedule),
+}
+
+/// Shrinks a schedule; none if it does not fail. `progress` is shown every smaller one.
+pub fn shrink(
+    runner: &Runner,
+    schedule: Schedule,
+    progress: &mut dyn FnMut(&Schedule),
+) -> Option<Shrunk> {
+    let invariant = runner.run(&schedule).violation?.invariant;
+    let mut shrinker = Shrinker { runner, best: schedule, invariant, tried: 1, progress };
+    loop {
+        let before = shrinker.best.clone();
+        shrinker.faults();
+        shrinker.operations();
+        shrinker.simplify();
+        shrinker.time();
+        if shrinker.best == before || shrinker.tried >= TRIES_MAX {
+            break;
+        }
+    }
+    Some(Shrunk { schedule: shrinker.best, invariant, tried: shrinker.tried })
+}
+
+impl Shrinker<'_> {
+    /// Keeps a candidate if it still breaks the same invariant.
+    fn attempt(&mut self, candidate: Schedule) -> bool {
+        if self.tried >= TRIES_MAX || candidate == self.best {
+            return false;
+        }
+        self.tried += 1;
+        let violation = self.runner.run(&candidate).violation;
+        let is_same = violation.is_some_and(|violation| violation.invariant == self.invariant);
+        if is_same {
+            self.best = candidate;
+            (self.progress)(&self.best);
+        }
+        is_same
+    }
+
+    fn faults(&mut self) {
+        self.remove(
+            |schedule| schedule.faults.len(),
+            |schedule, range| {
+                schedule.faults.drain(range);
+            },
+        );
+    }
+
+    fn operations(&mut self) {
+        self.remove(
+            |schedule| schedule.operations.len(),
+            |schedule, range| {
+                schedule.operations.drain(range);
+            },
+        );
+    }
+
+    /// Removes runs of items, half of all at first, then ever shorter ones.
+    fn remove(
+        &mut self,
+        len: impl Fn(&Schedule) -> usize,
+        drain: impl Fn(&mut Schedule, std::ops::Range<usize>),
+    ) {
+        let mut chunk = len(&self.best);
+        while chunk > 0 {
+            let mut at = 0;
+            while at < len(&self.best) {
+                let mut candidate = self.best.clone();
+                drain(&mut candidate, at..(at + chunk).min(len(&self.best)));
+                if !self.attempt(candidate) {
+                    at += chunk;
+                }
+            }
+            chunk /= 2;
+        }
+    }
+
+    /// What makes operations and replicas harder to follow than they need to be.
+    fn simplify(&mut self) {
+        for at in 0..self.best.operations.len() {
+            let mut candidate = self.best.clone();
+            let planned = &mut candidate.operations[at];
+            (planned.padding, planned.steals) = (0, false);
+            self.attempt(candidate);
+        }
+        let mut candidate = self.best.clone();
+        candidate.options.pace.ballast_bytes = 0;
+        candidate.options.drift_ppm_max = 0;
+        self.attempt(candidate);
+    }
+
+    /// Nothing goes wrong after a shorter time, and what happens happens earlier.
+    fn time(&mut self) {
+        let last = |schedule: &Schedule| {
+            let faults = schedule.faults.iter().map(|timed| timed.at_us);
+            faults.max().unwrap_or_default()
+        };
+        let mut candidate = self.best.clone();
+        candidate.options.chaos_us = last(&candidate) + 1;
+        self.attempt(candidate);
+        for part in [2, 4, 8] {
+            let mut candidate = self.best.clone();
+            candidate.options.chaos_us -= candidate.options.chaos_us / part;
+            self.attempt(candidate);
+        }
+        for part in [2, 4] {
+            let mut candidate = self.best.clone();
+            for timed in &mut candidate.faults {
+                timed.at_us -= timed.at_us / part;
+            }
+            for planned in &mut candidate.operations {
+                planned.at_us -= planned.at_us / part;
+            }
+            self.attempt(candidate);
+        }
+    }
+}

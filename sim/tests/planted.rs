@@ -1,0 +1,46 @@
+//! Every planted bug is found, each from a fixed start, and what is found can be shrunk.
+#![cfg(feature = "planted")]
+
+use hovercraft_sim::{
+    Runner, Sweep,
+    bugs::{self, BUGS},
+    shrink,
+};
+
+/// Where each bug is looked for, so that CI finds it soon. By hand: `hovercraft-sim sweep --seeds
+/// 0..5000 --bug NAME`, from any start.
+const STARTS: &[(&str, u64)] = &[("stale-pre-vote", 20_000)];
+
+/// It may take so many seeds from there.
+const SEEDS: u64 = 1000;
+
+#[test]
+fn every_planted_bug_is_found() {
+    let mut missed = Vec::new();
+    for bug in BUGS {
+        let start =
+            STARTS.iter().find(|(name, _)| *name == bug.name).map_or(0, |(_, start)| *start);
+        let sweep = Sweep { first_only: true, ..Sweep::new(start..start + SEEDS) };
+        let report = sweep.run(&Runner::registers().with_bug(Some(bug)), |_, _| ());
+        match report.failures.first() {
+            Some(failure) => println!("{}: {failure}", bug.name),
+            None => missed.push(bug.name),
+        }
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
+#[test]
+fn a_failing_seed_is_shrunk_to_what_a_person_can_read() {
+    let bug = bugs::find("commit-own-last");
+    let runner = Runner::registers().with_bug(bug);
+    let sweep = Sweep { first_only: true, ..Sweep::new(0..5000) };
+    let report = sweep.run(&runner, |_, _| ());
+    let seed = report.failures.first().expect("it is found").seed;
+    let schedule = runner.schedule(seed, false);
+    let shrunk = shrink(&runner, schedule, &mut |_| ()).expect("it fails");
+    let (faults, operations) = (shrunk.schedule.faults.len(), shrunk.schedule.operations.len());
+    assert!(faults <= 10 && operations <= 20, "{faults} faults, {operations} operations");
+    let again = runner.run(&shrunk.schedule).violation.expect("it still fails");
+    assert_eq!(again.invariant, shrunk.invariant);
+}
