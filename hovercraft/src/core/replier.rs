@@ -81,6 +81,9 @@ impl Repliers {
         let queues = members.map(new_queue).collect();
         let mut repliers = Self { queues, policy, bound, lag_max, turn: 0 };
         for (index, entry) in log.entries_from(log.first()) {
+            if planted!("queues-not-reset") {
+                break;
+            }
             if let (Some(replier), Some(request)) = (entry.replier(), entry.request()) {
                 repliers.add(replier, index, request);
             }
@@ -153,12 +156,13 @@ impl Repliers {
                 return (log.last() - applied.min(log.last()) < self.lag_max).then_some(leader);
             }
             Policy::Random => {
-                let eligible = self.queues.iter().filter(|q| self.is_eligible(q, commit)).count();
+                let eligible =
+                    self.queues.iter().filter(|q| self.is_eligible(q, log, commit)).count();
                 let chosen = (eligible > 0).then(|| rng.usize(..eligible))?;
                 let mut positions = 0..self.queues.len();
                 positions
                     .by_ref()
-                    .filter(|at| self.is_eligible(&self.queues[*at], commit))
+                    .filter(|at| self.is_eligible(&self.queues[*at], log, commit))
                     .nth(chosen)
             }
             Policy::Jbsq => {
@@ -166,7 +170,7 @@ impl Repliers {
                 let turn = self.turn;
                 (0..count)
                     .map(|offset| (turn + offset) % count)
-                    .filter(|at| self.is_eligible(&self.queues[*at], commit))
+                    .filter(|at| self.is_eligible(&self.queues[*at], log, commit))
                     .min_by_key(|at| Self::left_to_execute(&self.queues[*at], log))
             }
         }?;
@@ -203,13 +207,18 @@ impl Repliers {
     /// answers it, because another replica would have to be told of the commit first (P16).
     fn is_idle(&self, leader: NodeId, log: &Log, commit: Index) -> bool {
         let queue = self.queues.iter().find(|queue| queue.node == leader);
-        queue.is_some_and(|q| q.applied == Some(log.last()) && self.is_eligible(q, commit))
+        queue.is_some_and(|q| q.applied == Some(log.last()) && self.is_eligible(q, log, commit))
     }
 
-    fn is_eligible(&self, queue: &Queue, commit: Index) -> bool {
+    /// Entries that this log has trimmed and X has not applied may be X's too. They cannot be
+    /// counted, and a later leader may still hold them: until X is past them, its queue is not
+    /// known to be below the bound.
+    fn is_eligible(&self, queue: &Queue, log: &Log, commit: Index) -> bool {
         !queue.excluded
-            && queue.entries.len() < self.bound
-            && queue.applied.is_some_and(|applied| commit.saturating_sub(applied) < self.lag_max)
+            && queue.entries.len() < self.bound + usize::from(planted!("queue-off-by-one"))
+            && queue.applied.is_some_and(|applied| {
+                applied + 1 >= log.first() && commit.saturating_sub(applied) < self.lag_max
+            })
     }
 
     /// Writes and own reads above applied(X).
@@ -315,6 +324,21 @@ mod tests {
         assert_eq!(bench.repliers.choose(&bench.log, 101, Kind::Read, A, &mut bench.rng), None);
         bench.repliers.exclude(A, true);
         assert_eq!(bench.repliers.choose(&bench.log, 1, Kind::Read, A, &mut bench.rng), Some(B));
+    }
+
+    #[test]
+    fn a_replica_that_has_not_applied_what_is_trimmed_is_not_eligible() {
+        // B restarted and is at 1; its share of 2..=5 is trimmed here, and another log has it.
+        let mut bench = Bench::new(Policy::Jbsq, 128);
+        bench.repliers.report(Time::ZERO, B, (1, 1), |_| ());
+        for _ in 0..4 {
+            bench.order(Kind::Write);
+        }
+        bench.log.trim(5);
+        bench.repliers.report(Time::ZERO, A, (1, 5), |_| ());
+        assert_eq!([bench.order(Kind::Write), bench.order(Kind::Write)], [Some(A), Some(A)]);
+        bench.repliers.report(Time::ZERO, B, (1, 5), |_| ());
+        assert_eq!(bench.order(Kind::Write), Some(B));
     }
 
     #[test]
