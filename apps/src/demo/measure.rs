@@ -97,7 +97,7 @@ impl Span {
 
 #[cfg(test)]
 mod tests {
-    use hovercraft_jepsen::{Function, Operation, Outcome};
+    use hovercraft_jepsen::{Operation, Outcome, Value};
 
     use super::*;
 
@@ -105,17 +105,18 @@ mod tests {
     fn acknowledged(times: &[u64]) -> Acknowledged {
         let operation = |time, outcome| Operation {
             process: 0,
-            function: Function::Get,
+            f: "get".into(),
             key: "k".into(),
-            argument: None,
+            argument: Value::Nil,
             invoked_ns: 0,
             completed_ns: Some(time),
             outcome,
+            line: 0,
         };
         let mut operations: Vec<_> =
-            times.iter().map(|time| operation(*time, Outcome::Ok(None))).collect();
+            times.iter().map(|time| operation(*time, Outcome::Ok(Value::Nil))).collect();
         operations.push(operation(1, Outcome::Fail));
-        Acknowledged::new(&History { operations })
+        Acknowledged::new(&History::new(operations))
     }
 
     #[test]

@@ -17,7 +17,10 @@ use std::{
 };
 
 use hovercraft::{Client, ConnectError, Mode, NodeId};
-use hovercraft_jepsen::{Findings, History, Outcome, check};
+use hovercraft_jepsen::{
+    History, Outcome,
+    versions::{Findings, check},
+};
 use tempfile::TempDir;
 
 use crate::kv::Kv;

@@ -3,7 +3,7 @@
 use std::{fmt, ops::Range};
 
 use hovercraft::{Mode, NodeId};
-use hovercraft_jepsen::Findings;
+use hovercraft_jepsen::versions::Findings;
 use indicatif::HumanCount;
 use serde::Serialize;
 
@@ -226,7 +226,7 @@ impl fmt::Display for Nanos {
 
 #[cfg(test)]
 pub(super) mod samples {
-    use hovercraft_jepsen::{Function, History, Operation, Outcome};
+    use hovercraft_jepsen::{History, Operation, Outcome, Value};
 
     use super::*;
 
@@ -253,14 +253,15 @@ pub(super) mod samples {
     ) -> (Summary, Acknowledged) {
         let operation = |millis: u64| Operation {
             process: 0,
-            function: Function::Get,
+            f: "get".into(),
             key: "k".into(),
-            argument: None,
+            argument: Value::Nil,
             invoked_ns: millis * 1_000_000,
             completed_ns: Some(millis * 1_000_000 + 2_000_000),
-            outcome: Outcome::Ok(None),
+            outcome: Outcome::Ok(Value::Nil),
+            line: 0,
         };
-        let history = History { operations: times_ms.into_iter().map(operation).collect() };
+        let history = History::new(times_ms.into_iter().map(operation).collect());
         let acknowledged = Acknowledged::new(&history);
         let observed = Observed {
             mode: Mode::HovercRaft,

@@ -1,7 +1,7 @@
 //! The load of the demo: callers that read and write the kv service, one operation after another,
 //! and write down what they did and saw.
 //!
-//! Half of the operations are reads. The keys are those that [`hovercraft_jepsen::check`] knows:
+//! Half of the operations are reads. The keys are those that [`hovercraft_jepsen::versions`] knows:
 //! counters that all callers increment, and registers, one for each caller, that all read.
 
 use std::{
@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use hovercraft::CallOutcome;
-use hovercraft_jepsen::{FinalState, Function, History, Operation, Outcome};
+use hovercraft_jepsen::{History, Operation, Outcome, Value, versions::FinalState};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
@@ -94,7 +94,7 @@ impl Workload {
     pub async fn stop(self) -> History {
         self.shared.stops.store(true, Ordering::Relaxed);
         let operations = self.callers.join_all().await.concat();
-        History { operations }
+        History::new(operations)
     }
 }
 
@@ -106,12 +106,14 @@ pub async fn read_everything<B: Backend>(
     shared: &Shared,
     history: &mut History,
 ) -> Result<FinalState, KvError> {
-    let keys: BTreeSet<_> = history.operations.iter().map(|it| Arc::clone(&it.key)).collect();
+    let keys: BTreeSet<_> = history.operations.iter().map(|it| it.key.clone()).collect();
     let first = history.operations.iter().map(|it| it.process + 1).max().unwrap_or(0);
+    let get: Arc<str> = "get".into();
     let mut state = FinalState::new();
     for _ in 0..times {
         let invoked_ns = shared.nanos();
-        let names = keys.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect();
+        let names = keys.iter().filter_map(Value::as_name);
+        let names = names.map(|key| Bytes::copy_from_slice(key.as_bytes())).collect();
         let values = kv.get_many(names).await?;
         let completed_ns = Some(shared.nanos());
         // A key a process, because these reads are at the same time.
@@ -119,14 +121,15 @@ pub async fn read_everything<B: Backend>(
             let value = value.map(|value| number(&value));
             history.operations.push(Operation {
                 process,
-                function: Function::Get,
-                key: Arc::clone(key),
-                argument: None,
+                f: Arc::clone(&get),
+                key: key.clone(),
+                argument: Value::Nil,
                 invoked_ns,
                 completed_ns,
-                outcome: Outcome::Ok(value),
+                outcome: Outcome::Ok(value.into()),
+                line: 0,
             });
-            state.extend(value.map(|value| (key.to_string(), value)));
+            state.extend(value.map(|value| (key.clone(), value)));
         }
     }
     Ok(state)
@@ -139,6 +142,24 @@ fn register(caller: u32, generation: u32) -> Arc<str> {
 /// What a value means. One that is no number was never written, and neither was the number for that.
 fn number(value: &[u8]) -> i64 {
     str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(i64::MAX)
+}
+
+/// What an operation does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Function {
+    Get,
+    Set,
+    Increment,
+}
+
+impl Function {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Set => "set",
+            Self::Increment => "incr",
+        }
+    }
 }
 
 struct Caller<B> {
@@ -168,7 +189,7 @@ impl<B: Backend> Caller<B> {
                 tokio::time::sleep_until(not_before).await;
             }
             let operation = self.operate().await;
-            let outcome = operation.outcome;
+            let outcome = operation.outcome.clone();
             operations.push(operation);
             if matches!(outcome, Outcome::Ok(_)) {
                 self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
@@ -195,10 +216,20 @@ impl<B: Backend> Caller<B> {
             }
             Some(by) => self.kv.increment(name, by).await.map(Some),
         };
-        let outcome = result.map_or_else(|error| outcome(function, &error), Outcome::Ok);
-        let completed_ns = Some(self.shared.nanos());
-        let process = self.number + self.generation * self.clients;
-        Operation { process, function, key, argument, invoked_ns, completed_ns, outcome }
+        let outcome = match result {
+            Ok(result) => Outcome::Ok(result.into()),
+            Err(error) => outcome(function, &error),
+        };
+        Operation {
+            process: i64::from(self.number) + i64::from(self.generation) * i64::from(self.clients),
+            f: function.name().into(),
+            key: Value::Text(key),
+            argument: argument.into(),
+            invoked_ns,
+            completed_ns: Some(self.shared.nanos()),
+            outcome,
+            line: 0,
+        }
     }
 
     fn choose(&mut self) -> (Function, Arc<str>, Option<i64>) {
@@ -232,7 +263,7 @@ fn outcome(function: Function, error: &KvError) -> Outcome {
         CallOutcome::NotExecuted => Outcome::Fail,
         // What it read is not known, so that it read does not matter.
         _ if function == Function::Get => Outcome::Fail,
-        CallOutcome::Executed if function == Function::Set => Outcome::Ok(None),
+        CallOutcome::Executed if function == Function::Set => Outcome::Ok(Value::Nil),
         // To a counter's check an increment without its sum is as good as unknown.
         CallOutcome::Executed | CallOutcome::Unknown => Outcome::Info,
     }
@@ -240,7 +271,7 @@ fn outcome(function: Function, error: &KvError) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use hovercraft_jepsen::{Findings, check};
+    use hovercraft_jepsen::versions::{Findings, check};
 
     use super::*;
     use hovercraft::CallError;
@@ -321,7 +352,7 @@ mod tests {
         let (history, findings) = run(Fault::None).await;
         assert_eq!(findings, Findings::default());
         for function in [Function::Get, Function::Set, Function::Increment] {
-            assert!(count(&history, |it| it.function == function && it.is_acknowledged()) > 30);
+            assert!(count(&history, |it| *it.f == *function.name() && it.is_acknowledged()) > 30);
         }
     }
 
@@ -335,8 +366,7 @@ mod tests {
         for last in unknown {
             let later = |it: &Operation| {
                 it.invoked_ns > last.invoked_ns
-                    && (it.process == last.process
-                        || it.function == Function::Set && it.key == last.key)
+                    && (it.process == last.process || &*it.f == "set" && it.key == last.key)
             };
             assert_eq!(count(&history, later), 0);
         }

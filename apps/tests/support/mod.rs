@@ -16,7 +16,7 @@ use hovercraft_apps::{
     },
     kv::Kv,
 };
-use hovercraft_jepsen::{History, check};
+use hovercraft_jepsen::{History, versions::check};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 

@@ -3,9 +3,11 @@
 //! Every key is one of two kinds, and begins as 0, which is also what a key that does not exist
 //! counts as:
 //!
-//! - a *counter*: any processes add 1 to it, at any time;
-//! - a *register*: one process sets it to 1, 2, 3, …, one after another, and leaves the key alone
-//!   after a set of which it does not know the outcome, because that may still take effect.
+//! - a *counter*: any processes add 1 to it (`incr`, which returns the sum), at any time;
+//! - a *register*: one process sets it (`set`) to 1, 2, 3, …, one after another, and leaves the key
+//!   alone after a set of which it does not know the outcome, because that may still take effect.
+//!
+//! Everything else is a read (`get`).
 //!
 //! So the values of a key never decrease, and every write has a version that says which it is. What
 //! real time demands is then a comparison: an operation that began after another one had completed
@@ -14,10 +16,28 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::history::{Function, History, Operation, Outcome};
+use crate::{History, Operation, Outcome, Value};
 
 /// The value of every key that exists when everything is over.
-pub type FinalState = BTreeMap<String, i64>;
+pub type FinalState = BTreeMap<Value, i64>;
+
+/// What an operation does to its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Function {
+    Get,
+    Set,
+    Increment,
+}
+
+impl Function {
+    fn of(operation: &Operation) -> Self {
+        match &*operation.f {
+            "set" => Self::Set,
+            "incr" => Self::Increment,
+            _ => Self::Get,
+        }
+    }
+}
 
 /// What is wrong with a history.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -71,8 +91,8 @@ struct Seen {
 fn check_real_time(operations: &[Operation], findings: &mut Findings) {
     let refused: HashSet<_> = operations
         .iter()
-        .filter(|it| it.function == Function::Set && it.outcome == Outcome::Fail)
-        .map(|it| (&*it.key, version(it)))
+        .filter(|it| Function::of(it) == Function::Set && it.outcome == Outcome::Fail)
+        .map(|it| (&it.key, version(it)))
         .collect();
     let mut begun: Vec<usize> = (0..operations.len()).collect();
     begun.sort_by_key(|at| operations[*at].invoked_ns);
@@ -83,7 +103,7 @@ fn check_real_time(operations: &[Operation], findings: &mut Findings) {
         .collect();
     completed.sort_unstable();
 
-    let mut keys: HashMap<&str, Seen> = HashMap::new();
+    let mut keys: HashMap<&Value, Seen> = HashMap::new();
     let mut floors = vec![0; operations.len()];
     for (time, at) in completed {
         // What begins at the time at which another completes is concurrent with it.
@@ -91,27 +111,26 @@ fn check_real_time(operations: &[Operation], findings: &mut Findings) {
             let operation = &operations[other];
             let seen = keys.entry(&operation.key).or_default();
             floors[other] = seen.floor;
-            match operation.function {
+            match Function::of(operation) {
                 Function::Get => {}
                 Function::Set => seen.ceiling = seen.ceiling.max(version(operation)),
                 Function::Increment => seen.ceiling += 1,
             }
         }
         let operation = &operations[at];
-        let Operation { process, key, function, .. } = operation;
+        let Operation { process, key, f, .. } = operation;
         let seen = keys.entry(key).or_default();
         let (version, floor) = (version(operation), floors[at]);
         // A write makes a version of its own.
-        if version < floor + i64::from(operation.is_write()) {
+        if version < floor + i64::from(Function::of(operation) != Function::Get) {
             findings.stale_reads += 1;
-            findings.note(|| {
-                format!("{function} of {key} by process {process} gave {version} after {floor}")
-            });
+            findings
+                .note(|| format!("{f} of {key} by process {process} gave {version} after {floor}"));
         }
-        if version > seen.ceiling || refused.contains(&(&**key, version)) {
+        if version > seen.ceiling || refused.contains(&(key, version)) {
             findings.impossible_reads += 1;
             findings.note(|| {
-                format!("{function} of {key} by process {process} gave {version}, never written")
+                format!("{f} of {key} by process {process} gave {version}, never written")
             });
         }
         seen.floor = seen.floor.max(version);
@@ -120,11 +139,11 @@ fn check_real_time(operations: &[Operation], findings: &mut Findings) {
 
 /// The version that an operation saw or wrote.
 fn version(operation: &Operation) -> i64 {
-    match (operation.function, operation.outcome) {
-        (Function::Set, _) => operation.argument.unwrap_or(0),
-        (_, Outcome::Ok(result)) => result.unwrap_or(0),
-        _ => 0,
-    }
+    let value = match Function::of(operation) {
+        Function::Set => &operation.argument,
+        Function::Get | Function::Increment => operation.result(),
+    };
+    value.as_int().unwrap_or(0)
 }
 
 /// What was written to a key.
@@ -140,10 +159,14 @@ struct Written {
 
 /// Every acknowledged write is there in the end, once.
 fn check_effects(operations: &[Operation], final_state: &FinalState, findings: &mut Findings) {
-    let mut keys: BTreeMap<&str, Written> = BTreeMap::new();
-    for operation in operations.iter().filter(|operation| operation.is_write()) {
+    let mut keys: BTreeMap<&Value, Written> = BTreeMap::new();
+    for operation in operations {
+        let function = Function::of(operation);
+        if function == Function::Get {
+            continue;
+        }
         let written = keys.entry(&operation.key).or_default();
-        written.is_counter |= operation.function == Function::Increment;
+        written.is_counter |= function == Function::Increment;
         match operation.outcome {
             Outcome::Ok(_) => written.versions.push(version(operation)),
             Outcome::Info => written.unknown += 1,

@@ -59,7 +59,7 @@ impl World {
             }
             Process::Waits(at) => Process::Executed(at, self.execute(at)),
             Process::Executed(at, result) => {
-                self.end(at, Outcome::Ok(result));
+                self.end(at, Outcome::Ok(result.into()));
                 Process::Idle
             }
         };
@@ -79,47 +79,49 @@ impl World {
         let unknown = |operation: &&Operation| {
             operation.outcome == Outcome::Info
                 && operation.completed_ns.is_some()
-                && operation.process as usize == process
+                && operation.process == process.cast_signed() as i64
         };
         let generation = self.operations.iter().filter(unknown).count();
         let register = format!("r{process}.{generation}");
-        let (function, key, argument) = match choice % 4 {
-            0 => (Function::Increment, "c".to_owned(), Some(1)),
+        let (f, key, argument) = match choice % 4 {
+            0 => ("incr", "c".to_owned(), Some(1)),
             1 => {
                 let last = self.set.entry(register.clone()).or_default();
                 *last += 1;
-                (Function::Set, register, Some(*last))
+                ("set", register, Some(*last))
             }
-            2 => (Function::Get, "c".to_owned(), None),
-            _ => (Function::Get, format!("r{}.0", choice as usize % PROCESSES), None),
+            2 => ("get", "c".to_owned(), None),
+            _ => ("get", format!("r{}.0", choice as usize % PROCESSES), None),
         };
         let at = self.operations.len();
         self.operations.push(Operation {
-            process: process as u32,
-            function,
-            key: key.into(),
-            argument,
+            process: process.cast_signed() as i64,
+            f: f.into(),
+            key: key.as_str().into(),
+            argument: argument.into(),
             invoked_ns: self.now,
             completed_ns: None,
             outcome: Outcome::Info,
+            line: 0,
         });
         at
     }
 
     fn execute(&mut self, at: usize) -> Option<i64> {
-        let Operation { function, key, argument, .. } = &self.operations[at];
-        let value = self.state.get(&**key).copied();
+        let operation = &self.operations[at];
+        let value = self.state.get(&operation.key).copied();
+        let function = Function::of(operation);
         let next = match function {
             Function::Get => return value,
-            Function::Set => argument.unwrap(),
+            Function::Set => operation.argument.as_int().unwrap(),
             Function::Increment => value.unwrap_or(0) + 1,
         };
-        self.state.insert(key.to_string(), next);
-        (*function == Function::Increment).then_some(next)
+        self.state.insert(operation.key.clone(), next);
+        (function == Function::Increment).then_some(next)
     }
 
     fn check(self) -> Findings {
-        check(&History { operations: self.operations }, &self.state)
+        check(&History::new(self.operations), &self.state)
     }
 
     /// The places of acknowledged operations.
@@ -145,7 +147,7 @@ proptest! {
     #[test]
     fn a_lost_increment_shows(steps in steps()) {
         let mut world = World::run(&steps);
-        let is_counted = |it: &Operation| it.function == Function::Increment;
+        let is_counted = |it: &Operation| Function::of(it) == Function::Increment;
         prop_assume!(!world.acknowledged(is_counted).is_empty());
         // As if the last ones had never been ordered.
         let last = world.acknowledged(is_counted).into_iter().map(|at| version(&world.operations[at]));
@@ -159,9 +161,9 @@ proptest! {
         let mut world = World::run(&steps);
         // Unknown ones are counted as if they had been executed, so they all are.
         let unknown = world.operations.iter().filter(|it| {
-            it.function == Function::Increment && it.outcome == Outcome::Info
+            Function::of(it) == Function::Increment && it.outcome == Outcome::Info
         });
-        let is_counted = |it: &Operation| it.function == Function::Increment;
+        let is_counted = |it: &Operation| Function::of(it) == Function::Increment;
         let most = unknown.count() + world.acknowledged(is_counted).len();
         prop_assume!(most > 0);
         let too_many = i64::try_from(most).unwrap() + 1;
@@ -172,56 +174,57 @@ proptest! {
     #[test]
     fn a_read_that_goes_back_shows(steps in steps(), which: prop::sample::Index) {
         let mut world = World::run(&steps);
-        let reads = world.acknowledged(|it| it.function == Function::Get && version(it) > 0);
+        let reads = world.acknowledged(|it| Function::of(it) == Function::Get && version(it) > 0);
         prop_assume!(!reads.is_empty());
         let read = world.operations[reads[which.index(reads.len())]].clone();
         world.operations.push(Operation {
             process: 99,
             invoked_ns: read.completed_ns.unwrap() + 1,
             completed_ns: Some(read.completed_ns.unwrap() + 2),
-            outcome: Outcome::Ok(Some(version(&read) - 1)),
+            outcome: Outcome::Ok(Value::Int(version(&read) - 1)),
             ..read
         });
         prop_assert_eq!(world.check().stale_reads, 1);
     }
 }
 
-fn operation(function: Function, number: i64, times: (u64, u64), outcome: Outcome) -> Operation {
+fn operation(f: &str, number: i64, times: (u64, u64), outcome: Outcome) -> Operation {
     Operation {
-        process: times.0 as u32,
-        function,
+        process: times.0.cast_signed(),
+        f: f.into(),
         key: "k".into(),
-        argument: (function != Function::Get).then_some(number),
+        argument: (f != "get").then_some(number).into(),
         invoked_ns: times.0,
         completed_ns: Some(times.1),
         outcome,
+        line: 0,
     }
 }
 
 fn findings(operations: Vec<Operation>, last: i64) -> Findings {
-    check(&History { operations }, &[("k".to_owned(), last)].into())
+    check(&History::new(operations), &[("k".into(), last)].into())
 }
 
 #[test]
 fn a_lost_set_shows() {
-    let set = |number, times| operation(Function::Set, number, times, Outcome::Ok(None));
+    let set = |number, times| operation("set", number, times, Outcome::Ok(Value::Nil));
     let sets = || vec![set(1, (0, 1)), set(2, (2, 3)), set(3, (4, 5))];
     assert!(findings(sets(), 3).is_clean());
     let found = findings(sets(), 1);
     assert_eq!(found.lost, 2);
-    assert_eq!(found.examples, ["2 acknowledged writes of k are not in its 1"]);
+    assert_eq!(found.examples, ["2 acknowledged writes of \"k\" are not in its 1"]);
 }
 
 #[test]
 fn two_increments_with_one_effect_are_one_lost() {
-    let increment = |times| operation(Function::Increment, 1, times, Outcome::Ok(Some(1)));
+    let increment = |times| operation("incr", 1, times, Outcome::Ok(Value::Int(1)));
     assert_eq!(findings(vec![increment((0, 9)), increment((1, 8))], 1).lost, 1);
 }
 
 #[test]
 fn a_read_that_began_earlier_may_see_less() {
-    let set = operation(Function::Set, 1, (0, 10), Outcome::Ok(None));
-    let read = |times| operation(Function::Get, 0, times, Outcome::Ok(None));
+    let set = operation("set", 1, (0, 10), Outcome::Ok(Value::Nil));
+    let read = |times| operation("get", 0, times, Outcome::Ok(Value::Nil));
     assert!(findings(vec![set.clone(), read((10, 20))], 1).is_clean());
     let found = findings(vec![set, read((11, 20))], 1);
     assert_eq!((found.stale_reads, found.examples.len()), (1, 1));
@@ -229,8 +232,8 @@ fn a_read_that_began_earlier_may_see_less() {
 
 #[test]
 fn a_read_of_what_nobody_wrote_shows() {
-    let read = operation(Function::Get, 0, (5, 6), Outcome::Ok(Some(1)));
-    let set = |times| operation(Function::Set, 1, times, Outcome::Ok(None));
+    let read = operation("get", 0, (5, 6), Outcome::Ok(Value::Int(1)));
+    let set = |times| operation("set", 1, times, Outcome::Ok(Value::Nil));
     assert!(findings(vec![set((6, 9)), read.clone()], 1).is_clean());
     assert_eq!(findings(vec![set((7, 9)), read.clone()], 1).impossible_reads, 1);
     let refused = Operation { outcome: Outcome::Fail, ..set((0, 1)) };
@@ -239,9 +242,9 @@ fn a_read_of_what_nobody_wrote_shows() {
 
 #[test]
 fn an_increment_that_was_refused_and_done_all_the_same_is_one_too_many() {
-    let refused = operation(Function::Increment, 1, (0, 1), Outcome::Fail);
+    let refused = operation("incr", 1, (0, 1), Outcome::Fail);
     assert_eq!(findings(vec![refused], 1).duplicated, 1);
-    let unknown = operation(Function::Increment, 1, (0, 1), Outcome::Info);
+    let unknown = operation("incr", 1, (0, 1), Outcome::Info);
     assert!(findings(vec![unknown.clone()], 1).is_clean());
     assert!(findings(vec![unknown], 0).is_clean());
 }
