@@ -2,7 +2,7 @@
 
 use super::{
     Limits,
-    problem::Problem,
+    problem::{Op, Problem},
     search::{Progress, Search},
 };
 use crate::Model;
@@ -32,8 +32,8 @@ pub struct PartialOrder {
     pub state: String,
 }
 
-/// How many steps one of the searches for a shorter beginning may make.
-const STEPS_MAX: u64 = 1 << 22;
+/// How many steps one of the searches for a shorter beginning, and for its orders, may make.
+const STEPS_MAX: u64 = 1 << 18;
 
 /// Finds it, after a search without success. If a limit is reached the beginning may not be the
 /// shortest, but it is still one without an order.
@@ -44,7 +44,7 @@ pub(super) fn find<M: Model>(
 ) -> Counterexample {
     let problem = &search.problem;
     let completions = problem.completions();
-    let mut finder = Finder { model, problem, limits };
+    let finder = Finder { model, problem, limits };
     // No beginning before the one that the search has come to is without an order; all that are as
     // long as one without an order are so too.
     let reached =
@@ -60,7 +60,8 @@ pub(super) fn find<M: Model>(
         }
         middle = from + (shortest - from) / 2;
     }
-    finder.explain(completions[shortest])
+    let before = shortest.checked_sub(1).map(|before| completions[before]);
+    finder.explain(completions[shortest], before)
 }
 
 struct Finder<'a, M: Model> {
@@ -71,9 +72,44 @@ struct Finder<'a, M: Model> {
 
 impl<M: Model> Finder<'_, M> {
     /// Whether it is known that what was known at the completion of an operation has no order.
-    fn has_no_order(&mut self, last: u32) -> bool {
-        let (prefix, _) = self.problem.prefix(self.model, last);
+    fn has_no_order(&self, last: u32) -> bool {
+        let prefix = self.problem.prefix(self.model, last);
         self.run(&mut Search::new(self.model, prefix)) == Progress::Exhausted
+    }
+
+    fn explain(&self, stuck: u32, before: Option<u32>) -> Counterexample {
+        let prefix = self.problem.prefix(self.model, stuck);
+        let stuck = self.problem.ops[stuck as usize];
+        // What had not completed by then has no end in the prefix.
+        let is_concurrent = |op: &&Op| {
+            let is_before = op.completed_ns.is_some_and(|it| it < stuck.invoked_ns);
+            op.place != stuck.place && !is_before
+        };
+        Counterexample {
+            stuck: stuck.place,
+            prefix: prefix.ops.iter().map(|op| op.place).collect(),
+            concurrent: prefix.ops.iter().filter(is_concurrent).map(|op| op.place).collect(),
+            orders: self.orders(prefix, stuck.place, before),
+        }
+    }
+
+    /// Orders of what had completed before the stuck operation did.
+    fn orders(&self, prefix: Problem<M>, stuck: usize, before: Option<u32>) -> Vec<PartialOrder> {
+        let mut search = Search::new(self.model, prefix).without_foresight();
+        self.run(&mut search);
+        if let Some((op, orders)) = search.dead_ends()
+            && search.problem.ops[op as usize].place == stuck
+        {
+            return orders;
+        }
+        // It did not come so far in its steps. With foresight it comes there by one way at least, if the
+        // stuck operation is not there to be foreseen.
+        let Some(before) = before else { return Vec::new() };
+        let mut prefix = self.problem.prefix(self.model, before);
+        prefix.ops.retain(|op| op.place != stuck);
+        let mut search = Search::new(self.model, prefix);
+        let is_found = self.run(&mut search) == Progress::Found;
+        is_found.then(|| search.order()).into_iter().collect()
     }
 
     fn run(&self, search: &mut Search<'_, M>) -> Progress {
@@ -87,35 +123,5 @@ impl<M: Model> Finder<'_, M> {
             }
         }
         Progress::Paused
-    }
-
-    fn explain(&mut self, stuck: u32) -> Counterexample {
-        let (prefix, numbers) = self.problem.prefix(self.model, stuck);
-        let place = |op: u32| self.problem.ops[op as usize].place;
-        let in_prefix: Vec<usize> = numbers.iter().map(|op| place(*op)).collect();
-        let invoked_ns = self.problem.ops[stuck as usize].invoked_ns;
-        let is_concurrent = |op: &u32| {
-            let completed_ns = self.problem.ops[*op as usize].completed_ns;
-            *op != stuck && completed_ns.is_none_or(|completed_ns| completed_ns >= invoked_ns)
-        };
-        let concurrent = numbers.iter().copied().filter(is_concurrent).map(place).collect();
-
-        let mut search = Search::new(self.model, prefix).without_foresight();
-        self.run(&mut search);
-        let dead_ends = match search.dead_ends() {
-            Some((op, dead_ends)) if numbers[op as usize] == stuck => dead_ends,
-            // It did not come so far in its steps.
-            _ => Vec::new(),
-        };
-        let orders = dead_ends.into_iter().map(|it| PartialOrder {
-            operations: it.order.iter().map(|op| place(numbers[*op as usize])).collect(),
-            state: it.state,
-        });
-        Counterexample {
-            stuck: place(stuck),
-            prefix: in_prefix,
-            concurrent,
-            orders: orders.collect(),
-        }
     }
 }

@@ -7,6 +7,7 @@
 
 mod counterexample;
 mod list;
+mod locks;
 mod pending;
 mod problem;
 mod search;
@@ -197,11 +198,8 @@ impl<M: Model> Check<'_, M> {
     fn settle(&mut self, key: &mut Key<'_, M>, progress: Progress) {
         let bytes = key.bytes();
         let search = key.search.take().expect("it has just made progress");
-        let places = |ops: Vec<u32>| -> Vec<usize> {
-            ops.into_iter().map(|op| search.problem.ops[op as usize].place).collect()
-        };
         key.report.finding = match progress {
-            Progress::Found => Finding::Linearizable(places(search.order())),
+            Progress::Found => Finding::Linearizable(search.order().operations),
             _ => {
                 let found = counterexample::find(self.model, &search, self.limits);
                 Finding::NotLinearizable(Box::new(found))

@@ -91,8 +91,8 @@ impl<M: Model> Problem<M> {
     }
 
     /// What was known when an operation had completed: those that had begun, of which only those that
-    /// had completed must be ordered. Also the operations by their numbers here.
-    pub(super) fn prefix(&self, model: &M, last: u32) -> (Self, Vec<u32>) {
+    /// had completed must be ordered.
+    pub(super) fn prefix(&self, model: &M, last: u32) -> Self {
         let end = |op: u32, completed_ns: u64| (completed_ns, op);
         let completed_ns = self.ops[last as usize].completed_ns;
         let completed_ns = completed_ns.expect("an operation that has completed");
@@ -102,14 +102,12 @@ impl<M: Model> Problem<M> {
             actions: Interned::new(),
             roles: Vec::new(),
         };
-        let mut kept = Vec::new();
         for (op, it) in (0..).zip(&self.ops).take_while(|(_, it)| it.invoked_ns <= completed_ns) {
             let is_completed = |at: &u64| end(op, *at) <= end(last, completed_ns);
             let completed_ns = it.completed_ns.filter(is_completed);
             prefix.push_op(model, self.actions.get(it.action).clone(), Op { completed_ns, ..*it });
-            kept.push(op);
         }
-        (prefix, kept)
+        prefix
     }
 
     pub(super) fn role(&self, op: u32) -> Role {

@@ -2,23 +2,28 @@
 //! linearizability, 2017) and five ways to search less. Each is right because a valid order that it
 //! leaves out can be changed into a valid one that it does not:
 //!
-//! - An operation that can come next and leaves the state as it is comes next: in any order it can be
-//!   moved to the front.
+//! - An operation that changes nothing in any state, and can come next, comes next: in any order it can
+//!   be moved to the front.
 //! - Of operations that do the same and can come next, the one that completes first is tried: in any
 //!   order the two can change places. Unknown ones complete last.
 //! - A place that was seen with fewer unknown operations done leads at least as far (see `visited`).
 //! - An unknown operation is not followed by one that leaves the same without it: in any order the
 //!   unknown one can be left out.
-//! - A state is left if what observes next can see it only after something overwrites it, and nothing
-//!   that does so can come before (see [`Model::leads_to`]).
+//! - A state is given up if something has to be seen that it does not lead to, and nothing is left that
+//!   would overwrite it with what does, or not in time (see [`Model::leads_to`]).
 
 use super::{
+    counterexample::PartialOrder,
+    locks::Locks,
     pending::Pending,
     problem::Problem,
     states::{Interned, bytes_to_grow},
     visited::{Ordered, Visited},
 };
-use crate::{Model, model::Step};
+use crate::{
+    Model,
+    model::{Role, Step},
+};
 
 /// A search that can be interrupted.
 #[derive(Debug)]
@@ -26,6 +31,7 @@ pub(super) struct Search<'m, M: Model> {
     model: &'m M,
     pub(super) problem: Problem<M>,
     pending: Pending,
+    locks: Locks,
     states: Interned<M::State>,
     visited: Visited,
     /// Which unknown operations are ordered, as bits.
@@ -88,13 +94,6 @@ pub(super) enum Progress {
     OutOfMemory,
 }
 
-/// An order that came as far as any, and cannot go on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct DeadEnd {
-    pub(super) order: Vec<u32>,
-    pub(super) state: String,
-}
-
 const NONE: u32 = u32::MAX;
 
 /// How many orders are kept to be shown.
@@ -114,6 +113,7 @@ impl<'m, M: Model> Search<'m, M> {
         let mut search = Self {
             model,
             pending: Pending::new(&problem),
+            locks: Locks::new(model, &problem),
             states: Interned::new(),
             visited,
             unknown: vec![0; (unknown as usize).div_ceil(64)],
@@ -184,14 +184,12 @@ impl<'m, M: Model> Search<'m, M> {
             Step::Unchanged => before,
             Step::Becomes(state) => self.states.number(state, |state| self.model.heap_bytes(state)),
         };
-        self.pending.order(op);
-        self.flip_unknown(op);
+        self.order_next(op);
         let ordered = if is_unknown { ordered } else { ordered.toggle(op) };
         if self.has_foresight && self.is_hopeless(state)
             || !self.visited.insert(ordered, state, &self.unknown)
         {
-            self.pending.give_back(op);
-            self.flip_unknown(op);
+            self.give_back(op);
             return;
         }
         self.enter(op, node, state, ordered);
@@ -221,16 +219,21 @@ impl<'m, M: Model> Search<'m, M> {
         }
     }
 
-    /// Whether what observes next cannot see a state, nor what others can make of it before.
+    /// Whether something that must be seen cannot be, from a state on.
     fn is_hopeless(&self, state: u32) -> bool {
+        let leads_to = |action: u32| {
+            self.model.leads_to(self.states.get(state), self.problem.actions.get(action))
+        };
+        if !self.locks.locked().all(leads_to) {
+            return true;
+        }
         let Some(observer) = self.pending.first_observer() else { return false };
         let observer = &self.problem.ops[observer as usize];
         let is_overwritten = self.pending.first_overwriter().is_some_and(|overwriter| {
             let invoked_ns = self.problem.ops[overwriter as usize].invoked_ns;
             observer.completed_ns.is_none_or(|completed_ns| invoked_ns <= completed_ns)
         });
-        let action = self.problem.actions.get(observer.action);
-        !is_overwritten && !self.model.leads_to(self.states.get(state), action)
+        !is_overwritten && !leads_to(observer.action)
     }
 
     /// Comes to a new place, and finds out what can come next.
@@ -263,12 +266,12 @@ impl<'m, M: Model> Search<'m, M> {
             }
             match model.step(state, problem.actions.get(action)) {
                 Step::Refused => {}
-                Step::Unchanged => {
+                Step::Unchanged if problem.role(op) == Role::Observes => {
                     candidates.truncate(start);
                     candidates.push(op);
                     return;
                 }
-                Step::Becomes(_) => {
+                Step::Unchanged | Step::Becomes(_) => {
                     candidates[kept] = op;
                     kept += 1;
                 }
@@ -292,9 +295,22 @@ impl<'m, M: Model> Search<'m, M> {
         let start = self.frames.last().map_or(0, |frame| frame.end);
         self.candidates.truncate(start);
         if frame.op != NONE {
-            self.pending.give_back(frame.op);
-            self.flip_unknown(frame.op);
+            self.give_back(frame.op);
         }
+    }
+
+    fn order_next(&mut self, op: u32) {
+        let it = self.problem.ops[op as usize];
+        self.pending.order(op);
+        self.locks.order(it.action, it.completed_ns.is_some());
+        self.flip_unknown(op);
+    }
+
+    fn give_back(&mut self, op: u32) {
+        let it = self.problem.ops[op as usize];
+        self.pending.give_back(op);
+        self.locks.give_back(it.action, it.completed_ns.is_some());
+        self.flip_unknown(op);
     }
 
     fn flip_unknown(&mut self, op: u32) {
@@ -304,21 +320,26 @@ impl<'m, M: Model> Search<'m, M> {
         }
     }
 
-    /// The order that was found.
-    pub(super) fn order(&self) -> Vec<u32> {
-        self.frames.iter().skip(1).map(|frame| frame.op).collect()
+    /// The order in which the search is; after success that which was found.
+    pub(super) fn order(&self) -> PartialOrder {
+        let state = self.frames.last().map_or(0, |frame| frame.state);
+        self.told(self.frames.iter().skip(1).map(|frame| frame.op), state)
     }
 
-    /// The operation that no order could place before its completion, and how far orders came.
-    pub(super) fn dead_ends(&self) -> Option<(u32, Vec<DeadEnd>)> {
+    /// The operation that no order could place before its completion, and the orders that came there.
+    pub(super) fn dead_ends(&self) -> Option<(u32, Vec<PartialOrder>)> {
         let (op, _) = self.furthest.op?;
         let mut places = self.furthest.places.clone();
         places.sort_by_key(|place| (std::cmp::Reverse(place.depth), place.node));
-        let dead_end = |place: Place| DeadEnd {
-            order: self.way_to(place.node),
-            state: self.model.describe(self.states.get(place.state)),
-        };
-        Some((op, places.into_iter().map(dead_end).collect()))
+        let order = |place: &Place| self.told(self.way_to(place.node).into_iter(), place.state);
+        Some((op, places.iter().map(order).collect()))
+    }
+
+    fn told(&self, order: impl Iterator<Item = u32>, state: u32) -> PartialOrder {
+        PartialOrder {
+            operations: order.map(|op| self.problem.ops[op as usize].place).collect(),
+            state: self.model.describe(self.states.get(state)),
+        }
     }
 
     fn way_to(&self, mut node: u32) -> Vec<u32> {
@@ -337,6 +358,7 @@ impl<'m, M: Model> Search<'m, M> {
     pub(super) fn bytes(&self) -> usize {
         self.problem.bytes()
             + self.pending.bytes()
+            + self.locks.bytes()
             + self.states.bytes()
             + self.visited.bytes()
             + bytes_to_grow::<Frame>(self.frames.len(), self.frames.capacity())

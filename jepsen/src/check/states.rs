@@ -45,6 +45,11 @@ impl<T: Eq + Hash> Interned<T> {
         &self.items[number as usize]
     }
 
+    /// All of them, in order of their numbers.
+    pub(super) fn items(&self) -> &[T] {
+        &self.items
+    }
+
     pub(super) fn len(&self) -> usize {
         self.items.len()
     }

@@ -52,8 +52,8 @@ impl Model for Counter {
         }
     }
 
-    fn leads_to(&self, state: &i128, observer: &CounterAction) -> bool {
-        match observer {
+    fn leads_to(&self, state: &i128, action: &CounterAction) -> bool {
+        match action {
             CounterAction::Read(seen) => *state <= i128::from(*seen),
             CounterAction::Add(_) => true,
         }

@@ -1,7 +1,10 @@
 //! A store of texts by keys: `put` (or `set`, `write`), `get` (or `read`), `append`, and `incr`, which
 //! returns the sum.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use super::{ActionError, Model, Role, Step, Text, may_be_done, text::PrefixedText, written};
 use crate::{Operation, Outcome, Value};
@@ -92,11 +95,37 @@ impl Model for Kv {
         }
     }
 
-    fn leads_to(&self, state: &Text, observer: &KvAction) -> bool {
-        match observer {
+    fn leads_to(&self, state: &Text, action: &KvAction) -> bool {
+        match action {
             KvAction::Get(seen) => state.is_prefix_of(seen),
             _ => true,
         }
+    }
+
+    /// A text comes from what was put, if it begins with it.
+    fn sources(&self, actions: &[KvAction]) -> Vec<Option<Vec<u32>>> {
+        // By length and text, so that few beginnings have to be looked up.
+        let mut puts: BTreeMap<usize, HashMap<&str, u32>> = BTreeMap::new();
+        // These leave what they find out.
+        let mut increments = Vec::new();
+        for (number, action) in (0..).zip(actions) {
+            match action {
+                KvAction::Put(text) => {
+                    puts.entry(text.len()).or_default().insert(text, number);
+                }
+                KvAction::Increment { .. } => increments.push(number),
+                KvAction::Get(_) | KvAction::Append(_) => {}
+            }
+        }
+        let sources = |action: &KvAction| {
+            let KvAction::Get(seen) = action else { return None };
+            let beginnings = puts.iter().map_while(|(length, puts)| {
+                let beginning = seen.as_str().as_bytes().get(..*length)?;
+                Some(str::from_utf8(beginning).ok().and_then(|it| puts.get(it)).copied())
+            });
+            Some(beginnings.flatten().chain(increments.iter().copied()).collect())
+        };
+        actions.iter().map(sources).collect()
     }
 
     fn describe(&self, state: &Text) -> String {

@@ -53,11 +53,17 @@ pub trait Model {
         Role::Extends
     }
 
-    /// Whether an action that observes may come to be possible from a state, by actions that extend
-    /// only. To say yes is always right.
-    fn leads_to(&self, state: &Self::State, observer: &Self::Action) -> bool {
-        let _ = (state, observer);
+    /// Whether an action may come to be possible from a state, by actions that extend only. To say yes
+    /// is always right.
+    fn leads_to(&self, state: &Self::State, action: &Self::Action) -> bool {
+        let _ = (state, action);
         true
+    }
+
+    /// Of each of some different actions, which of them overwrite what is there with something that
+    /// leads to it, in at least one state; none where that is not known, which is always right.
+    fn sources(&self, actions: &[Self::Action]) -> Vec<Option<Vec<u32>>> {
+        vec![None; actions.len()]
     }
 
     /// What a state says to people.

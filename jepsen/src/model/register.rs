@@ -1,6 +1,8 @@
 //! A register: `write`, `read`, and `cas` with `[expected, new]`.
 
-use super::{ActionError, Model, Semantics, Step, may_be_done, written};
+use std::collections::HashMap;
+
+use super::{ActionError, Model, Role, Semantics, Step, may_be_done, written};
 use crate::{Operation, Outcome, Value};
 
 /// A register, with compare-and-set or without.
@@ -61,6 +63,40 @@ impl Model for Register {
             RegisterAction::MaySwap(old, new) if old == state => Step::to(state, new.clone()),
             RegisterAction::MaySwap(..) => Step::Unchanged,
         }
+    }
+
+    fn role(&self, action: &RegisterAction) -> Role {
+        match action {
+            RegisterAction::Read(_) | RegisterAction::Differs(_) => Role::Observes,
+            _ => Role::Overwrites,
+        }
+    }
+
+    fn leads_to(&self, state: &Value, action: &RegisterAction) -> bool {
+        match action {
+            RegisterAction::Read(value) | RegisterAction::Swapped(value, _) => state == value,
+            RegisterAction::Differs(value) => state != value,
+            RegisterAction::Write(_) | RegisterAction::MaySwap(..) => true,
+        }
+    }
+
+    fn sources(&self, actions: &[RegisterAction]) -> Vec<Option<Vec<u32>>> {
+        let mut by_value: HashMap<&Value, Vec<u32>> = HashMap::new();
+        for (number, action) in (0..).zip(actions) {
+            if let RegisterAction::Write(value)
+            | RegisterAction::Swapped(_, value)
+            | RegisterAction::MaySwap(_, value) = action
+            {
+                by_value.entry(value).or_default().push(number);
+            }
+        }
+        let sources = |action: &RegisterAction| match action {
+            RegisterAction::Read(value) | RegisterAction::Swapped(value, _) => {
+                Some(by_value.get(value).cloned().unwrap_or_default())
+            }
+            _ => None,
+        };
+        actions.iter().map(sources).collect()
     }
 
     fn describe(&self, state: &Value) -> String {

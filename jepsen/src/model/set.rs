@@ -91,8 +91,8 @@ impl Model for Set {
         }
     }
 
-    fn leads_to(&self, state: &SetState, observer: &SetAction) -> bool {
-        match observer {
+    fn leads_to(&self, state: &SetState, action: &SetAction) -> bool {
+        match action {
             SetAction::Read(seen) => {
                 let is_seen = |value: &Value| seen.binary_search(value).is_ok();
                 state.items.len() <= seen.len() && state.items.iter().all(is_seen)
