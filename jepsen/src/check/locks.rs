@@ -1,7 +1,7 @@
 //! What must be seen before anything overwrites it.
 
 use super::problem::Problem;
-use crate::Model;
+use crate::{Model, model::Role};
 
 /// Of each action, whether it still has to come and nothing is left that could make it possible, if the
 /// state does not already lead to it: then it is locked to the states that do.
@@ -18,9 +18,15 @@ pub(super) struct Locks {
     /// Those that are locked, and of each action its place among them.
     locked: Vec<u32>,
     places: Vec<u32>,
+    /// Whether of all actions that depend on what is there the sources are known.
+    knows_all: bool,
+    bytes: usize,
 }
 
 const NONE: u32 = u32::MAX;
+
+/// What an action takes in all the lists.
+const BYTES_EACH: usize = 4 * size_of::<u32>() + 2 * size_of::<Vec<u32>>();
 
 /// How many of those that are locked are looked at: those that came last, because these are new.
 const LOOKED_AT: usize = 16;
@@ -35,7 +41,16 @@ impl Locks {
                 feeds[*source as usize].push(fed);
             }
         }
+        // What depends on a state must be known of all actions, to say that nothing depends on one.
+        let depends =
+            |action: u32| matches!(problem.role_of(action), Role::Observes | Role::Overwrites);
+        let knows_all = (0..).zip(&sources).all(|(action, it)| it.is_some() || !depends(action));
+        // Sources stand in both directions.
+        let count: usize = sources.iter().flatten().map(Vec::len).sum();
+        let bytes = actions.len() * BYTES_EACH + count * 2 * size_of::<u32>();
         let mut locks = Self {
+            knows_all,
+            bytes,
             left: vec![0; actions.len()],
             due: vec![0; actions.len()],
             sources,
@@ -101,14 +116,18 @@ impl Locks {
         }
     }
 
+    /// Whether it is known that nothing is left that an action can make possible.
+    pub(super) fn is_unneeded(&self, action: u32) -> bool {
+        self.knows_all
+            && self.feeds[action as usize].iter().all(|fed| self.left[*fed as usize] == 0)
+    }
+
     /// Some of the actions that are locked.
     pub(super) fn locked(&self) -> impl Iterator<Item = u32> {
         self.locked.iter().rev().take(LOOKED_AT).copied()
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let sources: usize = self.sources.iter().flatten().map(Vec::len).sum();
-        // They stand in both directions.
-        self.left.len() * 64 + sources * 2 * size_of::<u32>()
+        self.bytes
     }
 }

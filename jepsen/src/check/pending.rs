@@ -85,7 +85,8 @@ impl Pending {
         let mut observers: Vec<_> = with_role(Role::Observes).filter_map(completing).collect();
         observers.sort_unstable();
         let observers = observers.into_iter().map(|(_, op)| op).collect();
-        let overwriters = with_role(Role::Overwrites).map(|(op, _)| op).collect();
+        let overwrites = |op: u32| matches!(problem.role(op), Role::Overwrites | Role::Replaces);
+        let overwriters = (0..problem.ops.len() as u32).filter(|op| overwrites(*op)).collect();
         Self {
             left: UndoList::new(events.len()),
             events,

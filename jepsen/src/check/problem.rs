@@ -111,7 +111,11 @@ impl<M: Model> Problem<M> {
     }
 
     pub(super) fn role(&self, op: u32) -> Role {
-        self.roles[self.ops[op as usize].action as usize]
+        self.role_of(self.ops[op as usize].action)
+    }
+
+    pub(super) fn role_of(&self, action: u32) -> Role {
+        self.roles[action as usize]
     }
 
     pub(super) fn bytes(&self) -> usize {

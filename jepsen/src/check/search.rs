@@ -1,9 +1,11 @@
 //! The search for an order of one key's operations: Wing and Gong's, with Lowe's cache (Testing for
-//! linearizability, 2017) and five ways to search less. Each is right because a valid order that it
+//! linearizability, 2017) and six ways to search less. Each is right because a valid order that it
 //! leaves out can be changed into a valid one that it does not:
 //!
 //! - An operation that changes nothing in any state, and can come next, comes next: in any order it can
 //!   be moved to the front.
+//! - What replaces a state, where nothing needs the one that is there nor the one that it leaves, comes
+//!   next: in any order it can be moved to the front.
 //! - Of operations that do the same and can come next, the one that completes first is tried: in any
 //!   order the two can change places. Unknown ones complete last.
 //! - A place that was seen with fewer unknown operations done leads at least as far (see `visited`).
@@ -59,6 +61,8 @@ struct Frame {
     /// Where in the tree.
     node: u32,
     state: u32,
+    /// The action that has overwritten what was there last; `NONE` if nothing was.
+    source: u32,
     ordered: Ordered,
     /// The candidates that were not tried yet are from here to the end of those of the frame.
     next: usize,
@@ -128,7 +132,7 @@ impl<'m, M: Model> Search<'m, M> {
             problem,
         };
         let state = search.states.number(model.initial(), |state| model.heap_bytes(state));
-        search.enter(NONE, NONE, state, Ordered::default());
+        search.enter(NONE, NONE, (state, NONE), Ordered::default());
         search
     }
 
@@ -171,6 +175,9 @@ impl<'m, M: Model> Search<'m, M> {
         self.steps += 1;
         let frame = self.frames.last().expect("a candidate is of a frame");
         let (node, before, ordered) = (frame.node, frame.state, frame.ordered);
+        let is_overwritten = matches!(self.problem.role(op), Role::Overwrites | Role::Replaces);
+        let source =
+            if is_overwritten { self.problem.ops[op as usize].action } else { frame.source };
         let is_unknown = self.unknown_bits[op as usize] != NONE;
         let action = self.problem.actions.get(self.problem.ops[op as usize].action);
         let step = self.model.step(self.states.get(before), action);
@@ -192,7 +199,7 @@ impl<'m, M: Model> Search<'m, M> {
             self.give_back(op);
             return;
         }
-        self.enter(op, node, state, ordered);
+        self.enter(op, node, (state, source), ordered);
     }
 
     /// Whether the operation before is unknown, and an action leaves the same without it.
@@ -237,22 +244,23 @@ impl<'m, M: Model> Search<'m, M> {
     }
 
     /// Comes to a new place, and finds out what can come next.
-    fn enter(&mut self, op: u32, from: u32, state: u32, ordered: Ordered) {
+    fn enter(&mut self, op: u32, from: u32, (state, source): (u32, u32), ordered: Ordered) {
         // A search that comes to so many runs out of memory first.
         let node = u32::try_from(self.tree.len()).expect("fewer than 2^32 places");
         self.tree.push((from, op));
         let next = self.candidates.len();
-        self.find_candidates(node, state);
+        self.find_candidates(node, state, source);
         let end = self.candidates.len();
-        self.frames.push(Frame { op, node, state, ordered, next, end });
+        self.frames.push(Frame { op, node, state, source, ordered, next, end });
         let place = Place { node, state, depth: self.frames.len() };
         if let Some(completion) = self.pending.first_completion() {
             self.furthest.note(completion, place);
         }
     }
 
-    fn find_candidates(&mut self, node: u32, state: u32) {
-        let Self { model, problem, pending, states, candidates, tried, .. } = self;
+    fn find_candidates(&mut self, node: u32, state: u32, source: u32) {
+        let Self { model, problem, pending, locks, states, candidates, tried, .. } = self;
+        let is_unneeded = source != NONE && locks.is_unneeded(source);
         let state = states.get(state);
         let start = candidates.len();
         candidates.extend(pending.next_completed());
@@ -266,7 +274,13 @@ impl<'m, M: Model> Search<'m, M> {
             }
             match model.step(state, problem.actions.get(action)) {
                 Step::Refused => {}
-                Step::Unchanged if problem.role(op) == Role::Observes => {
+                // Only later, or by nobody, can it matter which of the two comes first.
+                Step::Unchanged | Step::Becomes(_)
+                    if problem.role(op) == Role::Observes
+                        || is_unneeded
+                            && problem.role(op) == Role::Replaces
+                            && locks.is_unneeded(action) =>
+                {
                     candidates.truncate(start);
                     candidates.push(op);
                     return;

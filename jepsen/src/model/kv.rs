@@ -91,7 +91,8 @@ impl Model for Kv {
         match action {
             KvAction::Get(_) => Role::Observes,
             KvAction::Append(_) => Role::Extends,
-            KvAction::Put(_) | KvAction::Increment { .. } => Role::Overwrites,
+            KvAction::Put(_) => Role::Replaces,
+            KvAction::Increment { .. } => Role::Overwrites,
         }
     }
 

@@ -108,6 +108,9 @@ pub enum Role {
     Extends,
     /// May take away what is there.
     Overwrites,
+    /// Is possible in any state, and leaves one that does not depend on it. A model that has such
+    /// actions promises that all others that extend are possible in any state too.
+    Replaces,
 }
 
 /// What a failed operation and an empty result mean, which differs between Jepsen's suites.

@@ -68,7 +68,8 @@ impl Model for Register {
     fn role(&self, action: &RegisterAction) -> Role {
         match action {
             RegisterAction::Read(_) | RegisterAction::Differs(_) => Role::Observes,
-            _ => Role::Overwrites,
+            RegisterAction::Write(_) => Role::Replaces,
+            RegisterAction::Swapped(..) | RegisterAction::MaySwap(..) => Role::Overwrites,
         }
     }
 
@@ -91,10 +92,12 @@ impl Model for Register {
             }
         }
         let sources = |action: &RegisterAction| match action {
-            RegisterAction::Read(value) | RegisterAction::Swapped(value, _) => {
+            RegisterAction::Read(value)
+            | RegisterAction::Swapped(value, _)
+            | RegisterAction::MaySwap(value, _) => {
                 Some(by_value.get(value).cloned().unwrap_or_default())
             }
-            _ => None,
+            RegisterAction::Write(_) | RegisterAction::Differs(_) => None,
         };
         actions.iter().map(sources).collect()
     }
