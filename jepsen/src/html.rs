@@ -165,7 +165,11 @@ fn keys_of(report: &Report, explanations: &[String]) -> Vec<KeyData> {
                     "not linearizable",
                     vec![Story {
                         title: "The shortest beginning without an order".to_owned(),
-                        text: explanations.next().cloned().unwrap_or_default(),
+                        // The orders that follow in it are shown by themselves.
+                        text: explanations
+                            .next()
+                            .and_then(|it| Some(it.lines().next()?.to_owned()))
+                            .unwrap_or_default(),
                         stuck: vec![found.stuck],
                         with: found.concurrent.clone(),
                         prefix: Some(found.prefix.clone()),

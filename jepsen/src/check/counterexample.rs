@@ -1,5 +1,7 @@
 //! Why a history is not linearizable, as short as it can be said.
 
+use std::cell::Cell;
+
 use super::{
     Limits,
     problem::{Op, Problem},
@@ -32,8 +34,9 @@ pub struct PartialOrder {
     pub state: String,
 }
 
-/// How many steps one of the searches for a shorter beginning, and for its orders, may make.
-const STEPS_MAX: u64 = 1 << 18;
+/// How many steps more than the search that failed each of those for a shorter beginning, and for its
+/// orders, may make.
+const STEPS_MAX: u64 = 1 << 16;
 
 /// Finds it, after a search without success. If a limit is reached the beginning may not be the
 /// shortest, but it is still one without an order.
@@ -44,21 +47,34 @@ pub(super) fn find<M: Model>(
 ) -> Counterexample {
     let problem = &search.problem;
     let completions = problem.completions();
-    let finder = Finder { model, problem, limits };
-    // No beginning before the one that the search has come to is without an order; all that are as
-    // long as one without an order are so too.
+    // A shorter beginning is no harder than all of it.
+    let steps_max = search.steps() + STEPS_MAX;
+    let steps_left = Cell::new(3 * search.steps() + 16 * STEPS_MAX);
+    let finder = Finder { model, problem, limits, steps_max, steps_left };
+    // No beginning before the one that the search has come to is without an order; all that are longer
+    // than one without an order are so too. So the shortest is mostly near, and is found by steps that
+    // grow, and then by halves.
     let reached =
         search.dead_ends().and_then(|(op, _)| completions.iter().position(|it| *it == op));
     let mut shortest = completions.len() - 1;
     let mut from = reached.unwrap_or(0);
-    let mut middle = from;
+    let mut stride = 1;
+    while from + stride <= shortest {
+        let at = from + stride - 1;
+        if finder.has_no_order(completions[at]) {
+            shortest = at;
+        } else {
+            from = at + 1;
+            stride *= 2;
+        }
+    }
     while from < shortest {
+        let middle = from + (shortest - from) / 2;
         if finder.has_no_order(completions[middle]) {
             shortest = middle;
         } else {
             from = middle + 1;
         }
-        middle = from + (shortest - from) / 2;
     }
     let before = shortest.checked_sub(1).map(|before| completions[before]);
     finder.explain(completions[shortest], before)
@@ -68,13 +84,23 @@ struct Finder<'a, M: Model> {
     model: &'a M,
     problem: &'a Problem<M>,
     limits: &'a Limits<'a>,
+    /// Of each search.
+    steps_max: u64,
+    /// Of all searches for a shorter beginning.
+    steps_left: Cell<u64>,
 }
 
 impl<M: Model> Finder<'_, M> {
     /// Whether it is known that what was known at the completion of an operation has no order.
     fn has_no_order(&self, last: u32) -> bool {
-        let prefix = self.problem.prefix(self.model, last);
-        self.run(&mut Search::new(self.model, prefix)) == Progress::Exhausted
+        let steps_max = self.steps_max.min(self.steps_left.get());
+        if steps_max == 0 {
+            return false;
+        }
+        let mut search = Search::new(self.model, self.problem.prefix(self.model, last));
+        let progress = self.run(&mut search, steps_max);
+        self.steps_left.set(self.steps_left.get().saturating_sub(search.steps()));
+        progress == Progress::Exhausted
     }
 
     fn explain(&self, stuck: u32, before: Option<u32>) -> Counterexample {
@@ -96,7 +122,7 @@ impl<M: Model> Finder<'_, M> {
     /// Orders of what had completed before the stuck operation did.
     fn orders(&self, prefix: Problem<M>, stuck: usize, before: Option<u32>) -> Vec<PartialOrder> {
         let mut search = Search::new(self.model, prefix).without_foresight();
-        self.run(&mut search);
+        self.run(&mut search, self.steps_max);
         if let Some((op, orders)) = search.dead_ends()
             && search.problem.ops[op as usize].place == stuck
         {
@@ -108,14 +134,14 @@ impl<M: Model> Finder<'_, M> {
         let mut prefix = self.problem.prefix(self.model, before);
         prefix.ops.retain(|op| op.place != stuck);
         let mut search = Search::new(self.model, prefix);
-        let is_found = self.run(&mut search) == Progress::Found;
+        let is_found = self.run(&mut search, self.steps_max) == Progress::Found;
         is_found.then(|| search.order()).into_iter().collect()
     }
 
-    fn run(&self, search: &mut Search<'_, M>) -> Progress {
+    fn run(&self, search: &mut Search<'_, M>, steps_max: u64) -> Progress {
         // The search that failed is still there, and takes its share.
         let bytes_max = self.limits.bytes_max / 2;
-        while search.steps() < STEPS_MAX && !(self.limits.is_time_up)() {
+        while search.steps() < steps_max && !(self.limits.is_time_up)() {
             let steps = search.steps() + super::STEPS_BETWEEN_LOOKS;
             match search.run(steps, bytes_max) {
                 Progress::Paused => {}

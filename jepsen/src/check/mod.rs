@@ -113,6 +113,8 @@ pub fn check<M: Model>(
     check.bytes += keys.iter().map(Key::bytes).sum::<usize>();
     if check.bytes > limits.bytes_max {
         check.limit = Some(Limit::Memory);
+    } else if (limits.is_time_up)() {
+        check.limit = Some(Limit::Time);
     }
     let mut turn = FIRST_TURN;
     while check.limit.is_none() && keys.iter().any(|key| key.search.is_some()) {

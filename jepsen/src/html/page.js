@@ -35,9 +35,7 @@ function showKey(at) {
   const processes = [...new Set(mine.map((it) => it.p))].sort((a, b) => a - b);
   el("facts").textContent =
     `${file.model}, ${mine.length} operations, ${processes.length} processes`;
-  lanes = processes;
-  const laneOf = new Map(processes.map((it, lane) => [it, lane]));
-  bars = mine.map((it) => ({ ...it, lane: laneOf.get(it.p) }));
+  bars = mine;
   layOut();
   showStory(0);
 }
@@ -136,10 +134,19 @@ function placePoints() {
   });
 }
 
+// Gives a lane to every process that does something in the span; in that of everything, to all.
+function setLanes(a, b) {
+  const shown = bars.filter((bar) => bar.a <= b && (bar.open || bar.b >= a));
+  lanes = [...new Set(shown.map((it) => it.p))].sort((a, b) => a - b);
+  const laneOf = new Map(lanes.map((it, lane) => [it, lane]));
+  for (const bar of bars) bar.lane = laneOf.get(bar.p) ?? null;
+}
+
 function zoomTo(a, b) {
   const least = byOrder ? 6 : 1;
   if (b - a < least) { const middle = (a + b) / 2; a = middle - least / 2; b = middle + least / 2; }
   from = a; to = b;
+  setLanes(a, b);
   draw();
 }
 
@@ -183,7 +190,7 @@ function draw() {
   const shown = [];
   for (const bar of bars) {
     const x = toX(bar.a), end = bar.open ? width : toX(bar.b);
-    if (end < LEFT || x > width) continue;
+    if (end < LEFT || x > width || bar.lane === null) continue;
     shown.push([bar, Math.max(x, LEFT - 4), Math.min(end, width + 4)]);
   }
   // What is marked comes above what is not.
@@ -257,10 +264,11 @@ function drawBar(pen, bar, x, end) {
 }
 
 function drawPoints(pen, width) {
-  const shown = points.filter(({ x }) => toX(x) >= LEFT - 40 && toX(x) <= width + 40);
+  const shown = points.filter(({ x, bar }) => bar.lane !== null && toX(x) >= LEFT - 40 && toX(x) <= width + 40);
   if (!shown.length || shown.length > 1500) return;
   const y = (bar) => TOP + bar.lane * LANE + LANE - 6;
-  pen.strokeStyle = "#16202e90";
+  // Many lines hide more than they show.
+  pen.strokeStyle = shown.length > 60 ? "#16202e18" : "#16202e90";
   pen.beginPath();
   shown.forEach(({ x, bar }, at) => at ? pen.lineTo(toX(x), y(bar)) : pen.moveTo(toX(x), y(bar)));
   pen.stroke();

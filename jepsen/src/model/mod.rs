@@ -176,8 +176,18 @@ pub struct Described<'a>(pub &'a Operation);
 impl fmt::Display for Described<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Operation { f: function, argument, outcome, .. } = self.0;
-        f.write_str(if function.is_empty() { "txn" } else { function })?;
-        if !argument.is_nil() && !matches!(outcome, Outcome::Ok(_) if &**function == "txn") {
+        if matches!(&**function, "txn" | "") {
+            // The result repeats the argument, with what was seen.
+            let result = self.0.result();
+            write!(f, "txn {}", if result.is_nil() { argument } else { result })?;
+            return f.write_str(match outcome {
+                Outcome::Ok(_) => "",
+                Outcome::Fail => " → failed",
+                Outcome::Info => " → unknown",
+            });
+        }
+        f.write_str(function)?;
+        if !argument.is_nil() {
             write!(f, " {argument}")?;
         }
         match outcome {
