@@ -123,12 +123,14 @@ impl Events {
         let has_times = set_times(&mut events);
         let has_tuples = are_tuples(&events);
         let mut operations: Vec<Operation> = Vec::new();
-        // Of each process, where the operation is that it has begun.
-        let mut outstanding: BTreeMap<i64, usize> = BTreeMap::new();
+        // Of each process, where the operation is that it has begun, and whether its value told the key.
+        let mut outstanding: BTreeMap<i64, (usize, bool)> = BTreeMap::new();
         for event in events {
             let Event { line, process, kind, .. } = event;
             if kind == Kind::Invoke {
-                if let Some(earlier) = outstanding.insert(process, operations.len()) {
+                let (operation, has_tuple) = invocation(event, has_tuples);
+                let place = (operations.len(), has_tuple);
+                if let Some((earlier, _)) = outstanding.insert(process, place) {
                     let earlier = operations[earlier].line;
                     let what = format!(
                         "process {process} invokes while its operation of line {earlier} is \
@@ -136,9 +138,9 @@ impl Events {
                     );
                     return Err(bad(line, what));
                 }
-                operations.push(invocation(event, has_tuples));
-            } else if let Some(at) = outstanding.remove(&process) {
-                complete(&mut operations[at], event);
+                operations.push(operation);
+            } else if let Some((at, has_tuple)) = outstanding.remove(&process) {
+                complete(&mut operations[at], event, has_tuple);
             } else if kind != Kind::Info {
                 let what = format!("process {process} completes what it did not invoke");
                 return Err(bad(line, what));
@@ -187,18 +189,22 @@ fn are_tuples(events: &[Event]) -> bool {
         })
 }
 
-fn invocation(event: Event, has_tuples: bool) -> Operation {
+/// The operation that begins, and whether its value told the key.
+fn invocation(event: Event, has_tuples: bool) -> (Operation, bool) {
     let Event { line, process, f, mut key, mut value, time, .. } = event;
     // What these do they do to a key, so that their values cannot be without.
     let is_of_key = matches!(&*f, "get" | "put" | "append" | "incr");
-    if key.is_nil() && (has_tuples || is_of_key) {
+    let mut has_tuple = key.is_nil() && (has_tuples || is_of_key);
+    if has_tuple {
         if let Some((of, inner)) = value.as_pair() {
             (key, value) = (of.clone(), inner.clone());
         } else if &*f == "get" {
             key = std::mem::take(&mut value);
+        } else {
+            has_tuple = false;
         }
     }
-    Operation {
+    let operation = Operation {
         process,
         f,
         key,
@@ -207,16 +213,17 @@ fn invocation(event: Event, has_tuples: bool) -> Operation {
         completed_ns: None,
         outcome: Outcome::Info,
         line,
-    }
+    };
+    (operation, has_tuple)
 }
 
-fn complete(operation: &mut Operation, event: Event) {
+fn complete(operation: &mut Operation, event: Event, has_tuple: bool) {
     operation.completed_ns = Some(time_of(event.time));
     operation.outcome = match event.kind {
         Kind::Ok => {
             let value = match event.value.as_pair() {
-                // The tuple again, and not a pair that was read.
-                Some((key, inner)) if !key.is_nil() && *key == operation.key => inner.clone(),
+                // The tuple again. Of an operation that names its key otherwise it is a pair that was read.
+                Some((key, inner)) if has_tuple && *key == operation.key => inner.clone(),
                 _ => event.value,
             };
             Outcome::Ok(value)

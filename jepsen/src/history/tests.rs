@@ -126,6 +126,10 @@ fn keys_are_told_or_in_the_values() {
     assert_eq!(told_of("[0 :invoke :cas [1 2]]"), ["0 cas nil [1 2] → info"]);
     let text = "[0 :invoke :txn [[:r 1 nil] [:r 2 nil]]]";
     assert_eq!(told_of(text), ["0 txn nil [[:r 1 nil] [:r 2 nil]] → info"]);
+    // What was read is no tuple, though it looks like one, where the key is told.
+    let text = "{:process 0, :type :invoke, :f :read, :key 1, :value nil} \
+                {:process 0, :type :ok, :f :read, :key 1, :value [1 2]}";
+    assert_eq!(told_of(text), ["0 read 1 nil → ok [1 2]"]);
     // What needs a key finds it.
     let text = "[0 :invoke :put [\"a\" 1]] [0 :ok :put [\"a\" 1]] [0 :invoke :get \"a\"] \
                 [0 :ok :get [\"a\" 1]] [0 :invoke :get \"b\"] [0 :ok :get 2]";
