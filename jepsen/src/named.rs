@@ -91,8 +91,8 @@ impl Found {
     pub fn verdict(&self) -> Verdict {
         match self {
             Self::Orders(report) => report.verdict,
-            Self::Anomalies(report) if report.anomalies.is_empty() => Verdict::Linearizable,
-            Self::Anomalies(_) => Verdict::NotLinearizable,
+            Self::Anomalies(report) if !report.anomalies.is_empty() => Verdict::NotLinearizable,
+            Self::Anomalies(report) => report.limit.map_or(Verdict::Linearizable, Verdict::Unknown),
         }
     }
 
@@ -134,7 +134,9 @@ pub fn check_named(
     limits: &Limits<'_>,
 ) -> Result<Found, NamedError> {
     let report = match name {
-        ModelName::ListAppend => return Ok(Found::Anomalies(check_list_append(history)?)),
+        ModelName::ListAppend => {
+            return Ok(Found::Anomalies(check_list_append(history, limits)?));
+        }
         ModelName::Register => check(&Register { semantics, has_cas: false }, history, limits),
         ModelName::CasRegister => check(&Register { semantics, has_cas: true }, history, limits),
         ModelName::Kv => check(&Kv, history, limits),

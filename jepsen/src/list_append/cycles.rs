@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::{
     AnomalyKind,
+    budget::Budget,
     graph::{Edge, EdgeKind, Graph},
 };
 
@@ -42,7 +43,7 @@ fn patterns() -> Vec<Pattern> {
 const STARTS_MAX: usize = 200;
 
 /// Finds a short cycle, of the worst kind that it has, in each part of the graph that has any.
-pub(super) fn find(graph: &Graph) -> Vec<Cycle> {
+pub(super) fn find(graph: &Graph, budget: &mut Budget<'_>) -> Vec<Cycle> {
     let mut cycles = Vec::new();
     // What was found already is not to be told again as something milder.
     let mut told: HashSet<u32> = HashSet::new();
@@ -51,7 +52,7 @@ pub(super) fn find(graph: &Graph) -> Vec<Cycle> {
             if component.iter().any(|txn| told.contains(txn)) {
                 continue;
             }
-            if let Some(edges) = shortest(graph, &component, one, others) {
+            if let Some(edges) = shortest(graph, &component, (one, others), budget) {
                 told.extend(&component);
                 cycles.push(Cycle { kind, edges });
             }
@@ -60,30 +61,44 @@ pub(super) fn find(graph: &Graph) -> Vec<Cycle> {
     cycles
 }
 
-fn shortest(graph: &Graph, component: &[u32], one: EdgeKind, others: u8) -> Option<Vec<Edge>> {
+fn shortest(
+    graph: &Graph,
+    component: &[u32],
+    (one, others): (EdgeKind, u8),
+    budget: &mut Budget<'_>,
+) -> Option<Vec<Edge>> {
     let is_inside: HashSet<u32> = component.iter().copied().collect();
     let mut sorted = component.to_vec();
     sorted.sort_unstable();
     let starts = sorted.iter().flat_map(|txn| graph.after(*txn, one.bit()));
     let starts = starts.filter(|edge| is_inside.contains(&edge.to)).take(STARTS_MAX);
-    let cycles = starts.filter_map(|start| {
-        let mut cycle = vec![*start];
-        cycle.extend(path(graph, &is_inside, (start.to, start.from), others)?);
-        Some(cycle)
-    });
-    cycles.min_by_key(Vec::len)
+    let mut shortest: Option<Vec<Edge>> = None;
+    for start in starts {
+        // Only what is shorter is looked for.
+        let length_max = shortest.as_ref().map_or(usize::MAX, |cycle| cycle.len() - 2);
+        let ends = (start.to, start.from);
+        if let Some(path) = path(graph, &is_inside, ends, others, length_max, budget) {
+            shortest = Some([vec![*start], path].concat());
+        }
+    }
+    shortest
 }
 
-/// The shortest path between two transactions, in breadth first.
+/// The shortest path between two transactions, in breadth first, if it is not longer than a maximum.
 fn path(
     graph: &Graph,
     is_inside: &HashSet<u32>,
     (from, to): (u32, u32),
     kinds: u8,
+    length_max: usize,
+    budget: &mut Budget<'_>,
 ) -> Option<Vec<Edge>> {
     let mut came_by: HashMap<u32, Edge> = HashMap::new();
-    let mut queue = VecDeque::from([from]);
-    while let Some(txn) = queue.pop_front() {
+    let mut queue = VecDeque::from([(from, 0)]);
+    while let Some((txn, length)) = queue.pop_front() {
+        if length == length_max || !budget.step() {
+            return None;
+        }
         for edge in graph.after(txn, kinds) {
             if edge.to == from || !is_inside.contains(&edge.to) || came_by.contains_key(&edge.to) {
                 continue;
@@ -99,7 +114,7 @@ fn path(
                 path.reverse();
                 return Some(path);
             }
-            queue.push_back(edge.to);
+            queue.push_back((edge.to, length + 1));
         }
     }
     None

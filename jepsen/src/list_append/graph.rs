@@ -1,6 +1,7 @@
 //! What must have come before what: the direct serialization graph of Adya, with real time.
 
 use super::{
+    budget::Budget,
     lists::{Lists, seen},
     txn::{Status, Txns},
 };
@@ -51,11 +52,16 @@ pub(super) struct Graph {
 const NONE: u32 = u32::MAX;
 
 impl Graph {
-    pub(super) fn new(txns: &Txns, lists: &Lists, history: &History) -> Self {
+    pub(super) fn new(
+        txns: &Txns,
+        lists: &Lists,
+        history: &History,
+        budget: &mut Budget<'_>,
+    ) -> Self {
         let mut edges = Vec::new();
         add_appends(txns, lists, &mut edges);
         add_reads(txns, lists, &mut edges);
-        add_real_time(txns, history, &mut edges);
+        add_real_time(txns, history, &mut edges, budget);
         edges.retain(|edge| edge.from != edge.to);
         edges.sort_by_key(|edge| (edge.from, edge.kind.bit(), edge.to));
         edges.dedup_by_key(|edge| (edge.from, edge.kind.bit(), edge.to));
@@ -202,9 +208,13 @@ fn add_reads(txns: &Txns, lists: &Lists, edges: &mut Vec<Edge>) {
     }
 }
 
+/// So many numbers take no more than an edge.
+const NUMBERS_OF_EDGE: usize = size_of::<Edge>() / size_of::<u32>();
+
 /// What had completed when another began came before it. It is enough to say so of those that were
-/// not followed by a third one in between.
-fn add_real_time(txns: &Txns, history: &History, edges: &mut Vec<Edge>) {
+/// not followed by a third one in between. These are as many as were concurrent with a transaction, which
+/// may be too many: then only some are there, and a cycle of them is one all the same.
+fn add_real_time(txns: &Txns, history: &History, edges: &mut Vec<Edge>, budget: &mut Budget<'_>) {
     let mut events: Vec<(u64, bool, u32)> = Vec::new();
     for (number, txn) in (0..).zip(&txns.txns) {
         let operation = &history.operations[txn.place];
@@ -218,12 +228,19 @@ fn add_real_time(txns: &Txns, history: &History, edges: &mut Vec<Edge>) {
     events.sort_unstable();
     let mut before: Vec<Vec<u32>> = vec![Vec::new(); txns.txns.len()];
     let mut last: Vec<u32> = Vec::new();
+    // How many are in `before`.
+    let mut kept = 0;
     for (_, is_completion, txn) in events {
         if is_completion {
             let before = std::mem::take(&mut before[txn as usize]);
+            kept -= before.len();
             last.retain(|it| !before.contains(it));
             last.push(txn);
         } else {
+            kept += last.len();
+            if !budget.has_room_for(edges.len() + last.len() + kept / NUMBERS_OF_EDGE) {
+                return;
+            }
             before[txn as usize].clone_from(&last);
             let kind = EdgeKind::RealTime;
             let edge = |from: &u32| Edge {

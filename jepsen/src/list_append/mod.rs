@@ -5,6 +5,7 @@
 //! itself (Kingsbury and Alvaro: Elle, VLDB 2020). The time does not grow with how much was concurrent,
 //! so that long runs can be checked.
 
+mod budget;
 mod cycles;
 mod graph;
 mod lists;
@@ -13,7 +14,11 @@ mod txn;
 
 use std::fmt;
 
-use crate::History;
+use crate::{
+    History,
+    check::{Limit, Limits},
+};
+use budget::Budget;
 use names::Names;
 use txn::Txns;
 
@@ -94,6 +99,9 @@ pub struct ListAppendReport {
     pub anomalies: Vec<Anomaly>,
     /// How many lists there are.
     pub keys: usize,
+    /// The limit that was reached before everything was looked at. The anomalies that were found by then
+    /// are some all the same.
+    pub limit: Option<Limit>,
 }
 
 /// Why a history cannot be checked.
@@ -110,18 +118,27 @@ pub enum ListAppendError {
     },
 }
 
-/// Checks whether a history is strictly serializable.
-pub fn check_list_append(history: &History) -> Result<ListAppendReport, ListAppendError> {
+/// Checks whether a history is strictly serializable. A step is a transaction looked at in search of a
+/// cycle.
+pub fn check_list_append(
+    history: &History,
+    limits: &Limits<'_>,
+) -> Result<ListAppendReport, ListAppendError> {
+    let mut budget = Budget::new(history, limits);
+    if budget.is_over() {
+        return Ok(ListAppendReport { anomalies: Vec::new(), keys: 0, limit: budget.limit() });
+    }
     let txns = Txns::new(history)?;
     let names = Names { history, txns: &txns };
     let mut anomalies = Vec::new();
     let lists = lists::Lists::new(&txns, &mut anomalies, &names);
     lists::check_reads(&txns, &mut anomalies, &names);
     lists::check_lost(&txns, &lists, &mut anomalies, &names);
-    let graph = graph::Graph::new(&txns, &lists, history);
-    anomalies.extend(cycles::find(&graph).into_iter().map(|cycle| names.cycle(&cycle)));
+    let graph = graph::Graph::new(&txns, &lists, history, &mut budget);
+    anomalies
+        .extend(cycles::find(&graph, &mut budget).into_iter().map(|cycle| names.cycle(&cycle)));
     anomalies.sort_by_key(|anomaly| anomaly.kind);
-    Ok(ListAppendReport { anomalies, keys: txns.keys.len() })
+    Ok(ListAppendReport { anomalies, keys: txns.keys.len(), limit: budget.limit() })
 }
 
 #[cfg(test)]

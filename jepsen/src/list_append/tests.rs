@@ -25,7 +25,7 @@ fn kinds(txns: &[&str]) -> Vec<String> {
     text.extend(concurrent.iter().map(complete));
     let text = if text.is_empty() { "[]".to_owned() } else { text };
     let history = History::read(text.as_bytes()).expect(&text);
-    let report = check_list_append(&history).expect(&text);
+    let report = check_list_append(&history, &Limits::steps(u64::MAX)).expect(&text);
     report.anomalies.iter().map(|anomaly| anomaly.kind.to_string()).collect()
 }
 
@@ -108,7 +108,7 @@ fn an_explanation_says_why() {
     let text = "[0 :invoke :txn [[:append x 1]]]\n[0 :ok :txn [[:append x 1]]]\n\
                 [1 :invoke :txn [[:r x nil]]]\n[1 :ok :txn [[:r x nil]]]";
     let history = History::read(text.as_bytes()).expect("a history");
-    let report = check_list_append(&history).expect("transactions");
+    let report = check_list_append(&history, &Limits::steps(u64::MAX)).expect("transactions");
     let told: Vec<_> = report.anomalies.iter().map(|it| &*it.explanation).collect();
     let expected = [
         "the transaction of line 1 (process 0) appended 1 to x and was done before the transaction \
@@ -125,7 +125,7 @@ fn an_explanation_says_why() {
 fn what_cannot_be_checked_is_told_with_its_line() {
     let error = |text: &str| {
         let history = History::read(text.as_bytes()).expect(text);
-        check_list_append(&history).expect_err(text).to_string()
+        check_list_append(&history, &Limits::steps(u64::MAX)).expect_err(text).to_string()
     };
     let twice = "[0 :invoke :txn [[:append x 1]]]\n[1 :invoke :txn [[:append x 1]]]";
     let expected =
@@ -136,15 +136,45 @@ fn what_cannot_be_checked_is_told_with_its_line() {
     assert!(error("[0 :invoke :read nil]").contains("it has txn"));
 }
 
+/// Two transactions after two others, each of which saw what the other appended.
+#[test]
+fn limits_leave_what_is_not_known_unknown() {
+    let text = "[0 :invoke :txn [[:append x 1]]] [1 :invoke :txn [[:append y 1]]]
+                [0 :ok :txn [[:append x 1]]] [1 :ok :txn [[:append y 1]]]
+                [0 :invoke :txn [[:append x 2] [:r y nil]]]
+                [1 :invoke :txn [[:append y 2] [:r x nil]]]
+                [0 :ok :txn [[:append x 2] [:r y [1 2]]]]
+                [1 :ok :txn [[:append y 2] [:r x [1 2]]]]";
+    let history = History::read(text.as_bytes()).expect("a history");
+    let check = |limits: &Limits<'_>| {
+        let report = check_list_append(&history, limits).expect("transactions");
+        (report.anomalies.len(), report.limit)
+    };
+    let steps = |steps_max: u64| Limits::steps(steps_max);
+    assert_eq!(check(&steps(100)), (1, None));
+    assert_eq!(check(&steps(0)), (0, Some(Limit::Steps)));
+    assert_eq!(check(&Limits { is_time_up: &|| true, ..steps(100) }), (0, Some(Limit::Time)));
+    let bytes = |bytes_max: usize| Limits { bytes_max, ..steps(100) };
+    assert_eq!(check(&bytes(100)), (0, Some(Limit::Memory)));
+    // What is there without real time is found in less.
+    let history_bytes = 2 * history.bytes();
+    assert_eq!(check(&bytes(history_bytes)), (1, Some(Limit::Memory)));
+    assert_eq!(check(&bytes(history_bytes + 10_000)), (1, None));
+}
+
 /// What a serial execution at random times produces is right, and stays so only until it is changed.
 #[test]
 fn a_correct_store_is_never_accused_and_a_stale_read_always_is() {
     for seed in 0..300 {
         let mut random = fastrand::Rng::with_seed(seed);
         let (history, stale) = serial(&mut random);
-        assert_eq!(check_list_append(&history).expect("transactions").anomalies, [], "seed {seed}");
+        assert_eq!(
+            check_list_append(&history, &Limits::steps(u64::MAX)).expect("transactions").anomalies,
+            [],
+            "seed {seed}"
+        );
         let Some(stale) = stale else { continue };
-        let report = check_list_append(&stale).expect("transactions");
+        let report = check_list_append(&stale, &Limits::steps(u64::MAX)).expect("transactions");
         assert!(!report.anomalies.is_empty(), "seed {seed}");
     }
 }
