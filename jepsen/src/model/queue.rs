@@ -101,8 +101,10 @@ impl Model for Queue {
     }
 
     fn heap_bytes(&self, state: &QueueState) -> usize {
-        // States share most of what they hold; a change copies a chunk and the path to it.
+        // States share most of what they hold; a change copies a chunk, which always has room for as
+        // many, and the path to it.
         const CHUNK: usize = 64;
-        state.items.len().min(2 * CHUNK) * size_of::<Value>()
+        let paths = usize::from(state.items.len() > CHUNK);
+        if state.items.is_empty() { 0 } else { CHUNK * (size_of::<Value>() + paths * 8) + 64 }
     }
 }

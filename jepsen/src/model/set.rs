@@ -106,10 +106,17 @@ impl Model for Set {
     }
 
     fn heap_bytes(&self, state: &SetState) -> usize {
-        // States share most of what they hold; a change copies the path to a leaf.
-        const NODES: usize = 3;
-        const NODE: usize = 32;
-        state.items.len().min(NODES * NODE) * size_of::<Value>()
+        // States share most of what they hold; a change copies the path to a leaf, of nodes that always
+        // have room for as many.
+        const NODE: usize = 16;
+        let mut branches = 0;
+        let mut reached = NODE;
+        while reached < state.items.len() {
+            branches += 1;
+            reached *= NODE / 2;
+        }
+        let leaf = NODE * size_of::<Value>() + 32;
+        if state.items.is_empty() { 0 } else { leaf + branches * (leaf + NODE * 8 + 32) }
     }
 }
 
