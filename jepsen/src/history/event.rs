@@ -29,6 +29,16 @@ pub(super) struct Event {
     pub(super) time: Option<i64>,
 }
 
+/// The process of transactions written down without one, as in papers: each is complete before the
+/// next begins. A history where some have a process and others have none is a mistake.
+const NOBODY: i64 = i64::MIN;
+
+/// A list of lists: `[[:append 1 2] [:r 3 nil]]`.
+fn is_transaction(value: &Value) -> bool {
+    matches!(value, Value::List(steps) if !steps.is_empty()
+        && steps.iter().all(|step| matches!(step, Value::List(_))))
+}
+
 /// Gathers the events of a history.
 #[derive(Debug)]
 pub(super) struct Events {
@@ -62,7 +72,12 @@ impl Events {
             named.map(|(_, value)| value)
         };
         let or_nil = |name: &str| entry(name).unwrap_or(&Value::Nil);
-        let process = entry("process").ok_or_else(|| bad(line, "the event has no process"))?;
+        let nobody = Value::Int(NOBODY);
+        let process = match entry("process") {
+            Some(process) => process,
+            None if is_transaction(or_nil("value")) => &nobody,
+            None => return Err(bad(line, "the event has no process")),
+        };
         let parts = [process, or_nil("type"), or_nil("f"), or_nil("key"), or_nil("value")];
         let time = match or_nil("time") {
             Value::Int(time) => Some(*time),
@@ -120,6 +135,12 @@ impl Events {
     /// Makes operations of the events: in order of their invocation.
     pub(super) fn finish(self) -> Result<History, HistoryError> {
         let mut events = self.events;
+        if let Some(event) = events.iter().find(|event| event.process == NOBODY) {
+            if events.iter().any(|event| event.process != NOBODY) {
+                return Err(bad(event.line, "the event has no process"));
+            }
+            events.iter_mut().for_each(|event| event.process = 0);
+        }
         let has_times = set_times(&mut events);
         let has_tuples = are_tuples(&events);
         let mut operations: Vec<Operation> = Vec::new();

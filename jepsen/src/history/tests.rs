@@ -186,6 +186,17 @@ fn what_is_not_a_history_is_refused_with_its_line() {
 }
 
 #[test]
+fn transactions_may_be_written_down_without_processes() {
+    let invoke = "{:type :invoke, :value [[:append 1 2] [:r 3 nil]]}\n";
+    let ok = "{:type :ok, :value [[:append 1 2] [:r 3 [4]]]}\n";
+    let history = History::read(format!("{invoke}{ok}{invoke}{ok}").as_bytes()).unwrap();
+    assert_eq!(history.operations.len(), 2);
+    let mixed = refusal(&format!("{invoke}{{:process 1, :type :invoke, :value [[:r 3 nil]]}}\n"));
+    assert_eq!(mixed, "line 1: the event has no process");
+    assert!(refusal(&format!("{invoke}{invoke}")).starts_with("line 2: "));
+}
+
+#[test]
 fn a_history_that_does_not_fit_is_refused() {
     let text = "[0 :invoke :read nil]\n[0 :ok :read 1]\n".repeat(100);
     let read = |bytes_max| History::read_within(text.as_bytes(), bytes_max);
