@@ -3,7 +3,7 @@
 use r2p2::Time;
 
 use crate::{
-    core::{Core, Timer, replication::Leader},
+    core::{Core, Output, Timer, replication::Leader},
     entry::{Incarnation, Index, NodeId, Term},
     messages::{AppendReply, Message},
 };
@@ -165,8 +165,13 @@ impl Core {
     fn enter_term(&mut self, now: Time, term: Term, vote: Option<NodeId>) {
         (self.hard_state.term, self.hard_state.vote) = (term, vote);
         // What was to be said in an earlier term is not said any more: an acknowledgement is sent
-        // only while still in the term of the message that it answers (P37).
+        // only while still in the term of the message that it answers (P37). That may already be
+        // ready, if the write that it waited for was done in the same turn.
         self.held.clear();
+        self.outputs.retain(|output| {
+            let Output::Send { envelope, .. } = output else { return true };
+            !matches!(envelope.message, Message::AppendReply(_))
+        });
         self.write_hard_state();
         self.forget_term(now);
     }
@@ -306,9 +311,45 @@ impl Candidacy {
 mod tests {
     use super::*;
     use crate::core::{
-        Output, Settings, Write,
-        testing::{core, envelope},
+        Settings, Write,
+        testing::{core, envelope, noop},
     };
+    use crate::messages::AppendEntries;
+
+    /// P37: it is ready to be sent, and a higher term comes in the same turn.
+    #[test]
+    fn an_acknowledgement_is_not_sent_in_a_later_term() {
+        let now = Time::ZERO;
+        let mut core = core(Settings::default(), vec![noop(1)]);
+        let beat = AppendEntries {
+            previous_index: 1,
+            previous_term: 1,
+            commit: 1,
+            noop: 1,
+            first_index: 1,
+            round: 1,
+            entries_term: 2,
+            log_time_us: 0,
+            entries: Vec::new(),
+            configurations: Vec::new(),
+            requests: Vec::new(),
+        };
+        core.handle_message(now, envelope(2, 2, Message::AppendEntries(beat)));
+        core.flush(now, 0);
+        let mut outputs = || std::iter::from_fn(|| core.poll_output()).collect::<Vec<_>>();
+        let written = outputs().into_iter().find_map(|output| match output {
+            Output::Write(Write::HardState { number, .. }) => Some(number),
+            _ => None,
+        });
+        core.handle_stored(now, written.expect("the term is written"));
+        core.handle_message(now, envelope(3, 3, Message::Vote { last_index: 1, last_term: 1 }));
+        core.flush(now, 0);
+        let acknowledges = |output: Output| match output {
+            Output::Send { envelope, .. } => matches!(envelope.message, Message::AppendReply(_)),
+            _ => false,
+        };
+        assert!(!std::iter::from_fn(|| core.poll_output()).any(acknowledges));
+    }
 
     #[test]
     fn a_slow_write_of_the_own_vote_does_not_end_the_candidacy() {
