@@ -101,4 +101,8 @@ pub const BUGS: &[Bug] = &[
         "votes and acknowledgements of a replica that is recovering count",
     ),
     bug("recovery-without-digest", "P9", "a recovered body is bound without looking at its digest"),
+    bug("log-not-synced", "P37", "the log says that a batch is on disk, and has not synced it"),
+    bug("name-not-synced", "P37", "a file is renamed into its place, and its directory not synced"),
+    bug("mark-before-sync", "P38", "the log notes what is on disk before it is"),
+    bug("checksum-not-checked", "P38", "a record of the log is taken without its checksum"),
 ];

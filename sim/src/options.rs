@@ -118,6 +118,9 @@ pub struct DiskOptions {
     pub interval_us: u64,
     /// Of a thousand snapshots that it takes, this many cannot be written.
     pub spoiled_per_mille: u32,
+    /// The product's own log store stands on it, over a disk that tears and reorders.
+    #[serde(default)]
+    pub segmented: bool,
 }
 
 /// How fast a replica works.
@@ -273,6 +276,7 @@ impl Options {
                 sync_spread_us: 0,
                 interval_us: 100_000,
                 spoiled_per_mille: 0,
+                segmented: false,
             },
             pace: Pace { turn_max_us: 0, apply_max_us: None, ballast_bytes: 0 },
             drift_ppm_max: 0,
@@ -372,6 +376,7 @@ fn disk(rng: &mut fastrand::Rng, is_quick: bool) -> DiskOptions {
         sync_spread_us: pick(rng, &[20, 20, 1000, slow]),
         interval_us: pick(rng, &[5000, 100_000]),
         spoiled_per_mille: pick(rng, &[0, 0, 200]),
+        segmented: rng.bool(),
     }
 }
 

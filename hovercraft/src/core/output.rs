@@ -66,7 +66,7 @@ pub enum Output {
 }
 
 /// What the storage role must do, in this order.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Write {
     /// Replace the hard state, synced.
     HardState {

@@ -86,6 +86,8 @@ impl Stepper {
                 let at = self.find(target);
                 self.kill(at, Leaves::Prefix);
                 self.replicas[at].disk.is_damaged = true;
+                // It is noticed when it tries to start.
+                self.restart(at);
                 Relief::Repair(at)
             }
             Fault::WriteError { target, .. } => {
@@ -186,6 +188,11 @@ impl Stepper {
         }
         if !self.replicas[at].disk.is_usable() {
             self.coverage.add("starts refused by the disk", 1);
+            if self.replicas[at].disk.is_damaged
+                && let Some(damage) = self.replicas[at].disk.look_at_damage()
+            {
+                self.coverage.add(damage.name(), 1);
+            }
             let what = || format!("{} cannot start: its disk is full or damaged", at + 1);
             self.trace.fault(self.now, Place::At(at), what);
             return;

@@ -152,7 +152,8 @@ impl RecordHeader {
             && (1..=NUMBER_MAX).contains(&header.first)
             && header.number <= NUMBER_MAX;
         let record = rest.get(..header.size_bytes()).filter(|_| is_sound)?;
-        (u64_at(record, 0) == checksum(salt, offset as u64, record)).then_some(header)
+        let is_right = u64_at(record, 0) == checksum(salt, offset as u64, record);
+        (is_right || planted!("checksum-not-checked")).then_some(header)
     }
 }
 

@@ -155,6 +155,9 @@ impl SegmentedStore {
     }
 
     fn sync_log(&mut self) -> Result<(), StoreError> {
+        if planted!("mark-before-sync") {
+            self.mark.record(self.log.last_number())?;
+        }
         if self.log.sync()? {
             self.mark.record(self.log.last_number())?;
         }

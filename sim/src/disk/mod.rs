@@ -1,13 +1,18 @@
 //! A replica's disk: what the store has been told, and what a crash leaves of it.
 //!
 //! Keeps the promises of `LogStore`, and no more: operations take effect in order, and of those
-//! that no sync follows a crash keeps a prefix of any length.
+//! that no sync follows a crash keeps a prefix of any length. In some runs the product's own store
+//! stands beside it, over a disk that tears and reorders; it is held against this, and what it
+//! hands back is what replicas start with.
+
+mod image;
+mod store;
 
 use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use hovercraft::{
-    Entry, Index, Term,
+    Index, Term,
     core::{Write, WriteNumber},
     storage::{Durability, HardState, Loaded, SnapshotMeta},
 };
@@ -19,6 +24,9 @@ use crate::{
     options::DiskOptions,
 };
 
+pub(crate) use self::store::Damage;
+use self::{image::Image, store::Store};
+
 /// A snapshot and its bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
@@ -27,7 +35,7 @@ pub(crate) struct Snapshot {
 }
 
 /// What the storage role is asked to do.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Job {
     Write(Write),
     Install { snapshot: Snapshot, keep_tail: bool },
@@ -41,22 +49,12 @@ pub(crate) enum Done {
     Installed(Option<Snapshot>),
 }
 
-/// What is on the disk.
-#[derive(Debug, Clone)]
-struct Image {
-    hard_state: HardState,
-    /// The write that brought it, so that an older one does not come back.
-    hard_state_write: WriteNumber,
-    snapshot: Option<Snapshot>,
-    /// The index of the first entry.
-    first: Index,
-    entries: VecDeque<Entry>,
-}
-
 #[derive(Debug)]
 pub(crate) struct Disk {
     options: DiskOptions,
     durability: Durability,
+    /// The product's own, beside the model of it.
+    store: Option<Store>,
     /// What a crash leaves for certain.
     durable: Image,
     /// Jobs in order that are not in `durable` yet.
@@ -85,16 +83,14 @@ impl Disk {
         options: DiskOptions,
         durability: Durability,
         hard_state: HardState,
-        rng: fastrand::Rng,
+        mut rng: fastrand::Rng,
     ) -> Self {
-        let durable = Image {
-            hard_state,
-            hard_state_write: 0,
-            snapshot: None,
-            first: 1,
-            entries: VecDeque::new(),
-        };
+        // In `memory` there is no log on disk.
+        let is_real = options.segmented && durability != Durability::Memory;
+        let store = is_real.then(|| Store::new(rng.fork(), &hard_state));
+        let durable = Image::new(hard_state);
         Self {
+            store,
             options,
             durability,
             durable,
@@ -139,6 +135,9 @@ impl Disk {
             return false;
         }
         let latest = self.durable.snapshot.as_ref().map_or(0, |latest| latest.meta.index);
+        if let Some(store) = &mut self.store {
+            store.publish(&snapshot);
+        }
         if snapshot.meta.index > latest {
             self.durable.snapshot = Some(snapshot);
         }
@@ -168,6 +167,11 @@ impl Disk {
         let mut stored = None;
         let first = self.done;
         self.done += std::mem::take(&mut self.under_way);
+        if let Some(store) = &mut self.store {
+            store
+                .work(self.jobs.range(first..self.done), self.durability)
+                .unwrap_or_else(|error| store::failed(&error));
+        }
         let mut sync_to = if self.durability == Durability::Interval { 0 } else { self.done };
         for (position, job) in self.jobs.iter().enumerate().take(self.done).skip(first) {
             match job {
@@ -192,6 +196,9 @@ impl Disk {
 
     /// In the durability `interval`: syncs what is done.
     pub(crate) fn sync_interval(&mut self) -> Duration {
+        if let Some(store) = &mut self.store {
+            store.sync();
+        }
         self.sync(self.done);
         Duration::from_micros(self.options.interval_us)
     }
@@ -199,6 +206,12 @@ impl Disk {
     /// What the storage role does when it is stopped in good order: everything, then the log if it
     /// has been given none of it, and then this.
     pub(crate) fn stop(&mut self, log: Option<Write>, state: HardState) {
+        if let Some(store) = &mut self.store {
+            let rest = self.jobs.range(self.done..);
+            store.work(rest, self.durability).unwrap_or_else(|error| store::failed(&error));
+            store.save(&state);
+            store.close();
+        }
         self.sync(self.jobs.len());
         if let Some(Write::Append { first, entries, .. }) = log {
             self.durable.skip_to(first);
@@ -214,6 +227,13 @@ impl Disk {
     /// is a prefix, because no record counts behind one that is missing; the hard state is another
     /// file, which may have kept more or less. Returns whether a torn tail was cut.
     pub(crate) fn crash(&mut self, leaves: Leaves) -> bool {
+        if let Some(store) = &mut self.store {
+            // What waits is only in the memory of the process.
+            let begun = self.jobs.drain(..self.done + self.under_way).skip(self.done);
+            store.crash(begun.collect(), self.durability, leaves);
+            self.forget();
+            return false;
+        }
         let count = self.jobs.len();
         let survivors = match leaves {
             Leaves::Nothing => 0,
@@ -252,6 +272,7 @@ impl Disk {
 
     /// Nothing is wrong with it any more.
     pub(crate) fn repair(&mut self) {
+        self.options.spoiled_per_mille = 0;
         self.slowness = 1;
         self.stalled_until = Time::ZERO;
         (self.fails, self.is_full, self.is_damaged) = (false, false, false);
@@ -259,20 +280,40 @@ impl Disk {
 
     /// What a process that starts finds.
     pub(crate) fn load(&mut self) -> Loaded {
+        if let Some(store) = &mut self.store {
+            let found = store.load(&self.durable, self.durability);
+            let (torn, hard_state) = (found.loaded.torn, found.loaded.hard_state.clone());
+            let hard_state = hard_state.expect("init has saved one, and it is never lost");
+            self.durable = Image::found(found, hard_state);
+            return self.loaded(torn);
+        }
         let in_memory = self.durability == Durability::Memory;
         let clean = self.durable.hard_state.clean;
         self.durable.skip_to_snapshot();
+        self.loaded(in_memory && !clean)
+    }
+
+    fn loaded(&self, torn: bool) -> Loaded {
         Loaded {
             hard_state: Some(self.durable.hard_state.clone()),
             snapshot: self.durable.snapshot.as_ref().map(|snapshot| snapshot.meta.clone()),
             first_index: self.durable.first,
             entries: self.durable.entries.iter().map(Image::without_path).collect(),
-            torn: in_memory && !clean,
+            torn,
         }
+    }
+
+    /// What a process makes of a damaged disk; none if there is no store that could say.
+    pub(crate) fn look_at_damage(&mut self) -> Option<Damage> {
+        let store = self.store.as_mut()?;
+        Some(store.damaged(&self.durable, self.durability))
     }
 
     /// Saves a hard state before anything else happens.
     pub(crate) fn save_hard_state(&mut self, state: &HardState) {
+        if let Some(store) = &mut self.store {
+            store.save(state);
+        }
         self.durable.hard_state = state.clone();
     }
 
@@ -296,26 +337,12 @@ impl Disk {
 
     /// Whether a crash now would leave this entry, or a snapshot that holds its effect.
     pub(crate) fn holds(&self, index: Index, term: Term) -> bool {
-        let snapshot = self.durable.snapshot.as_ref().map_or(0, |latest| latest.meta.index);
-        if index <= snapshot {
-            return true;
-        }
-        let position = index.checked_sub(self.durable.first);
-        let entry = position.and_then(|at| self.durable.entries.get(at as usize));
-        entry.is_some_and(|entry| entry.term == term)
+        self.durable.holds(index, term)
     }
 
     /// Makes the first jobs durable.
     fn sync(&mut self, count: usize) {
-        for job in self.jobs.drain(..count) {
-            match job {
-                Job::Write(write) => self.durable.write(write),
-                Job::Install { snapshot, keep_tail } if snapshot.is_whole() => {
-                    self.durable.install(snapshot, keep_tail);
-                }
-                Job::Install { .. } => {}
-            }
-        }
+        self.jobs.drain(..count).for_each(|job| self.durable.job(job));
         self.done = self.done.saturating_sub(count);
     }
 
@@ -336,79 +363,5 @@ impl Snapshot {
     fn is_whole(&self) -> bool {
         self.data.len() as u64 == self.meta.size_bytes
             && crc32fast::hash(&self.data) == self.meta.checksum
-    }
-}
-
-impl Image {
-    fn next(&self) -> Index {
-        self.first + self.entries.len() as Index
-    }
-
-    /// A log that ends below the snapshot goes on behind it.
-    fn skip_to_snapshot(&mut self) {
-        let snapshot = self.snapshot.as_ref().map_or(0, |latest| latest.meta.index);
-        self.skip_to(snapshot + 1);
-    }
-
-    /// If the log ends before an index, it goes on there: a snapshot holds what is between.
-    fn skip_to(&mut self, first: Index) {
-        let snapshot = self.snapshot.as_ref().map_or(0, |latest| latest.meta.index);
-        assert!(first <= snapshot + 1 || first <= self.next(), "a log has no gaps");
-        if self.next() < first {
-            self.entries.clear();
-            self.first = first;
-        }
-    }
-
-    fn write(&mut self, write: Write) {
-        match write {
-            Write::HardState { number, state } => self.set_hard_state(number, state),
-            Write::Append { first, entries, .. } => self.append(first, entries),
-            Write::Trim { first } => {
-                let snapshot = self.snapshot.as_ref().map_or(0, |latest| latest.meta.index);
-                assert!(first <= snapshot + 1, "only what a snapshot holds is trimmed");
-                while self.first < first && self.entries.pop_front().is_some() {
-                    self.first += 1;
-                }
-            }
-        }
-    }
-
-    fn set_hard_state(&mut self, number: WriteNumber, state: HardState) {
-        if number > self.hard_state_write {
-            (self.hard_state_write, self.hard_state) = (number, state);
-        }
-    }
-
-    fn append(&mut self, first: Index, entries: Vec<Entry>) {
-        assert!(
-            self.first <= first && first <= self.next(),
-            "an append at {first} does not fit a log from {} to {}",
-            self.first,
-            self.next(),
-        );
-        self.entries.truncate((first - self.first) as usize);
-        self.entries.extend(entries);
-    }
-
-    fn install(&mut self, snapshot: Snapshot, keep_tail: bool) {
-        let index = snapshot.meta.index;
-        if keep_tail {
-            assert!(
-                index < self.next(),
-                "a log that keeps its tail holds the snapshot's last entry"
-            );
-            while self.first <= index && self.entries.pop_front().is_some() {
-                self.first += 1;
-            }
-        } else {
-            self.entries.clear();
-            self.first = index + 1;
-        }
-        self.snapshot = Some(snapshot);
-    }
-
-    fn without_path(entry: &Entry) -> Entry {
-        Entry { return_path: None, ..entry.clone() }
     }
 }
