@@ -15,7 +15,9 @@ use r2p2::Time;
 
 use crate::{
     network::up_to,
+    observed::{Answered, Observed},
     options::ClientOptions,
+    service::Answer,
     trace,
     workload::{Command, Planned, Workload},
 };
@@ -56,6 +58,8 @@ struct Waiting {
     cancelled: bool,
     /// Its identity is used again once it is answered.
     steals: bool,
+    /// Its place in what was observed; none if it is not of the service.
+    place: Option<usize>,
 }
 
 /// Something to ask.
@@ -85,6 +89,9 @@ pub(crate) struct Client {
     request_id: u16,
     /// Another write under the identity of one that is answered.
     stolen: Option<Arc<Request>>,
+    position: usize,
+    /// What it asked of the service, and saw.
+    pub(crate) observed: Vec<Observed>,
     pub(crate) sessions_lost: u64,
 }
 
@@ -103,6 +110,8 @@ impl Client {
             jobs: VecDeque::new(),
             request_id: 0,
             stolen: None,
+            position,
+            observed: Vec::new(),
             sessions_lost: 0,
         }
     }
@@ -170,12 +179,16 @@ impl Client {
     /// A reply came; what it completes, if the client still waits for that.
     pub(crate) fn reply(
         &mut self,
+        now: Time,
         identity: Identity,
         outcome: Outcome,
         body: Bytes,
     ) -> Option<Completion> {
         let waiting = self.waiting.remove(&identity)?;
         let kind = waiting.request.kind();
+        if let Some(place) = waiting.place {
+            self.see(now, place, outcome, &body);
+        }
         if kind == Kind::OpenSession {
             let grant = SessionGrant::decode(&body)?;
             let window = u64::from(grant.window);
@@ -199,6 +212,18 @@ impl Client {
             target: waiting.target,
             cancelled: waiting.cancelled,
         })
+    }
+
+    /// Notes what came of an operation.
+    fn see(&mut self, now: Time, place: usize, outcome: Outcome, body: &Bytes) {
+        let observed = &mut self.observed[place];
+        observed.answered = match (outcome, Answer::decode(body)) {
+            (Outcome::Executed, Some(answer)) => Answered::With(body.slice_ref(answer.reply)),
+            (Outcome::Refused, _) => Answered::NotExecuted,
+            // Nobody will ever know.
+            _ => return,
+        };
+        observed.ended = Some(now);
     }
 
     /// Uses the identity of a write again, for another one, which must never be executed.
@@ -243,9 +268,19 @@ impl Client {
         let Job { command, steals, .. } = self.jobs.pop_front().expect("next_begin() has seen it");
         let kind = if command.is_read { Kind::Read } else { Kind::Write };
         let (identity, lowest) = self.next_identity();
-        let request = Request::new(identity, lowest, kind, command.body);
+        let request = Request::new(identity, lowest, kind, command.body.clone());
         let identity = self.wait_for(now, floor, None, request);
-        self.waiting.get_mut(&identity).expect("it was just put there").steals = steals;
+        let waiting = self.waiting.get_mut(&identity).expect("it was just put there");
+        waiting.steals = steals;
+        waiting.place = Some(self.observed.len());
+        self.observed.push(Observed {
+            client: self.position,
+            plain: self.options.plain,
+            command,
+            began: now,
+            ended: None,
+            answered: Answered::Unknown,
+        });
         identity
     }
 
@@ -279,6 +314,7 @@ impl Client {
             target,
             cancelled: false,
             steals: false,
+            place: None,
         };
         self.waiting.insert(identity, waiting);
         identity

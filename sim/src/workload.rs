@@ -10,7 +10,11 @@ use bytes::Bytes;
 use hovercraft::{Context, SnapshotWriter, StateMachine};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{options::Options, seed::Seed};
+use crate::{
+    observed::{self, Judgement, Observed},
+    options::Options,
+    seed::Seed,
+};
 
 /// What a client asks of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +48,14 @@ pub trait Workload: Send + Sync + 'static {
     /// The service as one replica that never fails would be: it is shown every command that was
     /// executed, in the order of the log, with its reply, and says what is wrong with that.
     fn model(&self) -> Model;
+
+    /// Judges what clients saw, by itself: no order of the log is known. False if that could not be
+    /// decided. What the default leaves to [`Self::model`] is enough; this sees the same with other
+    /// eyes.
+    fn judge(&self, observed: &[Observed]) -> Result<bool, String> {
+        let _ = observed;
+        Ok(true)
+    }
 
     /// A command in a few words.
     fn describe(&self, body: &[u8]) -> String {
@@ -166,7 +178,14 @@ impl Operation {
         Command { is_read: matches!(self, Self::Get { .. }), body: Bytes::from(body) }
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    /// The register that it is about.
+    pub(crate) fn key(self) -> u8 {
+        match self {
+            Self::Set { key, .. } | Self::Add { key, .. } | Self::Get { key } => key,
+        }
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (&[tag, key], rest) = bytes.split_first_chunk::<2>()?;
         let value = u64::from_be_bytes(*rest.first_chunk::<8>()?);
         match tag {
@@ -214,6 +233,14 @@ impl Workload for Registers {
             let expected = values.execute_one(&command.body);
             if reply == expected { Ok(()) } else { Err(format!("{expected:?} is right")) }
         })
+    }
+
+    fn judge(&self, observed: &[Observed]) -> Result<bool, String> {
+        match observed::judge(observed) {
+            Judgement::Linearizable => Ok(true),
+            Judgement::Undecided => Ok(false),
+            Judgement::NotLinearizable(what) => Err(what),
+        }
     }
 
     fn describe(&self, body: &[u8]) -> String {

@@ -1,6 +1,7 @@
 //! A linearizable history: what was executed, in the order of the log, gives the replies of the
 //! model; and no operation took effect before one that it began after (checked as answers come, in
-//! `acknowledged_writes`). The order of the log is the witness, so this takes one pass.
+//! `acknowledged_writes`). The order of the log is the witness, so this takes one pass. In the end
+//! the workload judges what clients saw once more, without that order.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,6 +9,7 @@ use hovercraft::{Index, Kind, NodeId, Request};
 
 use super::{Application, Violation, broken};
 use crate::{
+    client::Client,
     history::History,
     service::Answer,
     workload::{Command, Model, Workload},
@@ -54,6 +56,16 @@ impl Linearizable {
             self.checked = index;
         }
         Ok(())
+    }
+
+    /// False if it could not be decided.
+    pub(super) fn judge(&self, clients: &[Client]) -> Result<bool, Violation> {
+        let observed: Vec<_> = clients.iter().flat_map(|it| it.observed.iter().cloned()).collect();
+        self.workload.judge(&observed).map_err(|what| Violation {
+            invariant: "linearizable history",
+            rule: "P17",
+            what: format!("as clients saw it: {what}"),
+        })
     }
 
     fn execute(&mut self, index: Index, request: &Request) -> Result<(), Violation> {

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use hovercraft::{Configuration, Index, NodeId, core::Committed, messages::Envelope};
 
 use crate::{
-    client::Completion,
+    client::{Client, Completion},
     disk::Snapshot,
     history::{Change, History, Mirror, position},
     replica::Replica,
@@ -232,6 +232,14 @@ impl Invariants {
             self.states.check_state(replica.node, life.applier.applied(), state)?;
         }
         self.acknowledged.check_all(replicas)
+    }
+
+    /// The run is over. False if it could not be decided whether what clients saw is right.
+    pub(crate) fn judge(&self, clients: &[Client]) -> Result<bool, Violation> {
+        if self.is_off {
+            return Ok(true);
+        }
+        self.linearizable.judge(clients)
     }
 
     pub(crate) fn mirror(&self, at: usize) -> Option<&Mirror> {

@@ -260,7 +260,7 @@ impl Stepper {
             return Ok(());
         };
         self.tally.reused += u64::from(outcome == Outcome::IdentityReused);
-        let Some(completion) = self.clients[at].reply(identity, outcome, body) else {
+        let Some(completion) = self.clients[at].reply(self.now, identity, outcome, body) else {
             self.tally.unawaited += 1;
             return Ok(());
         };

@@ -249,7 +249,16 @@ impl Stepper {
         }
         self.settle()?;
         self.restart_all();
-        self.settle()
+        self.settle()?;
+        self.judge()
+    }
+
+    /// What the clients saw, all of it, judged by itself.
+    fn judge(&mut self) -> Result<(), Violation> {
+        let is_decided = self.invariants.judge(&self.clients)?;
+        self.coverage.add("histories judged", u64::from(is_decided));
+        self.coverage.add("histories not decided", u64::from(!is_decided));
+        Ok(())
     }
 
     /// Until everything is done.
@@ -267,12 +276,13 @@ impl Stepper {
         const LONG_ENOUGH: Duration = Duration::from_secs(2);
         while self.healed_at.is_none_or(|at| self.now.since(at) < LONG_ENOUGH) {
             if self.is_settled() {
-                return self.invariants.at_rest(&self.replicas);
+                self.invariants.at_rest(&self.replicas)?;
+                return self.judge();
             }
             self.step()?;
         }
         self.coverage.add("runs beyond the promises that did not recover", 1);
-        Ok(())
+        self.judge()
     }
 
     /// The next event.
