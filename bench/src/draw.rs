@@ -144,15 +144,15 @@ pub fn latency_distribution(title: &str, histogram_ns: &[(u64, u64)]) -> String 
 }
 
 /// Throughput over time, with the fault.
-pub fn failover(title: &str, run: &Failover) -> String {
+pub fn failover(title: &str, offered_per_s: f64, run: &Failover) -> String {
     let answered: Vec<_> =
         run.slices.iter().map(|slice| (slice.at_s, slice.answered_per_s)).collect();
-    let top = answered.iter().map(|point| point.1).fold(run.offered_per_s, f64::max);
+    let top = answered.iter().map(|point| point.1).fold(offered_per_s, f64::max);
     let end = run.slices.last().map_or(1.0, |slice| slice.at_s);
     let labels = Labels { title, x: "seconds", y: "requests/s" };
     let lines_of = [
         Line::new("answered", answered),
-        Line::new("offered", vec![(0.0, run.offered_per_s), (end, run.offered_per_s)]),
+        Line::new("offered", vec![(0.0, offered_per_s), (end, offered_per_s)]),
         Line::new("the leader is killed", vec![(run.killed_at_s, 0.0), (run.killed_at_s, top)]),
     ];
     lines(labels, &lines_of)

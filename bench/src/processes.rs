@@ -3,8 +3,8 @@
 use std::{
     fs, io,
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
-    path::Path,
-    process::{Child, Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -83,6 +83,27 @@ pub enum ClusterError {
     /// Nobody became leader.
     #[error("no leader within {0:?}")]
     NoLeader(Duration),
+    /// A replica's process ended by itself.
+    #[error("replica {id} ended at once ({status}); is {} the hovercraft command?", binary.display())]
+    Ended {
+        /// Which.
+        id: NodeId,
+        /// How.
+        status: ExitStatus,
+        /// What was started.
+        binary: PathBuf,
+    },
+    /// Some of the replicas of a running cluster were not named.
+    #[error(
+        "{named} replicas are named, but {}; name the addresses of all replicas",
+        members.map_or("none of them leads".to_owned(), |count| format!("the cluster has {count}"))
+    )]
+    NotAll {
+        /// How many were.
+        named: usize,
+        /// How many there are; none if no leader was among them to say so.
+        members: Option<usize>,
+    },
 }
 
 /// Replicas as processes; killed when this is dropped.
@@ -134,21 +155,50 @@ impl Cluster {
                 .map_err(failed(&format!("start {}", binary.display())))?;
             cluster.children.push(child);
         }
-        if mode != Mode::Unreplicated {
-            admin::init(&cluster.members, ClusterLimits::default(), PATIENCE).await?;
+        let members = cluster.members.clone();
+        let begin = async {
+            if mode != Mode::Unreplicated {
+                admin::init(&members, ClusterLimits::default(), PATIENCE).await?;
+            }
+            wait_for_leader(&members, PATIENCE).await
+        };
+        tokio::select! {
+            biased;
+            (id, status) = cluster.ended() => {
+                return Err(ClusterError::Ended { id, status, binary: binary.to_owned() });
+            }
+            begun = begin => begun?,
         }
-        cluster.wait_for_leader(PATIENCE).await?;
         Ok(cluster)
+    }
+
+    /// Returns when a replica's process has ended.
+    async fn ended(&mut self) -> (NodeId, ExitStatus) {
+        loop {
+            for (child, (id, _)) in self.children.iter_mut().zip(&self.members) {
+                if let Ok(Some(status)) = child.try_wait() {
+                    return (*id, status);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// A cluster that runs already, and goes on after this.
     pub async fn attach(addresses: &[SocketAddrV4]) -> Result<Self, ClusterError> {
         let mut members = Vec::new();
         let mut mode = Mode::HovercRaft;
+        let mut cluster = None;
         for address in addresses {
             let status = admin::status(*address, STATUS_PATIENCE).await?;
             mode = mode_of(&status.mode).ok_or(ClusterError::UnknownMode(status.mode))?;
             members.push((status.node, *address));
+            let leader = status.protocol.filter(|it| it.leader == Some(it.node));
+            cluster = cluster.or(leader.map(|it| it.replicas.len()));
+        }
+        let named = members.len();
+        if mode != Mode::Unreplicated && cluster != Some(named) {
+            return Err(ClusterError::NotAll { named, members: cluster });
         }
         Ok(Self { children: Vec::new(), members, mode, _data: None, netns: None })
     }
@@ -214,32 +264,39 @@ impl Cluster {
 
     /// The status of the leader; of the only server in mode `unreplicated`.
     pub async fn leader(&self) -> Result<Option<NodeStatus>, AdminError> {
-        for address in self.addresses() {
-            let status = admin::status(address, STATUS_PATIENCE).await?;
-            let leads = status.protocol.as_ref().is_none_or(|it| it.leader == Some(it.node));
-            if leads {
-                return Ok(Some(status));
-            }
-        }
-        Ok(None)
+        leader(&self.members).await
     }
 
     /// User and system time of all replicas so far.
     pub fn cpu_time(&self) -> Duration {
         self.children.iter().map(|child| usage::cpu_time(child.id())).sum()
     }
+}
 
-    async fn wait_for_leader(&self, patience: Duration) -> Result<(), ClusterError> {
-        let start = std::time::Instant::now();
-        while start.elapsed() < patience {
-            // One that is not up yet does not answer.
-            if matches!(self.leader().await, Ok(Some(_))) {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+async fn leader(members: &[(NodeId, SocketAddrV4)]) -> Result<Option<NodeStatus>, AdminError> {
+    for (_, address) in members {
+        let status = admin::status(*address, STATUS_PATIENCE).await?;
+        let leads = status.protocol.as_ref().is_none_or(|it| it.leader == Some(it.node));
+        if leads {
+            return Ok(Some(status));
         }
-        Err(ClusterError::NoLeader(patience))
     }
+    Ok(None)
+}
+
+async fn wait_for_leader(
+    members: &[(NodeId, SocketAddrV4)],
+    patience: Duration,
+) -> Result<(), ClusterError> {
+    let start = std::time::Instant::now();
+    while start.elapsed() < patience {
+        // One that is not up yet does not answer.
+        if matches!(leader(members).await, Ok(Some(_))) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Err(ClusterError::NoLeader(patience))
 }
 
 impl Drop for Cluster {

@@ -8,7 +8,8 @@ use serde::Serialize;
 /// Processor time, context switches and disk writes of a process, over all its threads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Usage {
-    /// In user mode. The kernel counts in ticks, mostly of 10 ms.
+    /// In user mode. The sum with `system` is exact where the kernel keeps scheduler statistics, and
+    /// otherwise counted in ticks, mostly of 10 ms; how it is split between the two is always.
     pub user: Duration,
     /// In the kernel.
     pub system: Duration,
@@ -34,11 +35,22 @@ impl Usage {
             disk_bytes: process.io().map_or(0, |io| io.write_bytes),
             ..Self::default()
         };
+        let mut exact = Duration::ZERO;
         for task in process.tasks().ok()?.flatten() {
+            exact += task
+                .schedstat()
+                .map_or(Duration::ZERO, |it| Duration::from_nanos(it.sum_exec_runtime));
             if let Ok(status) = task.status() {
                 usage.switches_voluntary += status.voluntary_ctxt_switches.unwrap_or(0);
                 usage.switches_forced += status.nonvoluntary_ctxt_switches.unwrap_or(0);
             }
+        }
+        // Threads that have ended are in the ticks only.
+        let ticks = usage.cpu();
+        if exact > ticks {
+            let user = usage.user.as_secs_f64() / ticks.as_secs_f64();
+            usage.user = exact.mul_f64(if ticks.is_zero() { 1.0 } else { user });
+            usage.system = exact.saturating_sub(usage.user);
         }
         Some(usage)
     }

@@ -63,6 +63,12 @@ pub const RECORDS: u64 = 10_000;
 const RECORD_BYTES: usize = 1000;
 
 impl Workload {
+    /// As on the command line.
+    pub fn name(self) -> String {
+        let value = clap::ValueEnum::to_possible_value(&self).expect("no workload is skipped");
+        value.get_name().to_owned()
+    }
+
     /// What it needs, unless the command line says otherwise.
     pub fn needs(self) -> Needs {
         let synthetic = Needs {

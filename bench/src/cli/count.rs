@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hovercraft_bench::count::{CountError, Counted, count, rises, take_turns};
 
-use super::{Failure, Verdict, write_json};
+use super::{Failure, Verdict, writable, write_json};
 
 /// Instructions of the core a request, of the leader and of a follower, by callgrind. Exit code 1 if
 /// one rose by more than 3 % over --baseline.
@@ -19,7 +19,8 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    pub(super) fn execute(self) -> Verdict {
+    pub(super) async fn execute(self) -> Verdict {
+        writable(self.json.as_deref())?;
         let program = std::env::current_exe()
             .map_err(|error| Failure::Other(format!("this program cannot be found: {error}")))?;
         let baseline = self.baseline.as_ref().map(|path| {
@@ -32,7 +33,8 @@ impl Arguments {
         let baseline = baseline.transpose()?;
         let counted = count(&program, |name, instructions| {
             println!("{name:<16} {instructions:>10.1} instructions a request");
-        });
+        })
+        .await;
         let counted = match counted {
             Ok(counted) => counted,
             Err(error @ CountError::NoValgrind) => {

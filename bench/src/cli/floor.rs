@@ -14,7 +14,7 @@ use hovercraft_bench::{
     workload::Workload,
 };
 
-use super::{Failure, Verdict, hovercraft, progress, time, write_json};
+use super::{Failure, Verdict, hovercraft, progress, time, writable, write_json};
 
 /// Datagrams alone, in trains and by multicast, and synced appends; beside them what a request costs
 /// our replicas.
@@ -39,14 +39,22 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) async fn execute(self) -> Verdict {
+        writable(self.json.as_deref())?;
+        if !self.directory.is_dir() {
+            let message =
+                format!("--directory: there is no directory {}", self.directory.display());
+            return Err(Failure::Usage(message));
+        }
         let (turn, directory) = (self.turn, self.directory.clone());
+        let binary = if self.alone { None } else { Some(hovercraft(self.bin)?) };
+        let bar = progress("what the kernel charges");
         let measured = tokio::task::spawn_blocking(move || measure(turn, &directory)).await;
+        bar.finish_and_clear();
         let floors = measured
             .map_err(|panic| Failure::Other(panic.to_string()))?
             .map_err(|error| Failure::Other(error.to_string()))?;
         print(&floors);
-        if !self.alone {
-            let binary = hovercraft(self.bin)?;
+        if let Some(binary) = binary {
             for outstanding in [1, 50, 1000] {
                 ours(&binary, outstanding, &floors).await?;
             }

@@ -111,7 +111,7 @@ impl Arguments {
             Command::Floor(arguments) => arguments.execute().await,
             Command::Model(arguments) => arguments.execute().await,
             Command::Report(arguments) => arguments.execute(),
-            Command::Count(arguments) => arguments.execute(),
+            Command::Count(arguments) => arguments.execute().await,
             Command::TakeTurns(arguments) => {
                 arguments.execute();
                 Ok(true)
@@ -187,7 +187,44 @@ fn time(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text:?} is not a time that can be used: it must be above zero"))
 }
 
-/// A rate, share or time: a number above zero.
+/// How long something is measured, in seconds.
+fn seconds(text: &str) -> Result<f64, String> {
+    const DAY: f64 = 86_400.0;
+    positive(text)
+        .ok()
+        .filter(|seconds| (0.1..=DAY).contains(seconds))
+        .ok_or_else(|| format!("{text:?} is not a number of seconds from 0.1 to {DAY}"))
+}
+
+/// Arrivals a second.
+fn rate(text: &str) -> Result<f64, String> {
+    const MOST: f64 = 1e8;
+    positive(text)
+        .ok()
+        .filter(|rate| *rate <= MOST)
+        .ok_or_else(|| format!("{text:?} is not a rate above 0 and up to {MOST} a second"))
+}
+
+/// A share of a hundred.
+fn percent(text: &str) -> Result<f64, String> {
+    positive(text)
+        .ok()
+        .filter(|percent| *percent <= 100.0)
+        .ok_or_else(|| format!("{text:?} is not a percentage above 0 and up to 100"))
+}
+
+/// Says before anything is measured that a result could not be written.
+fn writable(path: Option<&Path>) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    let reason = |reason: &str| Err(cannot_write(path, &std::io::Error::other(reason)));
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if parent.is_some_and(|parent| !parent.is_dir()) {
+        return reason("its directory does not exist");
+    }
+    if path.is_dir() { reason("it is a directory") } else { Ok(()) }
+}
+
+/// A number above zero.
 fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
@@ -196,13 +233,15 @@ fn positive(text: &str) -> Result<f64, String> {
 }
 
 /// Says what is being done, where somebody watches.
-fn progress(message: impl Into<String>) -> indicatif::ProgressBar {
+fn progress(what: impl Into<String>) -> indicatif::ProgressBar {
+    let what = what.into();
     if !std::io::stderr().is_terminal() {
-        let message = message.into();
-        eprintln!("{message} …");
+        eprintln!("{what} …");
         return indicatif::ProgressBar::hidden();
     }
-    let bar = indicatif::ProgressBar::new_spinner().with_message(message.into());
+    let style = indicatif::ProgressStyle::with_template("{spinner} {prefix}, {elapsed} {msg}")
+        .expect("the template is fixed and valid");
+    let bar = indicatif::ProgressBar::new_spinner().with_style(style).with_prefix(what);
     bar.enable_steady_tick(Duration::from_millis(120));
     bar
 }
@@ -216,6 +255,25 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_used_are_refused() {
+        for wrong in ["0", "-1", "nan", "inf", "1e300", "0.01", "x", ""] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(seconds("0.5"), Ok(0.5));
+        assert!(rate("1e9").is_err() && rate("0").is_err());
+        assert!(percent("101").is_err() && percent("0.1").is_ok());
+    }
+
+    #[test]
+    fn a_result_that_could_not_be_written_is_known_before() {
+        let directory = tempfile::tempdir().expect("a directory");
+        assert!(writable(Some(&directory.path().join("a.json"))).is_ok());
+        assert!(writable(Some(Path::new("a.json"))).is_ok());
+        assert!(writable(Some(&directory.path().join("none/a.json"))).is_err());
+        assert!(writable(Some(directory.path())).is_err());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use hovercraft_bench::{
     model::{Costs, figures},
 };
 
-use super::{Failure, Verdict, cannot_write, progress, write_json};
+use super::{Failure, Verdict, cannot_write, progress, writable, write_json};
 
 /// The real core on modelled machines. Without --floor and --run, the machines' costs are assumed to
 /// be those of the paper's set-up. Exit code 1 if a queue with a known result is off by 2 % or more.
@@ -20,7 +20,7 @@ pub(super) struct Arguments {
     #[arg(long, requires = "floor")]
     run: Option<PathBuf>,
     /// How many requests are modelled for each point.
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1000..))]
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1000..=10_000_000))]
     requests: u64,
     /// Where the figures are written as JSON.
     #[arg(long)]
@@ -38,6 +38,7 @@ impl Arguments {
     }
 
     fn model(self) -> Verdict {
+        writable(self.json.as_deref())?;
         let costs = match (&self.floor, &self.run) {
             (Some(floor), Some(run)) => Costs::measured(&read(floor)?, &read(run)?)
                 .map_err(|error| Failure::Usage(format!("--floor or --run: {error}")))?,

@@ -4,14 +4,14 @@ use std::{path::PathBuf, time::Duration};
 
 use hovercraft_bench::peers::{Concurrency, Plan, Sample, measure};
 
-use super::{Failure, Verdict, hovercraft, positive, write_json};
+use super::{Failure, Verdict, hovercraft, seconds, writable, write_json};
 
 /// etcd, Redis and our modes in one run, in turns, at 1, 50 and 200 clients with one request each and
 /// at 1000 requests of one client. What is not installed is skipped.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// How long each figure is measured.
-    #[arg(long, value_parser = positive, default_value = "2")]
+    #[arg(long, value_parser = seconds, default_value = "2")]
     seconds: f64,
     /// How often each system has its turn.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -29,6 +29,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) async fn execute(self) -> Verdict {
+        writable(self.json.as_deref())?;
         let plan = Plan {
             binary: hovercraft(self.bin)?,
             duration: Duration::from_secs_f64(self.seconds),
@@ -43,6 +44,11 @@ impl Arguments {
         let peers = peers.map_err(|error| Failure::Other(error.to_string()))?;
         for reason in &peers.skipped {
             println!("skipped: {reason}");
+        }
+        if peers.rows.is_empty() && peers.skipped.is_empty() {
+            let message = "--only: no system's name contains it; they are those of the table that \
+                           `peers` prints without it";
+            return Err(Failure::Usage(message.to_owned()));
         }
         println!("\nours over theirs, pair by pair: operations a second, and CPU of the replicas");
         for ratio in &peers.ratios {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hovercraft_bench::report::Results;
 
-use super::{Failure, Verdict, cannot_write};
+use super::{Failure, Verdict, cannot_write, writable};
 
 /// One page of everything that the other commands wrote into a directory by --json.
 #[derive(Debug, clap::Args)]
@@ -22,6 +22,8 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn execute(self) -> Verdict {
+        writable(self.html.as_deref())?;
+        writable(self.markdown.as_deref())?;
         let results =
             Results::read(&self.directory).map_err(|error| Failure::Usage(error.to_string()))?;
         let html = self.html.unwrap_or_else(|| self.directory.join("report.html"));

@@ -16,7 +16,10 @@ use hovercraft_bench::{
     workload::Workload,
 };
 
-use super::{Failure, Verdict, hovercraft, positive, progress, time, write_json};
+use super::{
+    Failure, Verdict, hovercraft, percent, positive, progress, rate, seconds, time, writable,
+    write_json,
+};
 
 /// Starts the replicas as processes, loads them, tests the sample, and prints what everybody cost.
 /// Figures whose tests failed are printed with what failed.
@@ -44,9 +47,9 @@ pub(super) struct Arguments {
     #[arg(long, value_parser = clap::value_parser!(u32).range(24..=8_388_608))]
     request_bytes: Option<u32>,
     /// Open loop: so many arrivals a second, Poisson.
-    #[arg(long, value_parser = positive, conflicts_with_all = ["outstanding", "find_max"])]
+    #[arg(long, value_parser = rate, conflicts_with_all = ["outstanding", "find_max"])]
     rate: Option<f64>,
-    /// Closed loop: so many requests outstanding over all clients. The default, with 1.
+    /// Closed loop: so many requests outstanding over all clients. The default, with one for each.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     outstanding: Option<u32>,
     /// Searches the highest rate that keeps --slo.
@@ -62,11 +65,11 @@ pub(super) struct Arguments {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     generators: u32,
     /// How long is measured.
-    #[arg(long, value_parser = positive, default_value = "5")]
+    #[arg(long, value_parser = seconds, default_value = "5")]
     seconds: f64,
     /// How long may be measured in all, if p99 is not known narrowly enough before; by default four
     /// times --seconds.
-    #[arg(long, value_parser = positive)]
+    #[arg(long, value_parser = seconds)]
     seconds_max: Option<f64>,
     /// How wide the 95 % interval of p99 may be, as a share of p99.
     #[arg(long, value_parser = positive, default_value = "0.1")]
@@ -74,17 +77,18 @@ pub(super) struct Arguments {
     /// Of all that is random in the load.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Each replica in a network namespace of its own, behind a bridge; needs root.
+    /// Each replica in a network namespace of its own, behind a bridge; needs root. The workload loss
+    /// always has them.
     #[arg(long)]
     netns: bool,
-    /// With --netns: the percentage of datagrams that is lost; 1 for the workload loss.
-    #[arg(long, value_parser = positive, requires = "netns")]
+    /// The percentage of datagrams that is lost, which takes --netns; 1 for the workload loss.
+    #[arg(long, value_parser = percent)]
     loss: Option<f64>,
     /// How long the replicas look for work before they sleep, in microseconds.
     #[arg(long, default_value_t = 0)]
     spin_us: u32,
     /// A cluster that runs already, by the addresses of its replicas, instead of one started here.
-    #[arg(long, value_delimiter = ',', conflicts_with_all = ["netns", "bin"])]
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["netns", "loss", "bin"])]
     attach: Vec<SocketAddrV4>,
     /// Where the figures are written as JSON.
     #[arg(long)]
@@ -119,16 +123,8 @@ impl From<ModeName> for Mode {
 
 impl Arguments {
     pub(super) async fn execute(self) -> Verdict {
-        if self.workload == Workload::Loss && !self.netns && self.attach.is_empty() {
-            return Err(Failure::Usage("the workload loss needs --netns (and root)".to_owned()));
-        }
-        let spec = self.spec();
-        let result = if self.workload == Workload::Failover {
-            self.failover(&spec).await
-        } else {
-            self.measure(&spec).await
-        };
-        match result {
+        self.check()?;
+        match self.measure(self.spec()).await {
             Err(Stop::Run(RunError::Cluster(hovercraft_bench::ClusterError::Netns(error)))) => {
                 skip(&error);
                 Ok(true)
@@ -136,6 +132,34 @@ impl Arguments {
             Err(Stop::Run(error)) => Err(error.into()),
             Err(Stop::Failure(failure)) => Err(failure),
             Ok(()) => Ok(true),
+        }
+    }
+
+    /// What the types of the arguments cannot say.
+    fn check(&self) -> Result<(), Failure> {
+        let outputs = [&self.json, &self.trend, &self.svg];
+        outputs.into_iter().try_for_each(|path| writable(path.as_deref()))?;
+        let usage = |message: &str| Err(Failure::Usage(message.to_owned()));
+        if self.svg.as_ref().is_some_and(|path| path.extension().is_none_or(|it| it != "svg")) {
+            return usage(
+                "--svg: the name of the picture must end in .svg; a PNG is put beside it",
+            );
+        }
+        if self.outstanding.is_some_and(|outstanding| outstanding < self.clients) {
+            return usage("--outstanding is below --clients; each client has at least one request");
+        }
+        match self.workload {
+            Workload::Loss | Workload::Failover if !self.attach.is_empty() => usage(
+                "the workloads loss and failover start their own replicas: leave out --attach",
+            ),
+            Workload::Failover if self.mode == ModeName::Unreplicated => {
+                usage("the workload failover kills a leader; the mode unreplicated has none")
+            }
+            Workload::Failover if self.find_max || self.outstanding.is_some() => usage(
+                "the workload failover is an open loop: say --rate, or nothing to offer 70 % of \
+                 what the replicas do at most",
+            ),
+            _ => Ok(()),
         }
     }
 
@@ -151,7 +175,7 @@ impl Arguments {
         setup.queue_bound = self.queue_bound.map_or(setup.queue_bound, |it| it as usize);
         setup.spin_us = self.spin_us;
         let loss = self.loss.or((self.workload == Workload::Loss).then_some(1.0));
-        setup.netns = self.netns.then_some(loss);
+        setup.netns = (self.netns || loss.is_some()).then_some(loss);
         spec.request_bytes = self.request_bytes.map_or(spec.request_bytes, |it| it as usize);
         spec.clients = self.clients as usize;
         spec.generators = self.generators as usize;
@@ -167,50 +191,54 @@ impl Arguments {
         match (self.rate, self.outstanding) {
             (Some(per_second), _) => Pace::Open { per_second },
             (None, outstanding) => {
-                let outstanding = outstanding.unwrap_or(1).div_ceil(self.clients);
+                let outstanding = outstanding.unwrap_or(self.clients);
                 Pace::Closed { outstanding: outstanding as usize }
             }
         }
     }
 
-    async fn measure(&self, spec: &Spec) -> Result<(), Stop> {
-        let bar = progress(format!("{:?} in mode {}", self.workload, spec.setup.mode));
-        let (cluster, spec) = self.cluster(spec).await?;
-        run::prepare(&cluster, spec.workload).await?;
-        let mut pace = self.pace();
-        let found = if self.find_max {
-            let found = find_max(&cluster, &spec, self.slo).await?;
-            // The figures beside it are those at half of it, where nothing queues for long.
-            let half = found.max_per_s.map_or(1000.0, |max| max.median / 2.0);
-            pace = Pace::Open { per_second: half };
-            Some(found)
+    async fn measure(&self, mut spec: Spec) -> Result<(), Stop> {
+        let bar = progress(format!("{} in mode {}", self.workload.name(), spec.setup.mode));
+        spec.progress = bar.clone();
+        let outcome = if self.workload == Workload::Failover {
+            run::failover(&hovercraft(self.bin.clone())?, &spec, self.rate).await?
         } else {
-            None
+            self.run(spec).await?
         };
-        let mut outcome = run::run(&cluster, &spec, pace).await?;
-        outcome.max_under_slo = found;
-        drop(cluster);
         bar.finish_and_clear();
         print!("{}", outcome.table());
         println!("  {} (commit {})", outcome.machine.describe(), outcome.commit);
         if outcome.machine.was_busy() {
             println!("  the machine was busy before the run: compare only within one run");
         }
+        Ok(self.write(&outcome)?)
+    }
+
+    async fn run(&self, spec: Spec) -> Result<Outcome, Stop> {
+        let (cluster, spec) = self.cluster(spec).await?;
+        run::prepare(&cluster, spec.workload).await?;
+        if !self.find_max {
+            return Ok(run::run(&cluster, &spec, self.pace()).await?);
+        }
+        let found = find_max(&cluster, &spec, self.slo).await?;
+        // The figures beside it are those at half of it, where nothing queues for long.
+        let per_second = found.max_per_s.map_or(1000.0, |max| max.median / 2.0);
+        let outcome = run::run(&cluster, &spec, Pace::Open { per_second }).await?;
+        Ok(Outcome { max_under_slo: Some(found), ..outcome })
+    }
+
+    fn write(&self, outcome: &Outcome) -> Result<(), Failure> {
         if let Some(path) = &self.json {
-            write_json(path, &outcome)?;
+            write_json(path, outcome)?;
         }
         if let Some(path) = &self.trend {
-            append_trend(path, &outcome).map_err(|error| super::cannot_write(path, &error))?;
+            append_trend(path, outcome).map_err(|error| super::cannot_write(path, &error))?;
         }
-        if let Some(path) = &self.svg {
-            draw(path, &outcome)?;
-        }
-        Ok(())
+        self.svg.as_ref().map_or(Ok(()), |path| draw(path, outcome))
     }
 
     /// The cluster to be measured, and the description of what it is.
-    async fn cluster(&self, spec: &Spec) -> Result<(Cluster, Spec), Stop> {
-        let mut spec = spec.clone();
+    async fn cluster(&self, mut spec: Spec) -> Result<(Cluster, Spec), Stop> {
         if self.attach.is_empty() {
             let binary = hovercraft(self.bin.clone())?;
             let cluster = Cluster::start(&binary, &spec.setup).await.map_err(RunError::from)?;
@@ -221,57 +249,22 @@ impl Arguments {
         spec.setup.replicas = cluster.replicas() as u16;
         Ok((cluster, spec))
     }
-
-    async fn failover(&self, spec: &Spec) -> Result<(), Stop> {
-        if !self.attach.is_empty() || spec.setup.mode == Mode::Unreplicated {
-            let message = "the workload failover kills a leader: it starts its own replicas, in mode \
-                           raft or hovercraft";
-            return Err(Failure::Usage(message.to_owned()).into());
-        }
-        let Some(rate) = self.rate else {
-            let message = "the workload failover needs --rate, above what two replicas can serve";
-            return Err(Failure::Usage(message.to_owned()).into());
-        };
-        let bar = progress("failover: the leader is killed after a third of the time");
-        let binary = hovercraft(self.bin.clone())?;
-        let run = run::failover(&binary, spec, rate).await?;
-        bar.finish_and_clear();
-        println!(
-            "Failover, {} replicas, {:.0} requests/s offered: {:.0} answered before, {:.0} in the \
-             last third; the longest silence was {:.0} ms; {} failed, {} not admitted and sent again",
-            spec.setup.replicas,
-            run.offered_per_s,
-            run.before_per_s,
-            run.after_per_s,
-            run.silent_ms,
-            run.failed,
-            run.dropped
-        );
-        if let Some(path) = &self.json {
-            write_json(path, &run)?;
-        }
-        if let Some(path) = &self.svg {
-            let title = "The leader is killed";
-            write_picture(path, &draw::failover(title, &run))?;
-        }
-        Ok(())
-    }
 }
 
 fn draw(path: &Path, outcome: &Outcome) -> Result<(), Failure> {
     let title = format!(
-        "{:?}, mode {}, {} replicas, {}",
-        outcome.workload, outcome.mode, outcome.replicas, outcome.durability
+        "{}, mode {}, {} replicas, {}",
+        outcome.workload.name(),
+        outcome.mode,
+        outcome.replicas,
+        outcome.durability
     );
-    let svg = match &outcome.max_under_slo {
-        Some(found) => draw::throughput_and_p99(&title, found),
-        None => draw::latency_distribution(&title, &outcome.histogram_ns),
+    let svg = match (&outcome.failover, &outcome.max_under_slo) {
+        (Some(run), _) => draw::failover(&title, outcome.offered_per_s.unwrap_or_default(), run),
+        (None, Some(found)) => draw::throughput_and_p99(&title, found),
+        (None, None) => draw::latency_distribution(&title, &outcome.histogram_ns),
     };
-    write_picture(path, &svg)
-}
-
-fn write_picture(path: &Path, svg: &str) -> Result<(), Failure> {
-    draw::write(path, svg).map_err(|error| super::cannot_write(path, &error))
+    draw::write(path, &svg).map_err(|error| super::cannot_write(path, &error))
 }
 
 fn skip(error: &NetnsError) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hovercraft_bench::self_test::{Outcome, cases, in_real_time, in_virtual_time};
 
-use super::{Failure, Verdict, progress, write_json};
+use super::{Failure, Verdict, progress, writable, write_json};
 
 /// Three servers: one with exponential latencies, one that loses requests, one that stands still for
 /// 100 ms each second. The true p99 must lie in the reported 95 % interval in at least 93 of 100 runs.
@@ -29,6 +29,7 @@ impl Arguments {
     }
 
     fn judge(self) -> Verdict {
+        writable(self.json.as_deref())?;
         let runs = self.runs as usize;
         let mut outcomes = Vec::new();
         println!(

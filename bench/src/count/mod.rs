@@ -7,14 +7,10 @@ mod turns;
 
 pub use turns::take_turns;
 
-use std::{
-    collections::BTreeMap,
-    io,
-    path::Path,
-    process::{Command, Stdio},
-};
+use std::{collections::BTreeMap, io, path::Path, process::Stdio};
 
 use serde::{Deserialize, Serialize};
+use tokio::process::Command;
 
 /// Instructions a request, by what was counted: `leader of 3`, `follower of 3`, …
 pub type Counts = BTreeMap<String, f64>;
@@ -53,20 +49,20 @@ pub enum CountError {
 }
 
 /// Counts, with the program at `program`; `each` sees every count as it comes.
-pub fn count(program: &Path, mut each: impl FnMut(&str, f64)) -> Result<Counted, CountError> {
+pub async fn count(program: &Path, mut each: impl FnMut(&str, f64)) -> Result<Counted, CountError> {
     let mut instructions = Counts::new();
     for replicas in REPLICAS {
         for role in ["leader", "follower"] {
             let name = format!("{role} of {replicas}");
             // What is done before the first request and after the last one falls out.
-            let few = callgrind(program, role, replicas, REQUESTS / 2)?;
-            let many = callgrind(program, role, replicas, REQUESTS)?;
+            let few = callgrind(program, role, replicas, REQUESTS / 2).await?;
+            let many = callgrind(program, role, replicas, REQUESTS).await?;
             let each_request = (many - few) as f64 / (REQUESTS - REQUESTS / 2) as f64;
             each(&name, each_request);
             instructions.insert(name, each_request);
         }
     }
-    Ok(Counted { instructions, rustc: rustc() })
+    Ok(Counted { instructions, rustc: rustc().await })
 }
 
 /// What rose by more than [`RISE_MAX`], with both counts.
@@ -78,7 +74,12 @@ pub fn rises(before: &Counts, now: &Counts) -> Vec<(String, f64, f64)> {
         .collect()
 }
 
-fn callgrind(program: &Path, role: &str, replicas: u16, requests: u64) -> Result<u64, CountError> {
+async fn callgrind(
+    program: &Path,
+    role: &str,
+    replicas: u16,
+    requests: u64,
+) -> Result<u64, CountError> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"])
         .arg("--toggle-collect=*counted_turn*")
@@ -88,7 +89,9 @@ fn callgrind(program: &Path, role: &str, replicas: u16, requests: u64) -> Result
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         .stdin(Stdio::null())
-        .output();
+        .kill_on_drop(true)
+        .output()
+        .await;
     let output = match output {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(CountError::NoValgrind);
@@ -104,8 +107,8 @@ fn callgrind(program: &Path, role: &str, replicas: u16, requests: u64) -> Result
     })
 }
 
-fn rustc() -> String {
-    let output = Command::new("rustc").arg("--version").output();
+async fn rustc() -> String {
+    let output = Command::new("rustc").arg("--version").output().await;
     output.map_or("unknown".to_owned(), |it| String::from_utf8_lossy(&it.stdout).trim().to_owned())
 }
 

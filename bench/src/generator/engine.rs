@@ -20,7 +20,8 @@ pub enum Pace {
         /// Arrivals.
         per_second: f64,
     },
-    /// Closed loop: so many are outstanding in each client, and each answer begins the next.
+    /// Closed loop: so many are outstanding over all clients, shared out as evenly as can be, and each
+    /// answer begins the next.
     Closed {
         /// Requests.
         outstanding: usize,
@@ -30,7 +31,7 @@ pub enum Pace {
 /// What one generator does.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// How requests come: all of this generator's in an open loop, each client's in a closed one.
+    /// How requests come: all of this generator's.
     pub pace: Pace,
     /// How many clients, each with a session and a socket of its own.
     pub clients: usize,
@@ -347,10 +348,9 @@ impl Engine {
         };
         self.phase = Phase::Running { measured, arrivals };
         if let Pace::Closed { outstanding } = self.plan.pace {
-            for client in 0..self.sessions.len() {
-                for _ in 0..outstanding {
-                    self.begin(client, now, now);
-                }
+            let clients = self.sessions.len();
+            for request in 0..outstanding {
+                self.begin(request % clients, now, now);
             }
         }
     }

@@ -68,7 +68,7 @@ impl Ours {
         let requests = Requests::same(body, self == Self::MemoryRead);
         let mut spec = Spec::new(Workload::YcsbA, cluster.mode(), 3);
         spec.clients = concurrency.clients;
-        let pace = Pace::Closed { outstanding: concurrency.outstanding / concurrency.clients };
+        let pace = Pace::Closed { outstanding: concurrency.outstanding };
         let measured = closed_loop(cluster, &spec, requests, pace, duration).await?;
         Ok(Sample {
             completed: measured.record.completed,

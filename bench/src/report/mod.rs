@@ -50,8 +50,6 @@ pub enum ReportError {
 pub struct Results {
     /// Of `run`.
     pub runs: Vec<Value>,
-    /// Of `run --workload failover`.
-    pub failovers: Vec<Value>,
     /// Of `peers`.
     pub peers: Vec<Value>,
     /// Of `floor`.
@@ -101,8 +99,6 @@ impl Results {
         let has = |key| value.get(key).is_some();
         let list = if has("achieved_per_s") && has("workload") {
             &mut self.runs
-        } else if has("killed_at_s") {
-            &mut self.failovers
         } else if has("rows") {
             &mut self.peers
         } else if has("lines") {
@@ -121,8 +117,7 @@ impl Results {
     }
 
     fn is_empty(&self) -> bool {
-        let lists =
-            [&self.runs, &self.failovers, &self.peers, &self.floors, &self.models, &self.counts];
+        let lists = [&self.runs, &self.peers, &self.floors, &self.models, &self.counts];
         lists.iter().all(|list| list.is_empty()) && self.self_tests.is_empty()
     }
 
@@ -159,7 +154,7 @@ impl Results {
         add("Machine", tables::machine(self), Vec::new());
         add("Runs", tables::runs(&self.runs), pictures::runs(&self.runs));
         add("What a request costs, by role", tables::costs(&self.runs), Vec::new());
-        add("Failover", tables::failovers(&self.failovers), pictures::failovers(&self.failovers));
+        add("Failover", tables::failovers(&self.runs), pictures::failovers(&self.runs));
         add("Peers", tables::peers(&self.peers), pictures::peers(&self.peers));
         add("Ours over theirs, pair by pair", tables::ratios(&self.peers), Vec::new());
         add("Floors of this machine", tables::floors(&self.floors), Vec::new());

@@ -74,19 +74,20 @@ fn curve(run: &Value) -> Option<Line> {
     (!points.is_empty()).then(|| Line::dots(name, points))
 }
 
-pub(super) fn failovers(failovers: &[Value]) -> Vec<String> {
+pub(super) fn failovers(runs: &[Value]) -> Vec<String> {
     let picture = |run: &Value| {
-        let points = run["slices"]
+        let failover = &run["failover"];
+        let points = failover["slices"]
             .as_array()?
             .iter()
             .filter_map(|slice| Some((slice["at_s"].as_f64()?, slice["answered_per_s"].as_f64()?)));
         let points: Vec<_> = points.collect();
-        let (killed, offered) = (run["killed_at_s"].as_f64()?, run["offered_per_s"].as_f64()?);
+        let (killed, offered) = (failover["killed_at_s"].as_f64()?, run["offered_per_s"].as_f64()?);
         let labels = Labels { title: "The leader is killed", x: "seconds", y: "requests/s" };
         let fault = Line::new("the leader is killed", vec![(killed, 0.0), (killed, offered)]);
         Some(lines(labels, &[Line::new("answered", points), fault]))
     };
-    failovers.iter().filter_map(picture).collect()
+    runs.iter().filter_map(picture).collect()
 }
 
 pub(super) fn peers(peers: &[Value]) -> Vec<String> {

@@ -195,10 +195,23 @@ pub(super) fn costs(runs: &[Value]) -> Option<Table> {
     Table::new(&columns, rows)
 }
 
-pub(super) fn failovers(failovers: &[Value]) -> Option<Table> {
-    let columns = ["offered/s", "answered before", "after", "silent ms", "failed", "not admitted"];
-    let keys = ["offered_per_s", "before_per_s", "after_per_s", "silent_ms", "failed", "dropped"];
-    Table::new(&columns, each(failovers, |run| keys.map(|key| number(&run[key])).to_vec()))
+pub(super) fn failovers(runs: &[Value]) -> Option<Table> {
+    let columns =
+        ["mode", "offered/s", "answered before", "after", "silent ms", "failed", "not admitted"];
+    let runs: Vec<_> = runs.iter().filter(|run| run["failover"].is_object()).cloned().collect();
+    let rows = each(&runs, |run| {
+        let failover = &run["failover"];
+        vec![
+            text(&run["mode"]),
+            number(&run["offered_per_s"]),
+            number(&failover["before_per_s"]),
+            number(&failover["after_per_s"]),
+            number(&failover["silent_ms"]),
+            number(&run["failed"]),
+            number(&run["dropped"]),
+        ]
+    });
+    Table::new(&columns, rows)
 }
 
 pub(super) fn peers(peers: &[Value]) -> Option<Table> {

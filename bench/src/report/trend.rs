@@ -39,7 +39,7 @@ impl From<&Outcome> for TrendLine {
             (None, Some(outstanding), _) => format!("{outstanding} outstanding"),
             (None, None, offered) => format!("{:.0}/s", offered.unwrap_or_default()),
         };
-        let workload = format!("{:?}", outcome.workload).to_lowercase();
+        let workload = outcome.workload.name();
         Self {
             name: format!(
                 "{workload} {} B, {} × {}, {}, {load}",

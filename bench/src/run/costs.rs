@@ -66,11 +66,11 @@ pub struct PerOperation {
     pub leader_changed: bool,
 }
 
-/// From the requests completed in the measured time, what the generators and the replicas' processes
-/// took in it, and how the replicas were at its ends.
+/// From the requests completed in a time, what each cost the generators (µs), what the replicas'
+/// processes took in it, and how the replicas were at its ends.
 pub(super) fn per_operation(
     completed: u64,
-    client_cpu: Duration,
+    client_cpu_us_per_op: f64,
     spent: &[Option<Usage>],
     (before, after): &(Vec<Look>, Vec<Look>),
 ) -> PerOperation {
@@ -78,7 +78,7 @@ pub(super) fn per_operation(
     let cpu: Duration = spent.iter().flatten().map(Usage::cpu).sum();
     let mut result = PerOperation {
         replicas_cpu_us_per_op: cpu.as_secs_f64() * 1e6 / count,
-        client_cpu_us_per_op: client_cpu.as_secs_f64() * 1e6 / count,
+        client_cpu_us_per_op,
         ..PerOperation::default()
     };
     let mut followers = Vec::new();

@@ -4,10 +4,15 @@ use std::{path::Path, time::Duration};
 
 use serde::Serialize;
 
-use super::{RunError, Spec, measure::Generators, prepare};
+use super::{
+    Outcome, RunError, Spec,
+    measure::{Generators, Span, judge, once},
+    prepare,
+};
 use crate::{
     Cluster, Setup,
     generator::{Pace, Record, Sample},
+    machine::Machine,
 };
 
 /// One slice of the run.
@@ -23,25 +28,29 @@ pub struct Slice {
     pub p99_us: f64,
 }
 
-/// What the run showed.
+/// What the run showed beside its latencies. What a request cost is of the time before.
 #[derive(Debug, Clone, Serialize)]
 pub struct Failover {
     /// When the leader was killed, in seconds.
     pub killed_at_s: f64,
-    /// Arrivals a second.
-    pub offered_per_s: f64,
     /// Answered a second before it, in the mean.
     pub before_per_s: f64,
     /// In the last third.
     pub after_per_s: f64,
     /// The longest time without an answer, in ms.
     pub silent_ms: f64,
-    /// Requests that failed.
-    pub failed: u64,
-    /// How often requests were not admitted (P23).
-    pub dropped: u64,
     /// The whole run in slices.
     pub slices: Vec<Slice>,
+}
+
+impl Failover {
+    pub(super) fn describe(&self) -> String {
+        format!(
+            "the leader was killed after {:.1} s: {:.0} answered a second before, {:.0} in the last \
+             third; the longest silence was {:.0} ms",
+            self.killed_at_s, self.before_per_s, self.after_per_s, self.silent_ms
+        )
+    }
 }
 
 /// The paper's limit on requests in the system.
@@ -50,30 +59,55 @@ const ADMISSION_LIMIT: usize = 1000;
 /// Slices of a run.
 const SLICES: usize = 100;
 
-/// Kills the leader after a third of the time.
-pub async fn failover(binary: &Path, spec: &Spec, per_second: f64) -> Result<Failover, RunError> {
+/// The share of what a closed loop reaches that is offered if nobody says a rate.
+const OFFERED: f64 = 0.7;
+
+/// Kills the leader after a third of the time. Without a rate it is a share of what the replicas do
+/// at most, measured first.
+pub async fn failover(
+    binary: &Path,
+    spec: &Spec,
+    per_second: Option<f64>,
+) -> Result<Outcome, RunError> {
+    let machine = Machine::here();
     let setup = Setup { admission_limit: ADMISSION_LIMIT, ..spec.setup.clone() };
     let mut cluster = Cluster::start(binary, &setup).await?;
     prepare(&cluster, spec.workload).await?;
+    let per_second = match per_second {
+        Some(rate) => rate,
+        None => OFFERED * most(&cluster, spec).await?,
+    };
     let pace = Pace::Open { per_second };
     // What is refused is tried again until then, and counts as failed.
     let timeout = Duration::from_secs(1);
     let generators = Generators::start(spec, pace, spec.duration, timeout, &cluster.route(), None);
     let killed_at = spec.duration / 3;
+    let mut span = Span::default();
     if generators.reach(1).await {
+        span.begin(&cluster).await;
         tokio::time::sleep(killed_at).await;
+        span.end(&cluster, &generators).await;
         cluster.kill_leader().await?;
     }
-    let (record, _, dropped) = generators.join().await?;
-    Ok(summary(&record, spec.duration, killed_at, per_second, dropped, timeout))
+    let (record, costs, dropped) = generators.join().await?;
+    let failover = summary(&record, spec.duration, killed_at, timeout);
+    let measurement = judge(spec, pace, spec.duration, record, (&costs, dropped), &span);
+    let outcome = Outcome::new(spec, pace, &measurement, machine);
+    Ok(Outcome { failover: Some(failover), ..outcome })
+}
+
+/// What the replicas do in a second, when there is always something to do.
+async fn most(cluster: &Cluster, spec: &Spec) -> Result<f64, RunError> {
+    const OUTSTANDING: usize = 256;
+    let pace = Pace::Closed { outstanding: OUTSTANDING.max(spec.clients) };
+    let measured = once(cluster, spec, pace, Duration::from_secs(1)).await?;
+    Ok(measured.achieved_per_s.max(1.0))
 }
 
 fn summary(
     record: &Record,
     duration: Duration,
     killed_at: Duration,
-    offered_per_s: f64,
-    dropped: u64,
     timeout: Duration,
 ) -> Failover {
     let samples = record.samples();
@@ -98,12 +132,9 @@ fn summary(
     });
     Failover {
         killed_at_s: killed_at.as_secs_f64(),
-        offered_per_s,
         before_per_s: rate(Duration::ZERO, killed_at),
         after_per_s: rate(duration * 2 / 3, duration),
         silent_ms: silent_ns as f64 / 1e6,
-        failed: record.failed,
-        dropped,
         slices: slices.collect(),
     }
 }

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use indicatif::ProgressBar;
+
 use super::{PerOperation, RunError, Spec, costs::per_operation};
 use crate::{
     Cluster,
@@ -45,7 +47,11 @@ pub struct Measurement {
 pub(super) struct Generators {
     threads: Vec<JoinHandle<Result<Driven, DriveError>>>,
     watches: Vec<Arc<Watch>>,
+    progress: ProgressBar,
 }
+
+/// How often they are looked at while they work. Each look takes time from them.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// A request may take this long before it counts as failed.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,9 +78,12 @@ impl Generators {
                     Pace::Open { per_second } => {
                         Pace::Open { per_second: per_second / count as f64 }
                     }
-                    Pace::Closed { outstanding } => Pace::Closed { outstanding },
+                    Pace::Closed { outstanding } => Pace::Closed {
+                        // Exactly as many as were asked for, and no client without one.
+                        outstanding: share(outstanding, spec.clients, count, generator),
+                    },
                 },
-                clients: (spec.clients + generator) / count,
+                clients: clients_of(spec.clients, count, generator),
                 requests: requests
                     .cloned()
                     .unwrap_or_else(|| spec.workload.requests(spec.request_bytes, seed)),
@@ -88,7 +97,7 @@ impl Generators {
             threads.push(std::thread::spawn(move || drive(plan, &route, &watching)));
             watches.push(watch);
         }
-        Self { threads, watches }
+        Self { threads, watches, progress: spec.progress.clone() }
     }
 
     /// Waits until all have come so far; false if one has ended before.
@@ -100,17 +109,29 @@ impl Generators {
             if self.threads.iter().any(JoinHandle::is_finished) {
                 return false;
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            self.pause().await;
         }
+    }
+
+    /// How many requests were answered in the measured time so far.
+    pub(super) fn completed(&self) -> u64 {
+        self.watches.iter().map(|watch| watch.completed.load(Ordering::Relaxed)).sum()
+    }
+
+    async fn pause(&self) {
+        if !self.progress.is_hidden() {
+            self.progress.set_message(format!("{} answered", self.completed()));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 
     /// Waits for their ends, and merges what they have seen.
     pub(super) async fn join(mut self) -> Result<(Record, Vec<Cost>, u64), DriveError> {
         let (mut merged, mut costs, mut dropped) = (Record::default(), Vec::new(), 0);
+        while !self.threads.iter().all(JoinHandle::is_finished) {
+            self.pause().await;
+        }
         for thread in self.threads.drain(..) {
-            while !thread.is_finished() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
             let driven = thread.join().expect("a generator does not panic")?;
             merged.merge(driven.record);
             costs.push(driven.cost);
@@ -127,6 +148,20 @@ impl Drop for Generators {
             watch.stop.store(true, Ordering::Relaxed);
         }
     }
+}
+
+/// How many of the clients one of the generators has.
+fn clients_of(clients: usize, generators: usize, generator: usize) -> usize {
+    (clients + generator) / generators
+}
+
+/// How many of the requests outstanding one of the generators has: each client has as many as the
+/// others, and the first ones one more where it does not come out even.
+fn share(outstanding: usize, clients: usize, generators: usize, generator: usize) -> usize {
+    let before: usize = (0..generator).map(|it| clients_of(clients, generators, it)).sum();
+    let own = clients_of(clients, generators, generator);
+    let more = (outstanding % clients).saturating_sub(before).min(own);
+    outstanding / clients * own + more
 }
 
 /// Measures until p99 is known as narrowly as asked, or the time is up: each further try takes twice
@@ -176,34 +211,51 @@ async fn watch(
     duration: Duration,
     generators: Generators,
 ) -> Result<Measurement, RunError> {
-    let begun = generators.reach(1).await;
-    let before = (cluster.usages(), cluster.look().await);
-    let after = if begun && generators.reach(2).await {
-        Some((cluster.usages(), cluster.look().await))
-    } else {
-        None
-    };
+    let mut span = Span::default();
+    if generators.reach(1).await {
+        span.begin(cluster).await;
+        if generators.reach(2).await {
+            span.end(cluster, &generators).await;
+        }
+    }
     let (record, costs, dropped) = generators.join().await?;
-    let spent = after.as_ref().map(|after| difference(&before.0, &after.0)).unwrap_or_default();
-    let looks = (before.1, after.map(|after| after.1).unwrap_or_default());
-    Ok(judge(spec, pace, duration, record, &costs, dropped, &spent, &looks))
+    Ok(judge(spec, pace, duration, record, (&costs, dropped), &span))
 }
 
-fn difference(before: &[Option<Usage>], after: &[Option<Usage>]) -> Vec<Option<Usage>> {
-    let pairs = before.iter().zip(after);
-    pairs.map(|(before, after)| Some((*after)? - (*before)?)).collect()
+/// What the replicas and their processes did between two moments.
+#[derive(Debug, Default)]
+pub(super) struct Span {
+    usages: Vec<Option<Usage>>,
+    looks: (Vec<Look>, Vec<Look>),
+    /// What each process took.
+    spent: Vec<Option<Usage>>,
+    /// Requests answered in it.
+    completed: u64,
 }
 
-#[expect(clippy::too_many_arguments, reason = "each is a part of what was measured")]
-fn judge(
+impl Span {
+    pub(super) async fn begin(&mut self, cluster: &Cluster) {
+        self.usages = cluster.usages();
+        self.looks.0 = cluster.look().await;
+    }
+
+    pub(super) async fn end(&mut self, cluster: &Cluster, generators: &Generators) {
+        self.completed = generators.completed();
+        let pairs = self.usages.iter().zip(cluster.usages());
+        self.spent = pairs.map(|(before, after)| Some(after? - (*before)?)).collect();
+        self.looks.1 = cluster.look().await;
+    }
+}
+
+/// What came of a run: the record of the generators, their costs and how often requests were not
+/// admitted, and what the replicas did.
+pub(super) fn judge(
     spec: &Spec,
     pace: Pace,
     duration: Duration,
     record: Record,
-    costs: &[Cost],
-    dropped: u64,
-    spent: &[Option<Usage>],
-    looks: &(Vec<Look>, Vec<Look>),
+    (costs, dropped): (&[Cost], u64),
+    span: &Span,
 ) -> Measurement {
     let achieved_per_s = record.completed as f64 / duration.as_secs_f64();
     let generator_share = costs.iter().map(Cost::share).fold(0.0, f64::max);
@@ -222,7 +274,8 @@ fn judge(
     let p99_interval_us = interval
         .map(|interval| Interval { low: interval.low.min(p99), high: interval.high.max(p99) });
     let client_cpu: Duration = costs.iter().map(|cost| cost.cpu).sum();
-    let costs = per_operation(record.completed, client_cpu, spent, looks);
+    let client_us = client_cpu.as_secs_f64() * 1e6 / record.completed.max(1) as f64;
+    let costs = per_operation(span.completed, client_us, &span.spent, &span.looks);
     Measurement {
         record,
         duration,

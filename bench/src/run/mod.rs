@@ -9,6 +9,7 @@ mod search;
 use std::time::Duration;
 
 use hovercraft::{CallError, Mode, admin::AdminError};
+use indicatif::ProgressBar;
 
 pub use costs::{PerOperation, RoleCost};
 pub use failover::{Failover, failover};
@@ -19,7 +20,7 @@ pub use search::{Found, find_max};
 use crate::{
     Cluster, ClusterError, Setup,
     generator::{DriveError, Pace},
-    machine::{Machine, commit},
+    machine::Machine,
     workload::{Workload, loading},
 };
 
@@ -68,6 +69,8 @@ pub struct Spec {
     pub asked: Asked,
     /// Of all that is random.
     pub seed: u64,
+    /// Where somebody may watch it; hidden by default.
+    pub progress: ProgressBar,
 }
 
 impl Spec {
@@ -93,6 +96,7 @@ impl Spec {
             duration_max: Duration::from_secs(20),
             asked: Asked::default(),
             seed: 1,
+            progress: ProgressBar::hidden(),
         }
     }
 }
@@ -117,5 +121,5 @@ pub async fn prepare(cluster: &Cluster, workload: Workload) -> Result<(), RunErr
 pub async fn run(cluster: &Cluster, spec: &Spec, pace: Pace) -> Result<Outcome, RunError> {
     let machine = Machine::here();
     let measurement = measure(cluster, spec, pace).await?;
-    Ok(Outcome::new(spec, pace, &measurement, machine, commit()))
+    Ok(Outcome::new(spec, pace, &measurement, machine))
 }

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::{Found, Measurement, PerOperation, RoleCost, Spec};
+use super::{Failover, Found, Measurement, PerOperation, RoleCost, Spec};
 use crate::{
     generator::Pace,
-    machine::{Machine, unix_seconds},
+    machine::{Machine, commit, unix_seconds},
     stats::{Interval, Tests},
     workload::Workload,
 };
@@ -69,6 +69,8 @@ pub struct Outcome {
     pub generator: Generator,
     /// The search for the highest throughput under a bound, if there was one.
     pub max_under_slo: Option<Found>,
+    /// What happened when the leader was killed, in the workload failover.
+    pub failover: Option<Failover>,
     /// Latencies in ns and how often: the raw histogram.
     pub histogram_ns: Vec<(u64, u64)>,
     /// Where.
@@ -106,18 +108,12 @@ pub struct Generator {
 }
 
 impl Outcome {
-    pub(super) fn new(
-        spec: &Spec,
-        pace: Pace,
-        measured: &Measurement,
-        machine: Machine,
-        commit: String,
-    ) -> Self {
+    pub(super) fn new(spec: &Spec, pace: Pace, measured: &Measurement, machine: Machine) -> Self {
         let Measurement { record, costs, .. } = measured;
         let PerOperation { leader, follower, leader_changed, .. } = *costs;
         let (outstanding, offered_per_s) = match pace {
             Pace::Open { per_second } => (None, Some(per_second)),
-            Pace::Closed { outstanding } => (Some(outstanding * spec.clients), None),
+            Pace::Closed { outstanding } => (Some(outstanding), None),
         };
         let late =
             |quantile| if offered_per_s.is_some() { record.lateness_us(quantile) } else { 0.0 };
@@ -159,13 +155,14 @@ impl Outcome {
                 bottleneck: measured.bottleneck.clone(),
             },
             max_under_slo: None,
+            failover: None,
             histogram_ns: record
                 .latency_ns
                 .iter_recorded()
                 .map(|it| (it.value_iterated_to(), it.count_at_value()))
                 .collect(),
             machine,
-            commit,
+            commit: commit(),
             unix_seconds: unix_seconds(),
         }
     }
@@ -182,9 +179,12 @@ impl Outcome {
         let Self { mode, replicas, durability, policy, clients, .. } = self;
         writeln!(
             text,
-            "{:?}, {mode}, {replicas} replicas, {durability}, {policy} replies, B = {}, {}-byte \
+            "{}, {mode}, {replicas} replicas, {durability}, {policy} replies, B = {}, {}-byte \
              requests, {clients} clients, {:.1} s",
-            self.workload, self.queue_bound, self.request_bytes, self.seconds
+            self.workload.name(),
+            self.queue_bound,
+            self.request_bytes,
+            self.seconds
         )?;
         match (self.offered_per_s, self.outstanding) {
             (Some(offered), _) => write!(text, "  open loop, {offered:.0} offered")?,
@@ -232,6 +232,9 @@ impl Outcome {
         }
         for failure in &self.tests.failures {
             writeln!(text, "  NOT TO BE TRUSTED: {failure}")?;
+        }
+        if let Some(failover) = &self.failover {
+            writeln!(text, "  {}", failover.describe())?;
         }
         if let Some(found) = &self.max_under_slo {
             match found.max_per_s {

@@ -46,8 +46,7 @@ const REPETITIONS: usize = 3;
 /// Searches from what a closed loop with many requests reaches.
 pub async fn find_max(cluster: &Cluster, spec: &Spec, slo: Duration) -> Result<Found, RunError> {
     const OUTSTANDING: usize = 256;
-    let each = OUTSTANDING.div_ceil(spec.clients);
-    let closed = Pace::Closed { outstanding: each };
+    let closed = Pace::Closed { outstanding: OUTSTANDING.max(spec.clients) };
     let ceiling = once(cluster, spec, closed, spec.duration).await?.achieved_per_s * 1.25;
     let slo_us = slo.as_secs_f64() * 1e6;
     let (mut points, mut highest) = (Vec::new(), Vec::new());
