@@ -1,6 +1,6 @@
 //! Where a figure comes from: the machine, how busy it was, and the commit.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use procfs::{Current as _, LoadAverage, Meminfo};
 use serde::{Deserialize, Serialize};
@@ -51,17 +51,23 @@ impl Machine {
     }
 }
 
-/// The commit in the present directory, with a mark if files differ from it; `unknown` outside of a
-/// repository.
+/// The commit of the repository around this program or, if there is none, around the present
+/// directory, with a mark if files differ from it; `unknown` outside of repositories.
 pub fn commit() -> String {
+    let program = std::env::current_exe().ok();
+    let around_program = program.as_deref().and_then(Path::parent).and_then(commit_of);
+    around_program.or_else(|| commit_of(Path::new("."))).unwrap_or_else(|| "unknown".to_owned())
+}
+
+fn commit_of(directory: &Path) -> Option<String> {
     let git = |arguments: &[&str]| {
-        let output = Command::new("git").args(arguments).output().ok()?;
+        let output = Command::new("git").arg("-C").arg(directory).args(arguments).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     match (git(&["rev-parse", "--short=12", "HEAD"]), git(&["status", "--porcelain", "-uno"])) {
-        (Some(commit), Some(changes)) if changes.is_empty() => commit,
-        (Some(commit), _) => format!("{commit}+"),
-        _ => "unknown".to_owned(),
+        (Some(commit), Some(changes)) if changes.is_empty() => Some(commit),
+        (Some(commit), _) => Some(format!("{commit}+")),
+        _ => None,
     }
 }
 

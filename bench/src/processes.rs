@@ -63,6 +63,14 @@ impl Default for Setup {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClusterError {
+    /// The `hovercraft` command cannot be executed.
+    #[error("cannot start {}: {source}", binary.display())]
+    Binary {
+        /// What was named.
+        binary: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// Processes, files or sockets.
     #[error("cannot {action}: {source}")]
     Io {
@@ -104,6 +112,13 @@ pub enum ClusterError {
         /// How many there are; none if no leader was among them to say so.
         members: Option<usize>,
     },
+}
+
+impl ClusterError {
+    /// Whether what the user named is at fault.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Binary { .. } | Self::Ended { .. } | Self::NotAll { .. })
+    }
 }
 
 /// Replicas as processes; killed when this is dropped.
@@ -152,7 +167,7 @@ impl Cluster {
                 .stderr(Stdio::inherit())
                 .env("HOVERCRAFT_LOG", "error")
                 .spawn()
-                .map_err(failed(&format!("start {}", binary.display())))?;
+                .map_err(|source| ClusterError::Binary { binary: binary.to_owned(), source })?;
             cluster.children.push(child);
         }
         let members = cluster.members.clone();

@@ -68,7 +68,8 @@ enum Failure {
 impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
         match error {
-            RunError::Usage(message) => Self::Usage(message),
+            // What was named is not what it was taken for.
+            RunError::Cluster(error) if error.is_usage() => Self::Usage(error.to_string()),
             other => Self::Other(other.to_string()),
         }
     }
@@ -161,8 +162,16 @@ fn hovercraft(named: Option<PathBuf>) -> Result<PathBuf, Failure> {
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Failure> {
-    let text =
-        serde_json::to_string_pretty(value).map_err(|error| Failure::Other(error.to_string()))?;
+    write_text(path, serde_json::to_string_pretty(value))
+}
+
+/// On one line: what has a histogram would have thousands.
+fn write_json_line(path: &Path, value: &impl Serialize) -> Result<(), Failure> {
+    write_text(path, serde_json::to_string(value))
+}
+
+fn write_text(path: &Path, text: serde_json::Result<String>) -> Result<(), Failure> {
+    let text = text.map_err(|error| Failure::Other(error.to_string()))?;
     std::fs::write(path, text + "\n").map_err(|error| cannot_write(path, &error))
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hovercraft_bench::{
     draw,
-    model::{Costs, figures},
+    model::{Costs, Figure, figures},
 };
 
 use super::{Failure, Verdict, cannot_write, progress, writable, write_json};
@@ -62,9 +62,9 @@ impl Arguments {
         }
         if let Some(directory) = &self.svg {
             std::fs::create_dir_all(directory).map_err(|error| cannot_write(directory, &error))?;
-            for figure in &model.figures {
-                let path = directory.join(format!("figure{}.svg", figure.number));
-                draw::write(&path, &figure.draw()).map_err(|error| cannot_write(&path, &error))?;
+            for (name, svg) in model.figures.iter().flat_map(Figure::draw) {
+                let path = directory.join(name + ".svg");
+                draw::write(&path, &svg).map_err(|error| cannot_write(&path, &error))?;
             }
         }
         if let Some(path) = &self.json {

@@ -18,7 +18,7 @@ use hovercraft_bench::{
 
 use super::{
     Failure, Verdict, hovercraft, percent, positive, progress, rate, seconds, time, writable,
-    write_json,
+    write_json_line,
 };
 
 /// Starts the replicas as processes, loads them, tests the sample, and prints what everybody cost.
@@ -229,7 +229,7 @@ impl Arguments {
 
     fn write(&self, outcome: &Outcome) -> Result<(), Failure> {
         if let Some(path) = &self.json {
-            write_json(path, outcome)?;
+            write_json_line(path, outcome)?;
         }
         if let Some(path) = &self.trend {
             append_trend(path, outcome).map_err(|error| super::cannot_write(path, &error))?;

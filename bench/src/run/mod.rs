@@ -43,9 +43,6 @@ pub enum RunError {
     /// No session to load them.
     #[error("the records of the workload could not be loaded: {0}")]
     Connect(#[from] hovercraft::ConnectError),
-    /// The command line asks for what does not fit together.
-    #[error("{0}")]
-    Usage(String),
 }
 
 /// What is to be run.
