@@ -139,7 +139,9 @@ impl Events {
             if events.iter().any(|event| event.process != NOBODY) {
                 return Err(bad(event.line, "the event has no process"));
             }
-            events.iter_mut().for_each(|event| event.process = 0);
+            for event in &mut events {
+                event.process = 0;
+            }
         }
         let has_times = set_times(&mut events);
         let has_tuples = are_tuples(&events);
