@@ -84,10 +84,7 @@ impl Stepper {
             }
             Fault::Damage { target, .. } => {
                 let at = self.find(target);
-                self.kill(at, Leaves::Prefix);
-                self.replicas[at].disk.is_damaged = true;
-                // It is noticed when it tries to start.
-                self.restart(at);
+                self.damage(at);
                 Relief::Repair(at)
             }
             Fault::WriteError { target, .. } => {
@@ -182,17 +179,26 @@ impl Stepper {
         }
     }
 
+    /// The process dies, not the machine: what its store notes without a sync is there, by which
+    /// damage at the end of the log is told from a torn tail (P38).
+    fn damage(&mut self, at: usize) {
+        let ran = self.replicas[at].life.is_some();
+        self.kill(at, Leaves::Everything);
+        let disk = &mut self.replicas[at].disk;
+        disk.is_damaged = true;
+        if ran && let Some(damage) = disk.look_at_damage() {
+            self.coverage.add(damage.name(), 1);
+        }
+        // It is noticed when it tries to start.
+        self.restart(at);
+    }
+
     pub(super) fn restart(&mut self, at: usize) {
         if self.replicas[at].life.is_some() {
             return;
         }
         if !self.replicas[at].disk.is_usable() {
             self.coverage.add("starts refused by the disk", 1);
-            if self.replicas[at].disk.is_damaged
-                && let Some(damage) = self.replicas[at].disk.look_at_damage()
-            {
-                self.coverage.add(damage.name(), 1);
-            }
             let what = || format!("{} cannot start: its disk is full or damaged", at + 1);
             self.trace.fault(self.now, Place::At(at), what);
             return;
