@@ -61,8 +61,7 @@ impl Arguments {
         if let Some(path) = self.json {
             write_json(&path, &outcomes)?;
         }
-        // Where the tests of the sample say that intervals are too narrow, they need not hold.
-        let good = outcomes.iter().all(|it| it.passed() || it.tests_passed * 2 < it.runs);
+        let good = outcomes.iter().all(Outcome::passed);
         println!("verdict: {}", if good { "ok" } else { "the instrument does not tell the truth" });
         Ok(good)
     }

@@ -1,5 +1,7 @@
 //! The tables of the report.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::{Results, TrendLine, escape};
@@ -60,25 +62,25 @@ fn parts(values: &[Value], key: &str, row: impl Fn(&Value) -> Vec<String>) -> Ve
 
 pub(super) fn machine(results: &Results) -> Option<Table> {
     let measured = results.runs.iter().chain(&results.peers).chain(&results.floors);
-    let rows: Vec<_> = measured
-        .filter(|value| value["machine"].is_object())
-        .map(|value| {
-            let machine = &value["machine"];
-            vec![
-                text(&machine["processor"]),
-                text(&machine["cores"]),
-                text(&machine["kernel"]),
-                text(&value["commit"]),
-            ]
-        })
-        .collect();
-    let mut different: Vec<Vec<String>> = Vec::new();
-    for row in rows {
-        if !different.contains(&row) {
-            different.push(row);
-        }
+    // Each with the highest load that was found on it before a measurement.
+    let mut different: BTreeMap<Vec<String>, f64> = BTreeMap::new();
+    for value in measured.filter(|value| value["machine"].is_object()) {
+        let machine = &value["machine"];
+        let row = vec![
+            text(&machine["processor"]),
+            text(&machine["cores"]),
+            text(&machine["kernel"]),
+            text(&value["commit"]),
+        ];
+        let load = different.entry(row).or_default();
+        *load = load.max(machine["load_before"].as_f64().unwrap_or(0.0));
     }
-    Table::new(&["processor", "cores", "Linux", "commit"], different)
+    let rows = different.into_iter().map(|(mut row, load)| {
+        row.push(number(&load.into()));
+        row
+    });
+    let columns = ["processor", "cores", "Linux", "commit", "load before, at most"];
+    Table::new(&columns, rows.collect())
 }
 
 /// How a run is told from others, in a few words.

@@ -168,6 +168,7 @@ mod tests {
     fn lost_requests_show_as_their_retries_do() {
         let outcome = in_virtual_time(&cases()[1], 5);
         assert!(outcome.p99_truth_us > 25_000.0, "{outcome:?}");
+        assert!(outcome.p99_covered >= 4, "{outcome:?}");
         assert!(outcome.errors[0] < 0.05 && outcome.errors[1] < 0.05, "{outcome:?}");
     }
 
@@ -190,7 +191,7 @@ mod tests {
     #[test]
     fn a_stall_shows_in_p99_as_it_does_to_users() {
         let outcome = in_virtual_time(&cases()[2], 5);
-        assert!(outcome.errors[0] < 0.05 && outcome.errors[1] < 0.05, "{outcome:?}");
+        assert!(outcome.passed(), "{outcome:?}");
         assert!((80_000.0..100_000.0).contains(&outcome.p99_reported_us), "{outcome:?}");
         // The trap: who waits for each answer sends one request into each stall.
         assert!(outcome.p99_closed_loop_us < 10_000.0, "{outcome:?}");
