@@ -13,7 +13,7 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{coverage::Coverage, invariants::Violation, runner::Runner};
+use crate::{coverage::Coverage, faults::FaultKind, invariants::Violation, runner::Runner};
 
 /// How many lines of the story of a failed seed are shown.
 const LINES_MAX: usize = 60;
@@ -97,6 +97,10 @@ impl Sweep {
                     .expect("the system has threads");
             }
             drop(sender);
+            // A sort of fault that never comes up is to be seen too.
+            for (_, name) in FaultKind::ALL {
+                report.coverage.add(name, 0);
+            }
             for (seed, coverage, violation) in results {
                 report.seeds += 1;
                 report.coverage.merge(&coverage);
