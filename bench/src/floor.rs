@@ -140,7 +140,9 @@ fn deliveries(
     let mut outbox = Outbox::new();
     let mut delivered = 0u64;
     let (start, cpu) = (Instant::now(), process_cpu());
-    while start.elapsed() < turn {
+    // A busy kernel delivers a little later, even on loopback.
+    let most = turn + Duration::from_secs(2);
+    while start.elapsed() < turn || (delivered == 0 && start.elapsed() < most) {
         for to in path.to {
             for _ in 0..path.train {
                 outbox.push(*to, |buffer| buffer.extend_from_slice(&payload));

@@ -245,6 +245,11 @@ impl Arguments {
             return Ok((cluster, spec));
         }
         let cluster = Cluster::attach(&self.attach).await.map_err(RunError::from)?;
+        // How it was set up cannot be asked; what the command line says of it is believed.
+        let unknown = || "unknown".to_owned();
+        spec.setup.durability = self.durability.clone().unwrap_or_else(unknown);
+        spec.setup.policy = self.policy.clone().unwrap_or_else(unknown);
+        spec.setup.queue_bound = self.queue_bound.map_or(0, |it| it as usize);
         spec.setup.mode = cluster.mode();
         spec.setup.replicas = cluster.replicas() as u16;
         Ok((cluster, spec))
