@@ -88,7 +88,7 @@ impl Core {
             };
             let kind = waiting.request.kind();
             let repliers = &mut leader.repliers;
-            let chosen = repliers.choose(&self.log, commit, kind, self.node, &mut self.rng);
+            let chosen = repliers.choose(&self.log, commit, kind, &mut self.rng);
             let Some(replier) = chosen else {
                 self.counters.queues_full += 1;
                 break;
@@ -177,7 +177,6 @@ impl Core {
             return;
         };
         let admission = &mut self.admission;
-        // It does not start again as a leader: one round is as good as another.
         leader.repliers.report(now, node, (0, applied), |identity| admission.release(identity));
     }
 

@@ -175,6 +175,7 @@ impl Core {
         let settings = &self.settings;
         let repliers = Repliers::from_log(
             members.iter().map(|member| member.id),
+            self.node,
             &self.log,
             if settings.mode == Mode::Raft { super::Policy::Leader } else { settings.policy },
             settings.queue_bound,

@@ -52,6 +52,11 @@ struct Queue {
 pub(crate) struct Repliers {
     queues: Vec<Queue>,
     policy: Policy,
+    leader: NodeId,
+    /// What the leader is taken to have applied where it is compared with the others.
+    leader_counted: Index,
+    /// Its own reads above that, which it has answered.
+    leader_reads: VecDeque<Index>,
     /// B: the hard bound on each queue.
     bound: usize,
     /// How far a replica's applied index may be behind the commit index.
@@ -64,6 +69,7 @@ impl Repliers {
     /// The queues as the log says, for a new leader: nobody has reported yet.
     pub(crate) fn from_log(
         members: impl Iterator<Item = NodeId>,
+        leader: NodeId,
         log: &Log,
         policy: Policy,
         bound: usize,
@@ -79,7 +85,16 @@ impl Repliers {
             excluded: false,
         };
         let queues = members.map(new_queue).collect();
-        let mut repliers = Self { queues, policy, bound, lag_max, turn: 0 };
+        let mut repliers = Self {
+            queues,
+            policy,
+            leader,
+            leader_counted: 0,
+            leader_reads: VecDeque::new(),
+            bound,
+            lag_max,
+            turn: 0,
+        };
         for (index, entry) in log.entries_from(log.first()) {
             if planted!("queues-not-reset") {
                 break;
@@ -111,7 +126,8 @@ impl Repliers {
         (round, applied): (u64, Index),
         mut answered: impl FnMut(&Identity),
     ) {
-        let Some(queue) = self.queue_mut(node) else {
+        let is_leader = node == self.leader;
+        let Some(queue) = self.queues.iter_mut().find(|queue| queue.node == node) else {
             return;
         };
         let is_same_round = round == queue.round;
@@ -125,8 +141,26 @@ impl Repliers {
         }
         while let Some(queued) = queue.entries.pop_front_if(|queued| queued.index <= applied) {
             queue.read_count -= u64::from(queued.is_read);
+            if is_leader && queued.is_read {
+                self.leader_reads.push_back(queued.index);
+            }
             answered(&queued.identity);
         }
+        self.count_leader();
+    }
+
+    /// What the others say of themselves is a round trip old. By what it knows of itself now the
+    /// leader would always seem to be the least loaded, and would answer more than its share. So it
+    /// compares itself as far as the most advanced of them said; or, should they all stand still,
+    /// as all queues together behind where it is (P16).
+    fn count_leader(&mut self) {
+        let applied = self.applied(self.leader).unwrap_or(0);
+        let others = self.queues.iter().filter(|q| q.node != self.leader && !q.excluded);
+        let said = others.filter_map(|queue| queue.applied).max().unwrap_or(applied);
+        let least = applied.saturating_sub((self.bound * self.queues.len()) as u64);
+        let counted = said.clamp(least, applied);
+        self.leader_counted = counted;
+        while self.leader_reads.pop_front_if(|read| *read <= counted).is_some() {}
     }
 
     /// Says whether a replica may be given anything to answer.
@@ -142,10 +176,10 @@ impl Repliers {
         log: &Log,
         commit: Index,
         kind: Kind,
-        leader: NodeId,
         rng: &mut fastrand::Rng,
     ) -> Option<NodeId> {
-        if self.policy == Policy::Jbsq && kind.is_write() && self.is_idle(leader, log, commit) {
+        let leader = self.leader;
+        if self.policy == Policy::Jbsq && kind.is_write() && self.is_idle(log, commit) {
             return Some(leader);
         }
         let position = match self.policy {
@@ -171,7 +205,7 @@ impl Repliers {
                 (0..count)
                     .map(|offset| (turn + offset) % count)
                     .filter(|at| self.is_eligible(&self.queues[*at], log, commit))
-                    .min_by_key(|at| Self::left_to_execute(&self.queues[*at], log))
+                    .min_by_key(|at| self.left_to_execute(&self.queues[*at], log))
             }
         }?;
         self.turn = (position + 1) % self.queues.len();
@@ -205,8 +239,8 @@ impl Repliers {
 
     /// Whether nothing waits for the leader, who has to execute a write in any case: then it also
     /// answers it, because another replica would have to be told of the commit first (P16).
-    fn is_idle(&self, leader: NodeId, log: &Log, commit: Index) -> bool {
-        let queue = self.queues.iter().find(|queue| queue.node == leader);
+    fn is_idle(&self, log: &Log, commit: Index) -> bool {
+        let queue = self.queues.iter().find(|queue| queue.node == self.leader);
         queue.is_some_and(|q| q.applied == Some(log.last()) && self.is_eligible(q, log, commit))
     }
 
@@ -222,10 +256,14 @@ impl Repliers {
     }
 
     /// Writes and own reads above applied(X).
-    fn left_to_execute(queue: &Queue, log: &Log) -> u64 {
-        let applied = queue.applied.unwrap_or(0);
+    fn left_to_execute(&self, queue: &Queue, log: &Log) -> u64 {
+        let (applied, answered) = if queue.node == self.leader {
+            (self.leader_counted, self.leader_reads.len() as u64)
+        } else {
+            (queue.applied.unwrap_or(0), 0)
+        };
         let writes = log.write_count(log.last()) - log.write_count(applied.min(log.last()));
-        writes + queue.read_count
+        writes + queue.read_count + answered
     }
 
     fn queue_mut(&mut self, node: NodeId) -> Option<&mut Queue> {
@@ -254,13 +292,13 @@ mod tests {
         fn new(policy: Policy, bound: usize) -> Self {
             let mut log = Log::new(0, 0, 0, 0);
             log.append(noop(1));
-            let mut repliers = Repliers::from_log([A, B].into_iter(), &log, policy, bound, 100);
+            let mut repliers = Repliers::from_log([A, B].into_iter(), A, &log, policy, bound, 100);
             repliers.report(Time::ZERO, A, (1, 1), |_| ());
             Self { log, repliers, rng: fastrand::Rng::with_seed(1) }
         }
 
         fn order(&mut self, kind: Kind) -> Option<NodeId> {
-            let replier = self.repliers.choose(&self.log, 1, kind, A, &mut self.rng)?;
+            let replier = self.repliers.choose(&self.log, 1, kind, &mut self.rng)?;
             let request = request_of(1, self.log.last(), 1, kind, b"");
             let payload = Payload::Request { replier, request: request.clone() };
             let index = self.log.append(entry(1, payload));
@@ -291,9 +329,33 @@ mod tests {
         bench.repliers.report(Time::ZERO, B, (1, 1), |_| ());
         let repliers: Vec<_> = (0..4).filter_map(|_| bench.order(Kind::Read)).collect();
         assert_eq!(repliers, [A, B, A, B]);
-        bench.repliers.report(Time::ZERO, A, (1, 3), |_| ());
-        // A has one read left, B two.
-        assert_eq!(bench.order(Kind::Read), Some(A));
+        bench.repliers.report(Time::ZERO, B, (1, 3), |_| ());
+        bench.repliers.report(Time::ZERO, A, (1, 4), |_| ());
+        // B has one read left. A has none, but counts one: nobody else said that it is so far yet.
+        assert_eq!([bench.order(Kind::Read), bench.order(Kind::Read)], [Some(A), Some(B)]);
+    }
+
+    #[test]
+    fn the_leader_counts_itself_no_further_than_the_others_said_they_are() {
+        let mut bench = Bench::new(Policy::Jbsq, 4);
+        bench.repliers.report(Time::ZERO, B, (1, 1), |_| ());
+        let mut shares = [0_u32; 2];
+        for _ in 0..30 {
+            // It executes at once; of B it hears only after four more requests.
+            for _ in 0..4 {
+                let replier = bench.order(Kind::Write).expect("the queues are short");
+                shares[usize::from(replier == B)] += 1;
+                bench.repliers.report(Time::ZERO, A, (1, bench.log.last() - 1), |_| ());
+            }
+            bench.repliers.report(Time::ZERO, B, (1, bench.log.last()), |_| ());
+            bench.repliers.report(Time::ZERO, A, (1, bench.log.last() - 1), |_| ());
+        }
+        assert!(shares[0].abs_diff(shares[1]) <= 2, "{shares:?}");
+        // Should B stand still, A answers everything but what B has.
+        for _ in 0..100 {
+            assert!(bench.order(Kind::Write).is_some());
+            bench.repliers.report(Time::ZERO, A, (1, bench.log.last()), |_| ());
+        }
     }
 
     #[test]
@@ -321,9 +383,9 @@ mod tests {
     fn the_lag_limit_and_exclusion_hold_a_replica_back() {
         let mut bench = Bench::new(Policy::Jbsq, 128);
         bench.repliers.report(Time::ZERO, B, (1, 1), |_| ());
-        assert_eq!(bench.repliers.choose(&bench.log, 101, Kind::Read, A, &mut bench.rng), None);
+        assert_eq!(bench.repliers.choose(&bench.log, 101, Kind::Read, &mut bench.rng), None);
         bench.repliers.exclude(A, true);
-        assert_eq!(bench.repliers.choose(&bench.log, 1, Kind::Read, A, &mut bench.rng), Some(B));
+        assert_eq!(bench.repliers.choose(&bench.log, 1, Kind::Read, &mut bench.rng), Some(B));
     }
 
     #[test]
@@ -351,23 +413,22 @@ mod tests {
     #[test]
     fn an_old_report_changes_nothing() {
         let mut bench = Bench::new(Policy::Jbsq, 128);
-        bench.order(Kind::Read);
-        bench.order(Kind::Read);
-        bench.repliers.report(Time::ZERO, A, (1, 3), |_| ());
-        bench.repliers.report(Time::ZERO, A, (1, 1), |_| ());
-        assert_eq!(bench.repliers.queue(A), Some((0, Some(3))));
-        bench.repliers.report(Time::ZERO, A, (0, 4), |_| ());
-        assert_eq!(bench.repliers.queue(A), Some((0, Some(3))));
+        bench.repliers.report(Time::ZERO, B, (1, 3), |_| ());
+        bench.repliers.report(Time::ZERO, B, (1, 1), |_| ());
+        assert_eq!(bench.repliers.queue(B), Some((0, Some(3))));
+        bench.repliers.report(Time::ZERO, B, (0, 4), |_| ());
+        assert_eq!(bench.repliers.queue(B), Some((0, Some(3))));
     }
 
     #[test]
     fn a_replica_that_started_again_is_as_far_as_it_says() {
         // P15: it applies its log anew, and is not eligible while it lags.
         let mut bench = Bench::new(Policy::Jbsq, 128);
-        bench.repliers.report(Time::ZERO, A, (2, 101), |_| ());
-        assert_eq!(bench.repliers.choose(&bench.log, 101, Kind::Read, A, &mut bench.rng), Some(A));
-        bench.repliers.report(Time::ZERO, A, (3, 1), |_| ());
-        assert_eq!(bench.repliers.applied(A), Some(1));
-        assert_eq!(bench.repliers.choose(&bench.log, 101, Kind::Read, A, &mut bench.rng), None);
+        bench.repliers.exclude(A, true);
+        bench.repliers.report(Time::ZERO, B, (2, 101), |_| ());
+        assert_eq!(bench.repliers.choose(&bench.log, 101, Kind::Read, &mut bench.rng), Some(B));
+        bench.repliers.report(Time::ZERO, B, (3, 1), |_| ());
+        assert_eq!(bench.repliers.applied(B), Some(1));
+        assert_eq!(bench.repliers.choose(&bench.log, 101, Kind::Read, &mut bench.rng), None);
     }
 }
