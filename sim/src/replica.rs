@@ -31,7 +31,7 @@ const UNDER_WAY_MAX: usize = 16;
 /// What happened to a replica.
 #[derive(Debug)]
 pub(crate) enum Input {
-    Message(Envelope),
+    Message(Box<Envelope>),
     Request(Arc<Request>, ReturnPath),
     Stored(WriteNumber),
     SnapshotTaken(Snapshot),
@@ -44,7 +44,7 @@ pub(crate) enum Input {
 pub(crate) enum Effect {
     Send {
         to: NodeId,
-        envelope: Envelope,
+        envelope: Box<Envelope>,
     },
     Reply {
         to: ReturnPath,
@@ -245,7 +245,7 @@ impl Life {
 
     fn input(&mut self, now: Time, input: Input, disk: &mut Disk, effects: &mut Vec<Effect>) {
         match input {
-            Input::Message(envelope) => self.core.handle_message(now, envelope),
+            Input::Message(envelope) => self.core.handle_message(now, *envelope),
             Input::Request(request, path) => self.core.handle_request(now, request, path),
             Input::Stored(number) => self.core.handle_stored(now, number),
             Input::SnapshotTaken(snapshot) => {
@@ -273,7 +273,10 @@ impl Life {
 
     fn output(&mut self, now: Time, output: Output, disk: &mut Disk, effects: &mut Vec<Effect>) {
         match output {
-            Output::Send { to, envelope } => effects.push(Effect::Send { to, envelope }),
+            Output::Send { to, envelope } => {
+                let envelope = Box::new(envelope);
+                effects.push(Effect::Send { to, envelope });
+            }
             Output::Write(write) => disk.write(write),
             Output::Drop { to, identity } => effects.push(Effect::Drop { to, identity }),
             Output::AnswerRetry { request, to } => {

@@ -49,9 +49,9 @@ impl Stepper {
                 });
                 return self.input(self.process(to), Input::Request(request, path));
             }
-            Packet::Message(envelope) => *envelope,
+            Packet::Message(envelope) => envelope,
             Packet::Encoded(bytes) => {
-                Envelope::decode(&bytes).expect("a replica understands what another one says")
+                Box::new(Envelope::decode(&bytes).expect("a replica understands another one"))
             }
             Packet::Damaged(bytes) => {
                 // UDP's checksum finds it; if it did not, nothing worse than nonsense may happen.
@@ -220,9 +220,9 @@ impl Stepper {
         }
     }
 
-    fn packet(&self, envelope: Envelope, is_damaged: bool) -> Packet {
+    fn packet(&self, envelope: Box<Envelope>, is_damaged: bool) -> Packet {
         if !self.schedule.options.network.encodes && !is_damaged {
-            return Packet::Message(Box::new(envelope));
+            return Packet::Message(envelope);
         }
         let mut bytes = Vec::new();
         envelope.encode(&mut bytes);
