@@ -88,7 +88,7 @@ impl Core {
             };
             let kind = waiting.request.kind();
             let repliers = &mut leader.repliers;
-            let chosen = repliers.choose(&self.log, commit, kind, &mut self.rng);
+            let chosen = repliers.choose(now, (&self.log, commit), kind, &mut self.rng);
             let Some(replier) = chosen else {
                 self.counters.queues_full += 1;
                 break;

@@ -1,6 +1,6 @@
 //! Who answers: the bounded queues of the repliers, and the policies that choose (P15, P16).
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use r2p2::Time;
 
@@ -10,10 +10,14 @@ use crate::{
     request::{Identity, Kind, Request},
 };
 
+/// How long the leader has nothing to order before it counts as idle (P16): at fewer than 50,000
+/// requests a second there is nothing to balance, and a hop less is worth more.
+const IDLE: Duration = Duration::from_micros(20);
+
 /// How the leader chooses who answers a request (P16).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
-    /// Whoever has the fewest entries still to execute: writes, and its own reads.
+    /// Of two, the one with less left to do: its own entries to answer, and writes to execute.
     Jbsq,
     /// Anyone who is eligible.
     Random,
@@ -26,7 +30,6 @@ pub enum Policy {
 struct Queued {
     index: Index,
     identity: Identity,
-    is_read: bool,
 }
 
 /// The leader's view of one replica as a replier.
@@ -35,8 +38,6 @@ struct Queue {
     node: NodeId,
     /// The entries above applied(node) whose replier is the node, ascending.
     entries: VecDeque<Queued>,
-    /// How many of `entries` are reads.
-    read_count: u64,
     /// None until the replica has reported in this term (P15).
     applied: Option<Index>,
     /// The round of that report.
@@ -55,13 +56,16 @@ pub(crate) struct Repliers {
     leader: NodeId,
     /// What the leader is taken to have applied where it is compared with the others.
     leader_counted: Index,
-    /// Its own reads above that, which it has answered.
-    leader_reads: VecDeque<Index>,
+    /// What it last reported to itself for that, and how often the others have reported progress since.
+    leader_said: Index,
+    reports_of_others: usize,
+    /// Its own entries above that, which it has answered.
+    leader_answered: VecDeque<Index>,
     /// B: the hard bound on each queue.
     bound: usize,
     /// How far a replica's applied index may be behind the commit index.
     lag_max: u64,
-    /// Where the search for the least loaded begins, so that ties go around.
+    /// Who is next in turn, so that equals go around.
     turn: usize,
 }
 
@@ -78,7 +82,6 @@ impl Repliers {
         let new_queue = |node| Queue {
             node,
             entries: VecDeque::new(),
-            read_count: 0,
             applied: None,
             round: 0,
             moved: Time::ZERO,
@@ -90,7 +93,9 @@ impl Repliers {
             policy,
             leader,
             leader_counted: 0,
-            leader_reads: VecDeque::new(),
+            leader_said: 0,
+            reports_of_others: 0,
+            leader_answered: VecDeque::new(),
             bound,
             lag_max,
             turn: 0,
@@ -109,9 +114,7 @@ impl Repliers {
     /// Takes note of an appended entry and its replier.
     pub(crate) fn add(&mut self, replier: NodeId, index: Index, request: &Request) {
         if let Some(queue) = self.queue_mut(replier) {
-            let is_read = !request.kind().is_write();
-            queue.entries.push_back(Queued { index, identity: request.identity(), is_read });
-            queue.read_count += u64::from(is_read);
+            queue.entries.push_back(Queued { index, identity: request.identity() });
         }
     }
 
@@ -136,31 +139,38 @@ impl Repliers {
             return;
         }
         queue.round = round;
-        if queue.applied.replace(applied) != Some(applied) {
+        let moves = queue.applied.replace(applied) != Some(applied);
+        if moves {
             queue.moved = now;
         }
         while let Some(queued) = queue.entries.pop_front_if(|queued| queued.index <= applied) {
-            queue.read_count -= u64::from(queued.is_read);
-            if is_leader && queued.is_read {
-                self.leader_reads.push_back(queued.index);
+            if is_leader {
+                self.leader_answered.push_back(queued.index);
             }
             answered(&queued.identity);
         }
-        self.count_leader();
+        self.count_leader(usize::from(moves && !is_leader));
     }
 
-    /// What the others say of themselves is a round trip old. By what it knows of itself now the
-    /// leader would always seem to be the least loaded, and would answer more than its share. So it
-    /// compares itself as far as the most advanced of them said; or, should they all stand still,
-    /// as all queues together behind where it is (P16).
-    fn count_leader(&mut self) {
+    /// What the others say of themselves is a round trip old, and each says it once a round. By what
+    /// it knows of itself now the leader would always seem to be the least loaded, and would answer
+    /// more than its share. So it reports to itself as often as each of the others does, and no more
+    /// than the most advanced of them said; or, should they all stand still, as all queues together
+    /// behind where it is (P16).
+    fn count_leader(&mut self, reports: usize) {
         let applied = self.applied(self.leader).unwrap_or(0);
         let others = self.queues.iter().filter(|q| q.node != self.leader && !q.excluded);
-        let said = others.filter_map(|queue| queue.applied).max().unwrap_or(applied);
+        let (count, said) =
+            others.fold((0, None), |(count, said), queue| (count + 1, queue.applied.max(said)));
+        self.reports_of_others += reports;
+        if self.reports_of_others >= count {
+            self.reports_of_others = 0;
+            self.leader_said = said.unwrap_or(applied);
+        }
         let least = applied.saturating_sub((self.bound * self.queues.len()) as u64);
-        let counted = said.clamp(least, applied);
+        let counted = self.leader_said.clamp(least, applied);
         self.leader_counted = counted;
-        while self.leader_reads.pop_front_if(|read| *read <= counted).is_some() {}
+        while self.leader_answered.pop_front_if(|index| *index <= counted).is_some() {}
     }
 
     /// Says whether a replica may be given anything to answer.
@@ -173,13 +183,13 @@ impl Repliers {
     /// Chooses the replier of the next entry; none if nobody is eligible (P15).
     pub(crate) fn choose(
         &mut self,
-        log: &Log,
-        commit: Index,
+        now: Time,
+        (log, commit): (&Log, Index),
         kind: Kind,
         rng: &mut fastrand::Rng,
     ) -> Option<NodeId> {
         let leader = self.leader;
-        if self.policy == Policy::Jbsq && kind.is_write() && self.is_idle(log, commit) {
+        if self.policy == Policy::Jbsq && kind.is_write() && self.is_idle(now, log, commit) {
             return Some(leader);
         }
         let position = match self.policy {
@@ -199,17 +209,30 @@ impl Repliers {
                     .filter(|at| self.is_eligible(&self.queues[*at], log, commit))
                     .nth(chosen)
             }
-            Policy::Jbsq => {
-                let count = self.queues.len();
-                let turn = self.turn;
-                (0..count)
-                    .map(|offset| (turn + offset) % count)
-                    .filter(|at| self.is_eligible(&self.queues[*at], log, commit))
-                    .min_by_key(|at| self.left_to_execute(&self.queues[*at], log))
-            }
+            Policy::Jbsq => self.shorter_of_two(log, commit, rng),
         }?;
-        self.turn = (position + 1) % self.queues.len();
         Some(self.queues[position].node)
+    }
+
+    /// Of the next in turn and another at random, the one with less left to do. What is known is a
+    /// round trip old: if everything went to whoever seems the least loaded of all, each report would
+    /// draw a burst to its sender (Mitzenmacher, "How Useful Is Old Information?", 2000).
+    fn shorter_of_two(
+        &mut self,
+        log: &Log,
+        commit: Index,
+        rng: &mut fastrand::Rng,
+    ) -> Option<usize> {
+        let count = self.queues.len();
+        let around = (0..count).map(|offset| (self.turn + offset) % count);
+        let mut eligible = around.filter(|at| self.is_eligible(&self.queues[*at], log, commit));
+        let next = eligible.next()?;
+        let others = eligible.clone().count();
+        let other = (others > 0).then(|| eligible.nth(rng.usize(..others))).flatten();
+        let left = |at: usize| self.left_to_do(&self.queues[at], log);
+        let chosen = other.filter(|other| left(*other) < left(next)).unwrap_or(next);
+        self.turn = (next + 1) % count;
+        Some(chosen)
     }
 
     /// Whether a replica has not moved its applied index after `since` (P18).
@@ -237,11 +260,15 @@ impl Repliers {
         self.queue(node)?.1
     }
 
-    /// Whether nothing waits for the leader, who has to execute a write in any case: then it also
-    /// answers it, because another replica would have to be told of the commit first (P16).
-    fn is_idle(&self, log: &Log, commit: Index) -> bool {
+    /// Whether nothing waits for the leader, nor did a moment ago. It has to execute a write in any
+    /// case: then it also answers it, because another replica would have to be told of the commit
+    /// first (P16).
+    fn is_idle(&self, now: Time, log: &Log, commit: Index) -> bool {
+        let last = log.slot(log.last()).and_then(|slot| slot.ordered_at);
         let queue = self.queues.iter().find(|queue| queue.node == self.leader);
-        queue.is_some_and(|q| q.applied == Some(log.last()) && self.is_eligible(q, log, commit))
+        last.is_none_or(|at| now.since(at) >= IDLE)
+            && queue
+                .is_some_and(|q| q.applied == Some(log.last()) && self.is_eligible(q, log, commit))
     }
 
     /// Entries that this log has trimmed and X has not applied may be X's too. They cannot be
@@ -255,15 +282,17 @@ impl Repliers {
             })
     }
 
-    /// Writes and own reads above applied(X).
-    fn left_to_execute(&self, queue: &Queue, log: &Log) -> u64 {
+    /// X's own entries above applied(X), which it has yet to answer, and one more for every full queue
+    /// of writes that it has yet to execute. The writes do not count one by one, because how many
+    /// there are says above all how old the last report is.
+    fn left_to_do(&self, queue: &Queue, log: &Log) -> u64 {
         let (applied, answered) = if queue.node == self.leader {
-            (self.leader_counted, self.leader_reads.len() as u64)
+            (self.leader_counted, self.leader_answered.len())
         } else {
             (queue.applied.unwrap_or(0), 0)
         };
         let writes = log.write_count(log.last()) - log.write_count(applied.min(log.last()));
-        writes + queue.read_count + answered
+        (queue.entries.len() + answered) as u64 + writes / self.bound as u64
     }
 
     fn queue_mut(&mut self, node: NodeId) -> Option<&mut Queue> {
@@ -286,6 +315,7 @@ mod tests {
         log: Log,
         repliers: Repliers,
         rng: fastrand::Rng,
+        now: Time,
     }
 
     impl Bench {
@@ -294,14 +324,15 @@ mod tests {
             log.append(noop(1));
             let mut repliers = Repliers::from_log([A, B].into_iter(), A, &log, policy, bound, 100);
             repliers.report(Time::ZERO, A, (1, 1), |_| ());
-            Self { log, repliers, rng: fastrand::Rng::with_seed(1) }
+            Self { log, repliers, rng: fastrand::Rng::with_seed(1), now: Time::ZERO }
         }
 
         fn order(&mut self, kind: Kind) -> Option<NodeId> {
-            let replier = self.repliers.choose(&self.log, 1, kind, &mut self.rng)?;
+            let replier = self.repliers.choose(self.now, (&self.log, 1), kind, &mut self.rng)?;
             let request = request_of(1, self.log.last(), 1, kind, b"");
             let payload = Payload::Request { replier, request: request.clone() };
             let index = self.log.append(entry(1, payload));
+            self.log.slot_mut(index).expect("it was appended").ordered_at = Some(self.now);
             self.repliers.add(replier, index, &request);
             Some(replier)
         }
@@ -332,7 +363,8 @@ mod tests {
         bench.repliers.report(Time::ZERO, B, (1, 3), |_| ());
         bench.repliers.report(Time::ZERO, A, (1, 4), |_| ());
         // B has one read left. A has none, but counts one: nobody else said that it is so far yet.
-        assert_eq!([bench.order(Kind::Read), bench.order(Kind::Read)], [Some(A), Some(B)]);
+        let two = [bench.order(Kind::Read), bench.order(Kind::Read)];
+        assert!(two.contains(&Some(A)) && two.contains(&Some(B)), "{two:?}");
     }
 
     #[test]
@@ -359,23 +391,71 @@ mod tests {
     }
 
     #[test]
+    fn what_a_replica_was_given_last_is_seen_before_the_next_report() {
+        let mut bench = Bench::new(Policy::Jbsq, 128);
+        let nodes = [A, B, NodeId(3)].into_iter();
+        bench.repliers = Repliers::from_log(nodes, A, &bench.log, Policy::Jbsq, 128, 1000);
+        for node in [A, B, NodeId(3)] {
+            bench.repliers.report(Time::ZERO, node, (1, 1), |_| ());
+        }
+        let first: Vec<_> = (0..30).filter_map(|_| bench.order(Kind::Write)).collect();
+        assert_eq!(first.iter().filter(|node| **node == B).count(), 10);
+        bench.repliers.report(Time::ZERO, B, (1, 31), |_| ());
+        let burst: Vec<_> = (0..10).filter_map(|_| bench.order(Kind::Write)).collect();
+        let to_b = burst.iter().filter(|node| **node == B).count();
+        assert!((5..10).contains(&to_b), "more, and not everything: {to_b}");
+        let then: Vec<_> = (0..90).filter_map(|_| bench.order(Kind::Write)).collect();
+        let to_b = to_b + then.iter().filter(|node| **node == B).count();
+        assert!((38..45).contains(&to_b), "until the queues are equal: {to_b}");
+    }
+
+    #[test]
+    fn a_full_queue_of_writes_to_execute_weighs_as_one_to_answer() {
+        let mut bench = Bench::new(Policy::Jbsq, 8);
+        let c = NodeId(3);
+        let nodes = [A, B, c].into_iter();
+        bench.repliers = Repliers::from_log(nodes, A, &bench.log, Policy::Jbsq, 8, 1000);
+        for last in 1..=80 {
+            bench.repliers.report(Time::ZERO, A, (1, last), |_| ());
+            assert_eq!(bench.order(Kind::Write), Some(A));
+        }
+        bench.repliers.exclude(A, true);
+        bench.repliers.report(Time::ZERO, B, (1, 17), |_| ());
+        bench.repliers.report(Time::ZERO, c, (1, 81), |_| ());
+        let reads: Vec<_> = (0..8).filter_map(|_| bench.order(Kind::Read)).collect();
+        assert_eq!(reads, [c; 8], "B is 64 writes behind");
+        assert_eq!(bench.order(Kind::Read), Some(B), "and the queue of the other is full");
+    }
+
+    #[test]
     fn an_idle_leader_answers_a_write_itself() {
         let mut bench = Bench::new(Policy::Jbsq, 128);
-        bench.repliers.report(Time::ZERO, B, (1, 1), |_| ());
-        let writes: Vec<_> = (0..3).filter_map(|_| bench.order(Kind::Write)).collect();
-        assert_eq!(writes[0], A);
-        assert!(writes.contains(&B), "whoever is not idle shares the work");
-        for node in [A, B] {
-            bench.repliers.report(Time::ZERO, node, (1, bench.log.last()), |_| ());
+        let all_done = |bench: &mut Bench| {
+            for node in [A, B] {
+                bench.repliers.report(Time::ZERO, node, (1, bench.log.last()), |_| ());
+            }
+        };
+        for _ in 0..4 {
+            all_done(&mut bench);
+            bench.now = bench.now + IDLE;
+            assert_eq!(bench.order(Kind::Write), Some(A));
         }
-        assert_eq!(bench.order(Kind::Write), Some(A));
-        for node in [A, B] {
-            bench.repliers.report(Time::ZERO, node, (1, bench.log.last()), |_| ());
-        }
+        assert_eq!(bench.order(Kind::Write), Some(B), "whoever is not idle shares the work");
+        all_done(&mut bench);
+        let soon: Vec<_> = (0..2)
+            .filter_map(|_| {
+                all_done(&mut bench);
+                bench.order(Kind::Write)
+            })
+            .collect();
+        assert!(soon.contains(&B), "at a high rate nothing to do now is not idle");
+        all_done(&mut bench);
+        bench.now = bench.now + IDLE;
         let reads: Vec<_> = (0..2).filter_map(|_| bench.order(Kind::Read)).collect();
         assert!(reads.contains(&B), "a read is executed by its replier alone, so it goes around");
         bench.repliers.exclude(A, true);
-        bench.repliers.report(Time::ZERO, A, (1, bench.log.last()), |_| ());
+        all_done(&mut bench);
+        bench.now = bench.now + IDLE;
         assert_eq!(bench.order(Kind::Write), Some(B));
     }
 
@@ -383,9 +463,15 @@ mod tests {
     fn the_lag_limit_and_exclusion_hold_a_replica_back() {
         let mut bench = Bench::new(Policy::Jbsq, 128);
         bench.repliers.report(Time::ZERO, B, (1, 1), |_| ());
-        assert_eq!(bench.repliers.choose(&bench.log, 101, Kind::Read, &mut bench.rng), None);
+        assert_eq!(
+            bench.repliers.choose(bench.now, (&bench.log, 101), Kind::Read, &mut bench.rng),
+            None
+        );
         bench.repliers.exclude(A, true);
-        assert_eq!(bench.repliers.choose(&bench.log, 1, Kind::Read, &mut bench.rng), Some(B));
+        assert_eq!(
+            bench.repliers.choose(bench.now, (&bench.log, 1), Kind::Read, &mut bench.rng),
+            Some(B)
+        );
     }
 
     #[test]
@@ -426,9 +512,15 @@ mod tests {
         let mut bench = Bench::new(Policy::Jbsq, 128);
         bench.repliers.exclude(A, true);
         bench.repliers.report(Time::ZERO, B, (2, 101), |_| ());
-        assert_eq!(bench.repliers.choose(&bench.log, 101, Kind::Read, &mut bench.rng), Some(B));
+        assert_eq!(
+            bench.repliers.choose(bench.now, (&bench.log, 101), Kind::Read, &mut bench.rng),
+            Some(B)
+        );
         bench.repliers.report(Time::ZERO, B, (3, 1), |_| ());
         assert_eq!(bench.repliers.applied(B), Some(1));
-        assert_eq!(bench.repliers.choose(&bench.log, 101, Kind::Read, &mut bench.rng), None);
+        assert_eq!(
+            bench.repliers.choose(bench.now, (&bench.log, 101), Kind::Read, &mut bench.rng),
+            None
+        );
     }
 }
