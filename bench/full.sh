@@ -97,7 +97,7 @@ faults() {
     for loss in 0.1 1 5; do
         run "loss-$loss" --workload loss --loss $loss --outstanding 50
     done
-    step run --workload failover --seconds 9 --json "$out/failover.json" --svg "$out/failover.svg"
+    step run --workload failover --rate 15000 --seconds 9 --json "$out/failover.json" --svg "$out/failover.svg"
 }
 
 for part in "${parts[@]}"; do
