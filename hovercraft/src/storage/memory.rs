@@ -14,6 +14,7 @@ use super::{
     HardState, Loaded, LogStore, OpenSnapshot, SnapshotMeta, SnapshotSink, SnapshotSource,
     SnapshotStore, StoreError,
     directory::Directory,
+    disk::Disk,
     hard_state::HardStateFile,
     health::Health,
     memory_image::{self, Image},
@@ -43,13 +44,16 @@ pub struct MemoryStore {
 /// Where the hard state is on disk.
 #[derive(Debug)]
 struct Home {
-    directory: Directory,
+    disk: Arc<dyn Disk>,
     hard_state: HardStateFile,
+    /// None on a disk that is nobody else's.
+    _directory: Option<Directory>,
 }
 
 impl Home {
-    fn image_path(&self) -> PathBuf {
-        self.directory.path().join("memory")
+    fn new(disk: Arc<dyn Disk>, directory: Option<Directory>) -> Self {
+        let hard_state = HardStateFile::new(Arc::clone(&disk), WrittenBy::Memory);
+        Self { disk, hard_state, _directory: directory }
     }
 }
 
@@ -62,8 +66,12 @@ impl MemoryStore {
     /// A store whose hard state is in `directory`, which is created if it is not there.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let directory = Directory::open(directory)?;
-        let hard_state = HardStateFile::new(directory.disk(), WrittenBy::Memory);
-        Ok(Self::with_home(Some(Home { directory, hard_state })))
+        Ok(Self::with_home(Some(Home::new(directory.disk(), Some(directory)))))
+    }
+
+    /// A store whose hard state is on a disk that nobody else uses.
+    pub fn open_on(disk: &Arc<dyn Disk>) -> Self {
+        Self::with_home(Some(Home::new(Arc::clone(disk), None)))
     }
 
     fn with_home(home: Option<Home>) -> Self {
@@ -78,8 +86,8 @@ impl MemoryStore {
     }
 
     fn place(&self) -> PathBuf {
-        let directory = self.home.as_ref().map(|home| home.directory.path());
-        directory.unwrap_or(Path::new("memory")).to_owned()
+        let place = self.home.as_ref().map(|home| home.disk.path());
+        place.unwrap_or(Path::new("memory")).to_owned()
     }
 
     /// Reads the hard state, and the rest if the last run ended clean; returns whether there was a
@@ -90,16 +98,16 @@ impl MemoryStore {
         };
         let Some(record) = home.hard_state.load()? else {
             // What a stop in good order wrote before the hard state is void without it.
-            memory_image::remove(&home.image_path())?;
+            memory_image::remove(&*home.disk)?;
             return Ok(false);
         };
         let clean = record.state.clean && record.written_by == WrittenBy::Memory;
         self.hard_state = Some(record.state);
         if !clean {
-            memory_image::remove(&home.image_path())?;
+            memory_image::remove(&*home.disk)?;
             return Ok(true);
         }
-        let image = memory_image::read(&home.image_path())?;
+        let image = memory_image::read(&*home.disk)?;
         self.first_index = image.first_index;
         self.entries = image.entries.into();
         if let Some((meta, data)) = image.snapshot {
@@ -124,11 +132,11 @@ impl MemoryStore {
                 entries: self.entries.make_contiguous(),
                 snapshot: latest.map(|latest| (latest.meta, latest.data)),
             };
-            memory_image::write(&home.image_path(), &image)?;
+            memory_image::write(&*home.disk, &image)?;
             home.hard_state.save(state)
         } else {
             home.hard_state.save(state)?;
-            memory_image::remove(&home.image_path())
+            memory_image::remove(&*home.disk)
         }
     }
 
