@@ -7,12 +7,13 @@
 
 use std::{net::SocketAddrV4, time::Duration};
 
-use r2p2::{MessageReceiver, MessageSender, MessageType, Outbox, Time};
+use r2p2::{AsyncLink, MessageReceiver, MessageSender, MessageType, Outbox, Time};
 use rkyv::{Archive, Deserialize, Serialize, rancor};
-use tokio::{net::UdpSocket, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     core::{Counters, Status},
+    entropy::{random_number, random_u64},
     entry::{ClusterLimits, Configuration, Incarnation, Member, NodeId},
     messages::{Message, MessageError, PROTOCOL_VERSION},
     storage::Birth,
@@ -166,8 +167,11 @@ wire_form!(Answer);
 #[non_exhaustive]
 pub enum AdminError {
     /// No socket to ask with.
-    #[error("cannot open a UDP socket: {0}")]
-    Socket(#[from] std::io::Error),
+    #[error(transparent)]
+    Bind(#[from] r2p2::BindError),
+    /// The socket failed.
+    #[error("the network failed: {0}")]
+    Network(#[from] std::io::Error),
     /// The replica did not answer in time.
     #[error("{address} did not answer within {waited:?}; is the replica running there?")]
     Silent {
@@ -215,13 +219,24 @@ pub enum AdminError {
 ///
 /// Doing it again does no harm: if some have it already, the others get the same. Returns the
 /// cluster's number.
+#[cfg(not(madsim))]
 pub async fn init(
     members: &[(NodeId, SocketAddrV4)],
     limits: ClusterLimits,
     timeout: Duration,
 ) -> Result<u64, AdminError> {
+    init_on(bind()?, members, limits, timeout).await
+}
+
+/// Makes a cluster as [`init()`] does, over a link of the caller's: a simulated network, for example.
+pub async fn init_on(
+    link: impl AsyncLink,
+    members: &[(NodeId, SocketAddrV4)],
+    limits: ClusterLimits,
+    timeout: Duration,
+) -> Result<u64, AdminError> {
     check_members(members)?;
-    let mut asker = Asker::new(timeout).await?;
+    let mut asker = Asker::new(link, timeout);
     let mut named = Vec::new();
     let mut existing: Option<(SocketAddrV4, Birth)> = None;
     for (id, address) in members {
@@ -243,7 +258,7 @@ pub async fn init(
     named.sort_by_key(|member| member.id);
     let (cluster, configuration) = match existing {
         None => {
-            let cluster = fastrand::Rng::new().u64(1..);
+            let cluster = random_number();
             (cluster, Configuration { id: 1, members: named, limits })
         }
         Some((address, birth)) => {
@@ -266,8 +281,18 @@ pub async fn init(
 }
 
 /// Asks a replica how it is.
+#[cfg(not(madsim))]
 pub async fn status(address: SocketAddrV4, timeout: Duration) -> Result<NodeStatus, AdminError> {
-    let mut asker = Asker::new(timeout).await?;
+    status_on(bind()?, address, timeout).await
+}
+
+/// Asks a replica how it is, over a link of the caller's: a simulated network, for example.
+pub async fn status_on(
+    link: impl AsyncLink,
+    address: SocketAddrV4,
+    timeout: Duration,
+) -> Result<NodeStatus, AdminError> {
+    let mut asker = Asker::new(link, timeout);
     match asker.ask(address, &Question::Status).await? {
         Answer::Status(status) => Ok(*status),
         answer => Err(unexpected(address, &answer)),
@@ -303,26 +328,29 @@ fn unexpected(address: SocketAddrV4, answer: &Answer) -> AdminError {
     AdminError::Refused { address, reason }
 }
 
+#[cfg(not(madsim))]
+fn bind() -> Result<r2p2::AsyncUdpLink, r2p2::BindError> {
+    let any = SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0);
+    r2p2::AsyncUdpLink::bind(&r2p2::UdpConfig::new(any))
+}
+
 /// Asks one question at a time, again and again until it is answered.
-struct Asker {
-    socket: UdpSocket,
+struct Asker<L> {
+    link: L,
     sender: MessageSender,
     receiver: MessageReceiver,
     timeout: Duration,
-    buffer: Vec<u8>,
 }
 
-impl Asker {
-    async fn new(timeout: Duration) -> Result<Self, AdminError> {
-        let socket = UdpSocket::bind("0.0.0.0:0").await?;
-        let seed = fastrand::Rng::new().u64(..);
-        Ok(Self {
-            socket,
+impl<L: AsyncLink> Asker<L> {
+    fn new(link: L, timeout: Duration) -> Self {
+        let seed = random_u64();
+        Self {
+            link,
             sender: MessageSender::new(seed),
             receiver: MessageReceiver::new(r2p2::MessageConfig::default(), seed),
             timeout,
-            buffer: vec![0; 1 << 16],
-        })
+        }
     }
 
     async fn ask(
@@ -334,45 +362,39 @@ impl Asker {
         let deadline = Instant::now() + self.timeout;
         while Instant::now() < deadline {
             let mut outbox = Outbox::new();
-            let sent = self.sender.send(
-                MessageType::RaftRequest,
-                address,
-                &question.encode(),
-                &mut outbox,
-            );
+            let question = question.encode();
+            let sent = self.sender.send(MessageType::RaftRequest, address, &question, &mut outbox);
             sent.map_err(|error| std::io::Error::other(error.to_string()))?;
-            let mut datagrams = Vec::new();
-            outbox.drain(|batch| datagrams.extend(batch.datagrams().map(<[u8]>::to_vec)));
-            for datagram in datagrams {
-                // What is lost, or refused by a host that is not there yet, is sent again.
-                let _ = self.socket.send_to(&datagram, address).await;
-            }
+            self.link.send(&mut outbox)?;
             let again = deadline.min(Instant::now() + ASK_AGAIN_AFTER);
             if let Ok(answer) = tokio::time::timeout_at(again, self.receive(address)).await {
-                return Ok(answer);
+                return Ok(answer?);
             }
         }
         Err(AdminError::Silent { address, waited: self.timeout })
     }
 
     /// The next answer from `address`; what is no answer is passed over.
-    async fn receive(&mut self, address: SocketAddrV4) -> Answer {
+    async fn receive(&mut self, address: SocketAddrV4) -> std::io::Result<Answer> {
+        let mut answers = Vec::new();
         loop {
-            let Ok((len, from)) = self.socket.recv_from(&mut self.buffer).await else {
-                // An ICMP message of an earlier datagram.
-                tokio::task::yield_now().await;
-                continue;
-            };
-            let std::net::SocketAddr::V4(from) = from else { continue };
-            if from != address {
-                continue;
-            }
-            let message = self.receiver.handle_datagram(Time::ZERO, from, &self.buffer[..len]);
-            let Ok(Some(message)) = message else { continue };
-            if let Ok(answer) = Answer::decode(&message.body)
-                && message.message_type == MessageType::RaftReply
-            {
-                return answer;
+            self.link.readable().await?;
+            let receiver = &mut self.receiver;
+            self.link.receive(&mut |from, datagram| {
+                if from != address {
+                    return;
+                }
+                let message = receiver.handle_datagram(Time::ZERO, from, datagram);
+                if let Ok(Some(message)) = message
+                    && message.message_type == MessageType::RaftReply
+                    && let Ok(answer) = Answer::decode(&message.body)
+                {
+                    answers.push(answer);
+                }
+            })?;
+            // An older one, if there are two: both answer the question.
+            if let Some(answer) = answers.drain(..).next() {
+                return Ok(answer);
             }
         }
     }

@@ -7,6 +7,7 @@ pub mod planted;
 pub mod admin;
 pub mod client;
 pub mod core;
+mod entropy;
 mod entry;
 pub mod messages;
 pub mod node;

@@ -2,6 +2,7 @@
 
 mod body;
 mod client;
+mod clock;
 mod link;
 mod message;
 mod options;
@@ -13,6 +14,8 @@ mod replies;
 mod request_ids;
 mod segments;
 mod server;
+// On real sockets alone: the simulation has a network of its own.
+#[cfg(not(madsim))]
 mod service;
 mod time;
 mod timers;
@@ -23,16 +26,20 @@ pub use body::Body;
 pub use client::{
     ClientConfig, ClientEndpoint, ClientEvent, ClientEventKind, RequestError, RequestHandle,
 };
-pub use link::Link;
+pub use clock::{Alarm, Clock};
+pub use link::{AsyncLink, Link, WaitLink};
 pub use message::{Message, MessageConfig, MessageReceiver, MessageSender};
 pub use options::{Identity, Missing, Options, OptionsError, Session};
 pub use outbox::{BATCH_BYTES_MAX, Batch, Outbox, SEGMENTS_MAX};
 pub use reassembly::ReassemblyCounters;
 pub use segments::SendError;
 pub use server::{Incoming, ReplyTo, ServerConfig, ServerEndpoint};
-pub use service::{Alarm, CallError, CallSettings, Client, Clock, Outcome, Server};
+#[cfg(not(madsim))]
+pub use service::{CallError, CallSettings, Client, Outcome, Server};
 pub use time::Time;
-pub use udp::{AsyncUdpLink, BindError, UdpConfig, UdpLink, UdpStatistics, Waker};
+#[cfg(not(madsim))]
+pub use udp::AsyncUdpLink;
+pub use udp::{BindError, UdpConfig, UdpLink, UdpStatistics};
 pub use wire::{
     DATAGRAM_BYTES_MAX, Feedback, HEADER_BYTES, Header, MessageType, PACKETS_MAX, Packet, Policy,
     WireError, message_type,

@@ -1,8 +1,8 @@
 //! The datagram seam: what stands between the endpoints and a network, real or simulated.
 
-use std::{io, net::SocketAddrV4};
+use std::{future::Future, io, net::SocketAddrV4, task::Waker, time::Duration};
 
-use crate::Outbox;
+use crate::{Outbox, UdpStatistics};
 
 /// A set of sockets that sends and receives datagrams in batches and never blocks.
 ///
@@ -17,4 +17,34 @@ pub trait Link {
     /// to `each`. Returns how many there were; 0 means that nothing was waiting when the link last
     /// looked, and that the next call looks again.
     fn receive(&mut self, each: &mut dyn FnMut(SocketAddrV4, &[u8])) -> io::Result<usize>;
+}
+
+/// A link that shares its thread with others: a task waits for it.
+pub trait AsyncLink: Link + Send {
+    /// Waits until [`Link::receive`] may find something. Cancel-safe: it takes nothing.
+    fn readable(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+/// A link that has a thread for itself, and sleeps with it.
+///
+/// A real one blocks the thread, so that what [`WaitLink::wait`] returns is ready when it is first
+/// polled; a simulated one suspends its task instead.
+pub trait WaitLink: Link + Send {
+    /// Waits until a datagram waits, a [`WaitLink::waker`] is called, or `timeout` has passed (none:
+    /// for ever). It may return early, and without a cause. For the first `spin` it may look again
+    /// and again instead of sleeping.
+    fn wait(
+        &mut self,
+        timeout: Option<Duration>,
+        spin: Duration,
+    ) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Ends the present wait, or the next one, from anywhere.
+    fn waker(&self) -> Waker;
+
+    /// The address that peers see.
+    fn local_address(&self) -> io::Result<SocketAddrV4>;
+
+    /// What the link has done so far.
+    fn statistics(&self) -> UdpStatistics;
 }

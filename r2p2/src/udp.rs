@@ -8,6 +8,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::{AsFd, BorrowedFd},
+    task::Waker,
     thread,
     time::{Duration, Instant},
 };
@@ -15,14 +16,15 @@ use std::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::{Batch, Link, Outbox};
+use crate::{Batch, Link, Outbox, WaitLink};
 
+#[cfg(not(madsim))]
 mod async_link;
 mod socket;
 mod waker;
 
+#[cfg(not(madsim))]
 pub use async_link::AsyncUdpLink;
-pub use waker::Waker;
 
 use socket::{ReceiveBuffers, Socket};
 use waker::Sleeper;
@@ -190,7 +192,11 @@ impl UdpLink {
         Ok(())
     }
 
-    /// Handles that end [`UdpLink::wait`].
+    /// Handles that end [`UdpLink::wait`] from another thread.
+    ///
+    /// To wake a thread that is awake costs one atomic exchange: only the first call to a thread
+    /// that sleeps makes a system call. A call is never lost: one that comes while the thread is
+    /// awake ends its next wait at once. What the caller wrote before is seen after the wait.
     pub fn waker(&self) -> Waker {
         self.sleeper.waker()
     }
@@ -377,6 +383,25 @@ impl Link for UdpLink {
             }
         }
         Ok(count)
+    }
+}
+
+/// Everything blocks the thread, which the link has for itself.
+impl WaitLink for UdpLink {
+    async fn wait(&mut self, timeout: Option<Duration>, spin: Duration) -> io::Result<()> {
+        Self::wait(self, timeout, spin)
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker()
+    }
+
+    fn local_address(&self) -> io::Result<SocketAddrV4> {
+        self.local_address()
+    }
+
+    fn statistics(&self) -> UdpStatistics {
+        self.statistics
     }
 }
 

@@ -1,20 +1,19 @@
 //! How a client is made.
 
 use std::{
-    hash::{BuildHasher, RandomState},
     net::{Ipv4Addr, SocketAddrV4},
     time::Duration,
 };
 
 use bytes::Bytes;
-use r2p2::{AsyncUdpLink, Clock, UdpConfig};
+use r2p2::{AsyncLink, Clock};
 use tokio::sync::mpsc;
 
 use super::{
     CallError, CallKind, Client, ConnectError, Destinations, Session,
     driver::{Driver, Stats},
 };
-use crate::{Mode, Multicast};
+use crate::{Mode, Multicast, entropy::random_u64};
 
 /// How long a call may take unless the user says otherwise.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
@@ -74,16 +73,27 @@ impl ClientBuilder {
     /// # Panics
     ///
     /// Outside a tokio runtime with I/O and time enabled.
+    #[cfg(not(madsim))]
     pub async fn connect(self) -> Result<Client, ConnectError> {
-        let destinations = self.destinations()?;
-        let mut config = UdpConfig::new(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+        let mut config = r2p2::UdpConfig::new(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
         if let Some(multicast) = self.multicast {
             config.interface = multicast.interface;
         }
-        let link = AsyncUdpLink::bind(&config)?;
-        // From the system's randomness: no two clients may open a session under one identity.
-        let seed = RandomState::new().hash_one(0);
-        let session = Session::new(&destinations, seed);
+        // Settings first: their errors are easier to act on.
+        self.destinations()?;
+        let link = r2p2::AsyncUdpLink::bind(&config)?;
+        self.connect_on(link).await
+    }
+
+    /// Connects as [`Client`]s do, on a link of the caller's: a simulated network, for example.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime with time enabled.
+    pub async fn connect_on(self, link: impl AsyncLink + 'static) -> Result<Client, ConnectError> {
+        let destinations = self.destinations()?;
+        // No two clients may open a session under one identity.
+        let session = Session::new(&destinations, random_u64());
         let (sender, calls) = mpsc::channel(QUEUE);
         let (clock, stats) = (Clock::start(), Stats::default());
         let driver = Driver { link, session, clock, stats: stats.clone(), calls };

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use r2p2::{Alarm, AsyncUdpLink, Clock, Link, Outbox, Time};
+use r2p2::{Alarm, AsyncLink, Clock, Outbox, Time};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Call, CallError, ClientStats, Session};
@@ -23,15 +23,15 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(10);
 
 /// One turn takes all that has arrived and all that callers want, and sends all of that together,
 /// so batches grow with the load and nothing waits.
-pub(super) struct Driver {
-    pub(super) link: AsyncUdpLink,
+pub(super) struct Driver<L> {
+    pub(super) link: L,
     pub(super) session: Session<Answer>,
     pub(super) clock: Clock,
     pub(super) stats: Stats,
     pub(super) calls: mpsc::Receiver<Call<Answer>>,
 }
 
-impl Driver {
+impl<L: AsyncLink> Driver<L> {
     /// Serves clients until the last of them is gone.
     pub(super) async fn drive(mut self) {
         match self.run().await {

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use r2p2::Clock;
 use tokio::{
     sync::{mpsc, oneshot},
-    time::timeout_at,
+    time,
 };
 
 pub use builder::ClientBuilder;
@@ -105,7 +105,7 @@ impl Client {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Closed(_)) => return Err(CallError::Stopped),
             Err(mpsc::error::TrySendError::Full(call)) => {
-                let sent = timeout_at(self.clock.instant(deadline), self.calls.send(call)).await;
+                let sent = time::timeout(timeout, self.calls.send(call)).await;
                 sent.map_err(|_| CallError::NotSent(timeout))?.map_err(|_| CallError::Stopped)?;
             }
         }

@@ -1,20 +1,13 @@
 //! The application role: the state machine, in the network loop or in a thread of its own.
 
-use std::{
-    io::BufReader,
-    sync::{
-        Arc,
-        mpsc::{Receiver, Sender, channel},
-    },
-    thread::{self, JoinHandle},
-};
+use std::{io::BufReader, sync::Arc, task::Waker};
 
 use bytes::Bytes;
-use r2p2::Waker;
 
 use crate::{
     core::{Applier, Committed, Poisoned, Response},
     entry::Index,
+    node::roles::{self, Next, Receiver, Role, Sender, channel},
     request::{Identity, Outcome, Request, ReturnPath},
     state_machine::SnapshotWriter,
     storage::{SnapshotMeta, SnapshotSource},
@@ -92,7 +85,7 @@ enum Place {
     Thread {
         tasks: Sender<Task>,
         events: Receiver<Event>,
-        thread: JoinHandle<()>,
+        role: Role<()>,
         /// How many retries wait in `tasks`.
         retries: usize,
     },
@@ -110,10 +103,8 @@ impl Application {
             Execution::Thread => {
                 let (tasks, to_do) = channel();
                 let (done, events) = channel();
-                let thread = thread::Builder::new()
-                    .name("application".to_owned())
-                    .spawn(move || run(applier, &to_do, &done, &waker))?;
-                Place::Thread { tasks, events, thread, retries: 0 }
+                let role = roles::spawn("application", run(applier, to_do, done, waker))?;
+                Place::Thread { tasks, events, role, retries: 0 }
             }
         };
         Ok(Self { place, handed: applied, applied, poisoned: None })
@@ -157,7 +148,7 @@ impl Application {
     /// What a thread has done meanwhile.
     pub(crate) fn poll(&mut self, each: &mut dyn FnMut(Event)) {
         let Place::Thread { events, retries, .. } = &mut self.place else { return };
-        while let Ok(event) = events.try_recv() {
+        while let Some(event) = events.try_next() {
             if matches!(event, Event::Retried) {
                 *retries -= 1;
                 continue;
@@ -185,11 +176,11 @@ impl Application {
     }
 
     /// Waits until a thread has done what it was handed.
-    pub(crate) fn stop(self) {
-        if let Place::Thread { tasks, events, thread, .. } = self.place {
+    pub(crate) async fn stop(self) {
+        if let Place::Thread { tasks, events, role, .. } = self.place {
             drop((tasks, events));
-            // A panic of the service is caught in the thread; one of ours has been printed.
-            let _ = thread.join();
+            // A panic of the service is caught in the role; one of ours has been printed.
+            let _ = role.join().await;
         }
     }
 }
@@ -203,15 +194,16 @@ fn note(event: &Event, applied: &mut Index, poisoned: &mut Option<Poisoned>) {
     }
 }
 
-fn run(mut applier: Applier, tasks: &Receiver<Task>, done: &Sender<Event>, waker: &Waker) {
-    while let Ok(task) = tasks.recv() {
+async fn run(mut applier: Applier, mut tasks: Receiver<Task>, done: Sender<Event>, waker: Waker) {
+    while let Next::Message(task) = tasks.next(None).await {
         let is_retry = matches!(task, Task::AnswerRetry(..));
         // Whoever listened has stopped: so do we, at the next task.
         handle(&mut applier, task, &mut |event| drop(done.send(event)));
         if is_retry {
             drop(done.send(Event::Retried));
         }
-        waker.wake();
+        waker.wake_by_ref();
+        roles::breathe().await;
     }
 }
 
@@ -246,11 +238,10 @@ fn handle(applier: &mut Applier, task: Task, each: &mut dyn FnMut(Event)) {
 mod tests {
     use std::{
         io::{self, Read},
-        sync::mpsc::RecvTimeoutError,
+        sync::mpsc,
+        thread,
         time::{Duration, Instant},
     };
-
-    use r2p2::{UdpConfig, UdpLink};
 
     use super::*;
     use crate::{
@@ -259,11 +250,11 @@ mod tests {
     };
 
     /// A service that executes nothing until it is told to.
-    struct Waiting(Receiver<()>);
+    struct Waiting(mpsc::Receiver<()>);
 
     impl StateMachine for Waiting {
         fn execute(&mut self, _: &Context, _: &[u8], _: &mut Vec<u8>) {
-            assert_ne!(self.0.recv_timeout(PATIENCE), Err(RecvTimeoutError::Timeout));
+            assert_ne!(self.0.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Timeout));
         }
 
         fn query(&self, _: &Context, _: &[u8], _: &mut Vec<u8>) {}
@@ -281,10 +272,10 @@ mod tests {
 
     #[test]
     fn retries_that_wait_for_a_busy_service_are_bounded() {
-        let (go_on, told) = channel();
+        let (go_on, told) = mpsc::channel();
         let applier = Applier::new(Box::new(Waiting(told)), 1, Arc::new(configuration(3)));
-        let link = UdpLink::bind(&UdpConfig::new("127.0.0.1:0".parse().unwrap())).unwrap();
-        let mut application = Application::new(applier, Execution::Thread, link.waker()).unwrap();
+        let waker = Waker::noop().clone();
+        let mut application = Application::new(applier, Execution::Thread, waker).unwrap();
         // Of client 0, which needs no session.
         let entry = write(1, 0, 1);
         let committed = Committed { index: 1, entry, executes_read: false, answer_to: None };
@@ -303,6 +294,6 @@ mod tests {
             thread::yield_now();
         }
         assert_eq!(answered, RETRIES_MAX);
-        application.stop();
+        roles::finish(application.stop());
     }
 }

@@ -1,8 +1,10 @@
-//! A replica as a part of a process: threads, sockets and a data directory around the core.
+//! A replica as a part of a process: roles, sockets and a data directory around the core.
 
 mod application;
 mod network;
 mod persistence;
+mod roles;
+mod run;
 mod startup;
 mod unborn;
 mod unreplicated;
@@ -14,30 +16,25 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::channel,
     },
-    thread::{self, JoinHandle},
+    task::Waker,
     time::Duration,
 };
 
-use r2p2::{
-    MessageConfig, MessageReceiver, MessageSender, Outbox, ServerConfig, ServerEndpoint, UdpConfig,
-    UdpLink, Waker,
-};
+use r2p2::{UdpConfig, UdpLink, WaitLink};
 
 pub use application::Execution;
 pub use startup::{begin_run, end_run};
 
 use crate::{
-    admin::{ExchangeStatus, NetworkStatus},
-    core::{self, Applier, Conflict, Core, Policy, Settings, Start, Timing},
+    core::{Conflict, Policy, Settings, Timing},
+    entropy::{random_number, random_u64},
     entry::{ClusterLimits, Incarnation, NodeId},
     state_machine::StateMachine,
     storage::{self, Durability, HardState, Loaded, LogStore, StoreError, StoreKind},
 };
-use application::Application;
-use network::{Clock, Endpoints, Replica};
-use persistence::{Done, Job, Persistence, Syncing};
+use roles::{Panicked, Role};
+use run::{Prepared, endpoints};
 use unreplicated::Unreplicated;
 
 /// What a node does with requests.
@@ -236,7 +233,8 @@ impl NodeBuilder {
             }
             _ => None,
         };
-        self.launch(Box::new(service), store)
+        let link = self.bind()?;
+        self.launch(link, Box::new(service), store)
     }
 
     /// Starts the node as [`Self::start`] does, with a log store of the caller's, which must have
@@ -247,41 +245,58 @@ impl NodeBuilder {
         store: Box<dyn LogStore>,
     ) -> Result<Node, NodeError> {
         self.check()?;
-        self.launch(Box::new(service), Some(store))
+        let link = self.bind()?;
+        self.launch(link, Box::new(service), Some(store))
     }
 
-    /// Opens the sockets and loads what there is; the rest happens in the node's thread.
-    fn launch(
+    /// Starts the node as [`Self::start_with_store`] does, on a link of the caller's: a simulated
+    /// network, for example. Its address, and that of a multicast group, are the link's affair. With
+    /// no store the node is a server in mode `unreplicated`.
+    pub fn start_on(
         self,
-        service: Box<dyn StateMachine>,
+        link: impl WaitLink + 'static,
+        service: impl StateMachine,
         store: Option<Box<dyn LogStore>>,
     ) -> Result<Node, NodeError> {
+        self.check()?;
+        self.launch(link, Box::new(service), store)
+    }
+
+    fn bind(&self) -> Result<UdpLink, NodeError> {
         let mut config = UdpConfig::new(self.address);
         if let Some(Multicast { group, interface }) = self.multicast {
             config.group = Some(group);
             config.interface = interface;
         }
-        let mut link = UdpLink::bind(&config)?;
+        Ok(UdpLink::bind(&config)?)
+    }
+
+    /// Loads what there is; the rest happens in the network role.
+    fn launch(
+        self,
+        link: impl WaitLink + 'static,
+        service: Box<dyn StateMachine>,
+        store: Option<Box<dyn LogStore>>,
+    ) -> Result<Node, NodeError> {
         let address = link.local_address()?;
         let stopper = Stopper { stopped: Arc::default(), waker: link.waker() };
-        let handle = stopper.clone();
         let name = format!("node-{}", self.id);
-        let seed = fastrand::Rng::new().u64(..);
+        let seed = random_u64();
         let endpoints = endpoints(self.limits.request_bytes_max as usize, seed);
-        let run: Box<dyn FnOnce() -> Result<(), NodeError> + Send> = match store {
+        let handle = stopper.clone();
+        let role = match store {
             None => {
                 let server = Unreplicated::new(self.id, service, self.limits, endpoints);
-                Box::new(move || self.run_unreplicated(server, &mut link, &stopper))
+                roles::spawn(&name, run::serve(server, link, self.spin, stopper))?
             }
             Some(store) => {
                 let (store, loaded, state) = self.load(store)?;
                 let prepared =
                     Prepared { service, store, loaded, state, link, endpoints, stopper, seed };
-                Box::new(move || self.run(prepared))
+                roles::spawn(&name, run::replicate(self, prepared))?
             }
         };
-        let thread = thread::Builder::new().name(name).spawn(run)?;
-        Ok(Node { address, stopper: handle, thread })
+        Ok(Node { address, stopper: handle, role })
     }
 
     /// Reads the store, and begins a run in it.
@@ -290,7 +305,7 @@ impl NodeBuilder {
         mut store: Box<dyn LogStore>,
     ) -> Result<(Box<dyn LogStore>, Loaded, HardState), NodeError> {
         let loaded = store.load().map_err(NodeError::Store)?;
-        let drawn = Incarnation(fastrand::Rng::new().u64(1..));
+        let drawn = Incarnation(random_number());
         let state = begin_run(&loaded, self.settings.durability, drawn);
         let found = state.birth.as_ref().map_or(self.id, |birth| birth.node);
         if found != self.id {
@@ -299,115 +314,6 @@ impl NodeBuilder {
         // On disk before this run takes part in anything (P37, P39).
         store.save_hard_state(&state).map_err(NodeError::Store)?;
         Ok((store, loaded, state))
-    }
-
-    fn run_unreplicated(
-        &self,
-        mut server: Unreplicated,
-        link: &mut UdpLink,
-        stopper: &Stopper,
-    ) -> Result<(), NodeError> {
-        while !stopper.is_stopped() {
-            server.network = network_status(link);
-            if !server.turn(link)? {
-                let now = server.clock.now();
-                link.wait(server.deadline().map(|at| at.since(now)), self.spin)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn run(self, prepared: Prepared) -> Result<(), NodeError> {
-        let Prepared { service, mut store, loaded, mut state, mut link, .. } = prepared;
-        let Prepared { mut endpoints, stopper, seed, .. } = prepared;
-        if state.birth.is_none() {
-            let named = unborn::wait_for_init(
-                self.id,
-                self.mode,
-                state,
-                store.as_mut(),
-                &mut link,
-                &mut endpoints,
-                &stopper,
-            )?;
-            let Some(named) = named else { return Ok(()) };
-            state = named;
-        }
-        let birth = state.birth.as_ref().expect("init has named it");
-        // The cluster's limits, not the builder's, which are for a server without a cluster.
-        let limits = birth.configuration.limits;
-        endpoints.requests = request_endpoint(limits.request_bytes_max as usize, seed);
-        let mut applier =
-            Applier::new(service, birth.cluster, Arc::new(birth.configuration.clone()));
-        if let Some(open) = store.snapshots().open().map_err(NodeError::Store)? {
-            let mut data = io::BufReader::with_capacity(1 << 16, open.source);
-            let index = open.meta.index;
-            applier
-                .restore(&open.meta, &mut data)
-                .map_err(|source| NodeError::Restore { index, source })?;
-        }
-        let clock = Clock::new();
-        let settings = Settings {
-            mode: if self.mode == Mode::Raft { core::Mode::Raft } else { core::Mode::HovercRaft },
-            ..self.settings
-        };
-        let core = Core::new(Start { hard_state: state, loaded, settings, seed }, clock.now());
-        let application = Application::new(applier, self.execution, link.waker())?;
-        let (jobs, to_do) = channel();
-        let (tell, done) = channel();
-        let syncing = Syncing { durability: settings.durability, interval: self.sync_interval };
-        let persistence = Persistence::new(store, syncing, tell, link.waker());
-        let storage = thread::Builder::new()
-            .name(format!("storage-{}", self.id))
-            .spawn(move || persistence.run(&to_do))?;
-        let mut replica = Replica {
-            core,
-            endpoints,
-            application,
-            jobs,
-            done,
-            clock,
-            mode: self.mode,
-            network: NetworkStatus::default(),
-            exchange: ExchangeStatus::default(),
-            reads: Vec::new(),
-            buffer: Vec::new(),
-        };
-        let result = self.drive(&mut replica, &mut link, &stopper);
-        let Replica { mut core, application, jobs, done, .. } = replica;
-        if result.is_ok() && core.may_stop_clean() {
-            if let Some(log) = core.log_for_clean_stop() {
-                let _ = jobs.send(Job::Write(log));
-            }
-            // Everything else is complete: the marker of a clean stop comes last (P37). A storage
-            // role that has failed meanwhile leaves the stop unclean, which is what it is.
-            let _ = jobs.send(Job::Stop(end_run(core.hard_state())));
-        }
-        drop(jobs);
-        application.stop();
-        storage.join().map_err(|_| NodeError::Panicked)?;
-        // What failed at the very end was told to nobody else.
-        let failed = done.try_iter().find_map(|done| match done {
-            Done::Failed(error) => Some(NodeError::Store(error)),
-            _ => None,
-        });
-        result.and(failed.map_or(Ok(()), Err))
-    }
-
-    fn drive(
-        &self,
-        replica: &mut Replica,
-        link: &mut UdpLink,
-        stopper: &Stopper,
-    ) -> Result<(), NodeError> {
-        while !stopper.is_stopped() {
-            replica.network = network_status(link);
-            if !replica.turn(link)? {
-                let now = replica.clock.now();
-                link.wait(replica.deadline().map(|at| at.since(now)), self.spin)?;
-            }
-        }
-        Ok(())
     }
 
     fn check(&self) -> Result<(), NodeError> {
@@ -439,24 +345,12 @@ impl NodeBuilder {
     }
 }
 
-/// What was loaded, on its way into the node's thread.
-struct Prepared {
-    service: Box<dyn StateMachine>,
-    store: Box<dyn LogStore>,
-    loaded: Loaded,
-    state: HardState,
-    link: UdpLink,
-    endpoints: Endpoints,
-    stopper: Stopper,
-    seed: u64,
-}
-
 /// A replica that runs in threads of its own until it is stopped or fails.
 #[derive(Debug)]
 pub struct Node {
     address: SocketAddrV4,
     stopper: Stopper,
-    thread: JoinHandle<Result<(), NodeError>>,
+    role: Role<Result<(), NodeError>>,
 }
 
 impl Node {
@@ -480,14 +374,26 @@ impl Node {
 
     /// Stops gracefully: what is acknowledged is on disk when this returns, in every durability
     /// but `memory`.
+    #[cfg(not(madsim))]
     pub fn stop(self) -> Result<(), NodeError> {
         self.stopper.stop();
         self.join()
     }
 
     /// Waits until the node ends: because a [`Stopper`] was used, or because it failed.
+    #[cfg(not(madsim))]
     pub fn join(self) -> Result<(), NodeError> {
-        self.thread.join().map_err(|_| NodeError::Panicked)?
+        roles::finish(self.ended())
+    }
+
+    /// Waits until the node ends: because a [`Stopper`] was used, or because it failed.
+    #[cfg(madsim)]
+    pub async fn join(self) -> Result<(), NodeError> {
+        self.ended().await
+    }
+
+    async fn ended(self) -> Result<(), NodeError> {
+        self.role.join().await.map_err(|Panicked| NodeError::Panicked)?
     }
 
     /// Where it receives, with the port that was chosen.
@@ -502,7 +408,7 @@ impl Node {
 
     /// Whether the node has ended; [`Self::join`] then says why, at once.
     pub fn has_ended(&self) -> bool {
-        self.thread.is_finished()
+        self.role.has_ended()
     }
 }
 
@@ -517,38 +423,10 @@ impl Stopper {
     /// The node stops gracefully, soon.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
-        self.waker.wake();
+        self.waker.wake_by_ref();
     }
 
     fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
-    }
-}
-
-fn endpoints(request_bytes_max: usize, seed: u64) -> Endpoints {
-    Endpoints {
-        requests: request_endpoint(request_bytes_max, seed),
-        receiver: MessageReceiver::new(MessageConfig::default(), seed),
-        sender: MessageSender::new(seed),
-        outbox: Outbox::new(),
-    }
-}
-
-fn request_endpoint(request_bytes_max: usize, seed: u64) -> ServerEndpoint {
-    let config = ServerConfig { request_bytes_max, ..ServerConfig::default() };
-    ServerEndpoint::new(config, seed)
-}
-
-fn network_status(link: &UdpLink) -> NetworkStatus {
-    let statistics = link.statistics();
-    NetworkStatus {
-        datagrams_in: statistics.datagrams_in,
-        bytes_in: statistics.bytes_in,
-        calls_in: statistics.calls_in,
-        datagrams_out: statistics.datagrams_out,
-        bytes_out: statistics.bytes_out,
-        calls_out: statistics.calls_out,
-        calls_wait: statistics.calls_wait,
-        datagrams_lost: statistics.lost_full + statistics.lost_refused,
     }
 }

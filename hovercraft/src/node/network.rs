@@ -5,10 +5,7 @@
 
 use std::{
     net::SocketAddrV4,
-    sync::{
-        Arc,
-        mpsc::{Receiver, Sender},
-    },
+    sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -26,6 +23,7 @@ use crate::{
         Mode, NodeError,
         application::{Application, Event, OwnedResponse, Task},
         persistence::{Done, Job},
+        roles::{Receiver, Sender},
     },
     request::{Identity, Kind, Outcome, Request, ReturnPath},
 };
@@ -192,7 +190,7 @@ impl Replica {
 
     /// Takes what the other roles have done.
     fn collect(&mut self, now: Time) -> Result<(), NodeError> {
-        while let Ok(done) = self.done.try_recv() {
+        while let Some(done) = self.done.try_next() {
             match done {
                 Done::Stored(number) => {
                     self.exchange.group_commits += 1;

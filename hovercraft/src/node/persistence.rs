@@ -1,4 +1,4 @@
-//! The storage role: a thread that owns the log store, so that nothing else waits for a disk.
+//! The storage role: it owns the log store, so that nothing else waits for a disk.
 //!
 //! Its queue is bounded by the core, which hands over no more than a number of bytes of entries
 //! that are not complete, and asks for one snapshot at a time.
@@ -6,19 +6,15 @@
 use std::{
     io::{self, Write as _},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        mpsc::{Receiver, RecvTimeoutError, Sender},
-    },
-    thread::{self, JoinHandle},
+    sync::Arc,
+    task::Waker,
     time::{Duration, Instant},
 };
-
-use r2p2::Waker;
 
 use crate::{
     core::{Core, Write, WriteNumber},
     entry::{Index, NodeId},
+    node::roles::{self, Next, Receiver, Role, Sender},
     state_machine::SnapshotWriter,
     storage::{
         Durability, HardState, LogStore, OpenSnapshot, SnapshotMeta, SnapshotSink, SnapshotSource,
@@ -78,8 +74,8 @@ pub(crate) struct Persistence {
     waker: Waker,
     /// The snapshot that is being received.
     sink: Option<Box<dyn SnapshotSink>>,
-    /// The thread that writes a snapshot, or has written the last one.
-    writer: Option<JoinHandle<()>>,
+    /// The role that writes a snapshot, or has written the last one.
+    writer: Option<Role<()>>,
     /// The snapshot that was last read from.
     open: Option<OpenSnapshot>,
     /// Entries were appended since the last sync.
@@ -109,9 +105,9 @@ impl Persistence {
     }
 
     /// Works until it is told to stop, or its queue is closed, or something fails.
-    pub(crate) fn run(mut self, jobs: &Receiver<Job>) {
+    pub(crate) async fn run(mut self, mut jobs: Receiver<Job>) {
         let result = loop {
-            match self.turn(jobs) {
+            match self.turn(&mut jobs).await {
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
                 Err(error) => break Err(error),
@@ -121,7 +117,7 @@ impl Persistence {
         // free for another run after that.
         if let Some(writer) = self.writer.take() {
             // Its panics are caught inside.
-            let _ = writer.join();
+            let _ = writer.join().await;
         }
         if let Err(error) = result {
             tracing::error!(%error, "storage failed: this replica stops");
@@ -130,29 +126,33 @@ impl Persistence {
     }
 
     /// Does what waits, with one sync for all of it; false at the end.
-    fn turn(&mut self, jobs: &Receiver<Job>) -> Result<bool, StoreError> {
+    async fn turn(&mut self, jobs: &mut Receiver<Job>) -> Result<bool, StoreError> {
         let mut stored = None;
         let mut goes_on = true;
-        let mut next = self.wait(jobs);
+        let mut next = match jobs.next(self.sync_due()).await {
+            Next::Message(job) => Some(job),
+            Next::TimedOut => None,
+            Next::Closed => {
+                goes_on = false;
+                None
+            }
+        };
         while let Some(job) = next {
             match job {
-                Next::Job(Job::Write(write)) => {
-                    stored = self.write(write)?.or(stored);
-                }
-                Next::Job(Job::Stop(state)) => {
-                    self.sync()?;
+                Job::Write(write) => stored = self.write(write).await?.or(stored),
+                Job::Stop(state) => {
+                    self.sync().await?;
                     self.store.save_hard_state(&state)?;
                     goes_on = false;
                 }
-                Next::Job(job) => self.snapshot_job(job)?,
-                Next::Closed => goes_on = false,
+                job => self.snapshot_job(job).await?,
             }
-            next = if goes_on { jobs.try_recv().ok().map(Next::Job) } else { None };
+            next = if goes_on { jobs.try_next() } else { None };
         }
         if self.syncing.durability == Durability::Sync
             || self.synced_at.elapsed() >= self.syncing.interval
         {
-            self.sync()?;
+            self.sync().await?;
         }
         if let Some(number) = stored {
             self.tell(Done::Stored(number));
@@ -160,22 +160,16 @@ impl Persistence {
         Ok(goes_on)
     }
 
-    /// The next job; none if it is time to sync.
-    fn wait(&self, jobs: &Receiver<Job>) -> Option<Next> {
-        if !self.is_dirty {
-            return Some(jobs.recv().map_or(Next::Closed, Next::Job));
-        }
+    /// How long it may wait for the next job; for ever if there is nothing to sync.
+    fn sync_due(&self) -> Option<Duration> {
         let left = self.syncing.interval.saturating_sub(self.synced_at.elapsed());
-        match jobs.recv_timeout(left) {
-            Ok(job) => Some(Next::Job(job)),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => Some(Next::Closed),
-        }
+        self.is_dirty.then_some(left)
     }
 
-    fn write(&mut self, write: Write) -> Result<Option<WriteNumber>, StoreError> {
+    async fn write(&mut self, write: Write) -> Result<Option<WriteNumber>, StoreError> {
         match write {
             Write::HardState { number, state } => {
+                roles::disk_time(self.store.as_mut()).await;
                 self.store.save_hard_state(&state)?;
                 Ok(Some(number))
             }
@@ -191,30 +185,36 @@ impl Persistence {
         }
     }
 
-    fn sync(&mut self) -> Result<(), StoreError> {
+    async fn sync(&mut self) -> Result<(), StoreError> {
         if std::mem::take(&mut self.is_dirty) {
+            roles::disk_time(self.store.as_mut()).await;
             self.store.sync()?;
             self.synced_at = Instant::now();
         }
         Ok(())
     }
 
-    fn snapshot_job(&mut self, job: Job) -> Result<(), StoreError> {
+    async fn snapshot_job(&mut self, job: Job) -> Result<(), StoreError> {
         match job {
             Job::TakeSnapshot(meta, writer) => self.take_snapshot(meta, writer),
             Job::ReadSnapshot { to, index, offset } => self.read_part(to, index, offset)?,
             Job::KeepPart { offset, data } => self.keep_part(offset, &data)?,
-            Job::Install { meta, keep_tail } => self.install(&meta, keep_tail)?,
+            Job::Install { meta, keep_tail } => {
+                roles::disk_time(self.store.as_mut()).await;
+                self.install(&meta, keep_tail)?;
+            }
             Job::Write(_) | Job::Stop(_) => unreachable!("these are not snapshot jobs"),
         }
         Ok(())
     }
 
-    /// Writes a snapshot on a thread of its own: it may take long, and appends must not wait.
+    /// Writes a snapshot in a role of its own: it may take long, and appends must not wait.
     fn take_snapshot(&mut self, meta: SnapshotMeta, writer: SnapshotWriter) {
         let (store, done) = (self.store.snapshots(), self.done.clone());
         let waker = self.waker.clone();
-        let write = move || {
+        let disk_time = roles::disk_time(self.store.as_mut());
+        let write = async move {
+            disk_time.await;
             let index = meta.index;
             // A service that panics while it writes has lost this snapshot and nothing else.
             let result = catch_unwind(AssertUnwindSafe(|| write_snapshot(&store, meta, writer)));
@@ -233,10 +233,9 @@ impl Persistence {
             let _ = done.send(Done::SnapshotTaken(taken));
             waker.wake();
         };
-        let spawned = thread::Builder::new().name("snapshot".to_owned()).spawn(write);
-        match spawned {
+        match roles::spawn("snapshot", write) {
             // One at a time: the core asks for the next when it has heard of this one.
-            Ok(thread) => self.writer = Some(thread),
+            Ok(role) => self.writer = Some(role),
             Err(error) => {
                 tracing::error!(%error, "no thread for a snapshot");
                 self.tell(Done::SnapshotTaken(None));
@@ -307,13 +306,8 @@ impl Persistence {
     fn tell(&self, done: Done) {
         // If nobody listens any more the node is stopping, and nobody needs to know.
         let _ = self.done.send(done);
-        self.waker.wake();
+        self.waker.wake_by_ref();
     }
-}
-
-enum Next {
-    Job(Job),
-    Closed,
 }
 
 fn write_snapshot(

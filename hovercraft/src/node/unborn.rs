@@ -1,6 +1,6 @@
 //! A replica before `init`: it knows who it is, answers operators, and takes part in nothing (P39).
 
-use r2p2::{Link, MessageType, UdpLink};
+use r2p2::{MessageType, WaitLink};
 
 use crate::{
     admin::{Answer, ExchangeStatus, NetworkStatus, NodeStatus, Question},
@@ -15,19 +15,19 @@ use crate::{
 
 /// Waits until `init` has named this replica, and its word is on disk. None if it was stopped
 /// before.
-pub(crate) fn wait_for_init(
+pub(crate) async fn wait_for_init(
     node: NodeId,
     mode: Mode,
     mut state: HardState,
     store: &mut dyn LogStore,
-    link: &mut UdpLink,
+    link: &mut impl WaitLink,
     endpoints: &mut Endpoints,
     stopper: &Stopper,
 ) -> Result<Option<HardState>, NodeError> {
     let clock = Clock::new();
     tracing::info!(%node, "waiting for init");
     while !stopper.is_stopped() {
-        link.wait(None, std::time::Duration::ZERO)?;
+        link.wait(None, std::time::Duration::ZERO).await?;
         let mut questions = Vec::new();
         link.receive(&mut |from, datagram| {
             if r2p2::message_type(datagram) != Some(MessageType::RaftRequest) {

@@ -282,6 +282,13 @@ pub trait LogStore: Send {
         meta: &SnapshotMeta,
         keep_tail: bool,
     ) -> Result<(), StoreError>;
+
+    /// How long the next sync, saved hard state or snapshot takes of a simulation's time, which
+    /// stands still while a store is called.
+    #[cfg(madsim)]
+    fn simulated_latency(&mut self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
 }
 
 /// The snapshots of one replica; used from several threads.

@@ -8,10 +8,11 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::{Alarm, Clock, resolve, seed};
+use super::{resolve, seed};
 use crate::{
-    AsyncUdpLink, BindError, ClientConfig, ClientEndpoint, ClientEvent, ClientEventKind, Link,
-    Options, Outbox, Policy, RequestError, RequestHandle, Time, UdpConfig,
+    Alarm, AsyncLink, AsyncUdpLink, BindError, ClientConfig, ClientEndpoint, ClientEvent,
+    ClientEventKind, Clock, Link, Options, Outbox, Policy, RequestError, RequestHandle, Time,
+    UdpConfig,
 };
 
 /// How many calls may wait for the driver to take them; more wait in [`Client::call`].

@@ -16,10 +16,10 @@ use tokio::{
     task::{JoinError, JoinSet},
 };
 
-use super::{Alarm, Clock, resolve, seed};
+use super::{resolve, seed};
 use crate::{
-    AsyncUdpLink, BindError, Incoming, Link, Options, Outbox, ReplyTo, ServerConfig,
-    ServerEndpoint, Time, UdpConfig,
+    Alarm, AsyncLink, AsyncUdpLink, BindError, Clock, Incoming, Link, Options, Outbox, ReplyTo,
+    ServerConfig, ServerEndpoint, Time, UdpConfig,
 };
 
 /// How many requests are executed at a time unless the user says otherwise.

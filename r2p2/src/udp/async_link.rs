@@ -10,9 +10,9 @@ use std::{
 use tokio::io::Interest;
 
 use super::{BindError, Source, UdpConfig, UdpLink, UdpStatistics};
-use crate::{Link, Outbox};
+use crate::{AsyncLink, Link, Outbox};
 
-/// A link for a task on tokio: wait for [`AsyncUdpLink::readable`], then use it as a [`Link`].
+/// A link for a task on tokio: wait for [`AsyncLink::readable`], then use it as a [`Link`].
 #[derive(Debug)]
 pub struct AsyncUdpLink {
     link: UdpLink,
@@ -38,8 +38,19 @@ impl AsyncUdpLink {
         Ok(Self { link, unicast, member })
     }
 
-    /// Waits until [`Link::receive`] may find something. Cancel-safe: it takes nothing.
-    pub async fn readable(&mut self) -> io::Result<()> {
+    /// The address that peers see, with the port that the kernel chose if none was asked for.
+    pub fn local_address(&self) -> io::Result<SocketAddrV4> {
+        self.link.local_address()
+    }
+
+    /// What the link has done so far.
+    pub fn statistics(&self) -> UdpStatistics {
+        self.link.statistics()
+    }
+}
+
+impl AsyncLink for AsyncUdpLink {
+    async fn readable(&mut self) -> io::Result<()> {
         poll_fn(|context| {
             if let Some(member) = &self.member
                 && let Poll::Ready(ready) = member.poll_recv_ready(context)
@@ -49,16 +60,6 @@ impl AsyncUdpLink {
             self.unicast.poll_recv_ready(context)
         })
         .await
-    }
-
-    /// The address that peers see, with the port that the kernel chose if none was asked for.
-    pub fn local_address(&self) -> io::Result<SocketAddrV4> {
-        self.link.local_address()
-    }
-
-    /// What the link has done so far.
-    pub fn statistics(&self) -> UdpStatistics {
-        self.link.statistics()
     }
 }
 

@@ -119,6 +119,7 @@ impl Socket {
         Ok(sockopt::socket_send_buffer_size(&self.udp)?)
     }
 
+    #[cfg(not(madsim))]
     pub(super) fn try_clone(&self) -> io::Result<UdpSocket> {
         self.udp.try_clone()
     }

@@ -1,6 +1,7 @@
 use std::{collections::BTreeMap, net::UdpSocket, sync::mpsc};
 
 use super::*;
+use crate::AsyncLink;
 
 const LOOPBACK: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
 /// Long enough for any machine; a test that needs it fails.
@@ -249,7 +250,7 @@ fn a_waker_ends_a_wait_for_ever_blocked_or_spinning() {
             }
         });
         for n in 0..200 {
-            waker.wake();
+            waker.wake_by_ref();
             // A wait may end without a cause, so that turns can only be ahead of the calls.
             assert_eq!(turn.recv_timeout(PATIENCE), Ok(n));
         }

@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU8, Ordering},
     },
+    task::{Wake, Waker},
 };
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -18,34 +19,30 @@ const CALLED: u8 = 1;
 /// The sleeper blocks in the kernel, or is about to.
 const ASLEEP: u8 = 2;
 
-/// Ends [`UdpLink::wait`](crate::UdpLink::wait) from another thread.
-///
-/// Waking a thread that is awake costs one atomic exchange: only the first call to a thread that
-/// sleeps makes a system call. A call is never lost: one that comes while the thread is awake ends
-/// its next wait at once.
-#[derive(Debug, Clone)]
-pub struct Waker(Arc<Bell>);
-
+/// What is called.
 #[derive(Debug)]
 struct Bell {
     state: AtomicU8,
     event: OwnedFd,
 }
 
-impl Waker {
-    /// Ends the present wait, or the next one. What this thread wrote before is seen after it.
-    pub fn wake(&self) {
-        if self.0.state.swap(CALLED, Ordering::AcqRel) != ASLEEP {
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.state.swap(CALLED, Ordering::AcqRel) != ASLEEP {
             return;
         }
         // The counter of an eventfd takes 2^64 - 2 calls before a write can fail, and it is set
         // back to 0 whenever the sleeper rises.
-        let written = rustix::io::write(&self.0.event, &1_u64.to_ne_bytes());
+        let written = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
         debug_assert!(written.is_ok(), "an eventfd refused a call: {written:?}");
     }
 }
 
-/// The side of a [`Waker`] that sleeps.
+/// The side of a bell that sleeps; [`Waker`]s ring it.
 #[derive(Debug)]
 pub(super) struct Sleeper(Arc<Bell>);
 
@@ -56,7 +53,7 @@ impl Sleeper {
     }
 
     pub(super) fn waker(&self) -> Waker {
-        Waker(Arc::clone(&self.0))
+        Waker::from(Arc::clone(&self.0))
     }
 
     /// Whether somebody has called since [`Sleeper::rise`].
