@@ -132,6 +132,18 @@ impl ExchangeStatus {
     }
 }
 
+impl Question {
+    fn is_answered_by(&self, answer: &Answer) -> bool {
+        matches!(
+            (self, answer),
+            (_, Answer::Refused(_))
+                | (Self::Hello, Answer::Hello { .. })
+                | (Self::Init(_), Answer::Initialised)
+                | (Self::Status, Answer::Status(_))
+        )
+    }
+}
+
 macro_rules! wire_form {
     ($type:ty) => {
         impl $type {
@@ -362,20 +374,26 @@ impl<L: AsyncLink> Asker<L> {
         let deadline = Instant::now() + self.timeout;
         while Instant::now() < deadline {
             let mut outbox = Outbox::new();
-            let question = question.encode();
-            let sent = self.sender.send(MessageType::RaftRequest, address, &question, &mut outbox);
+            let bytes = question.encode();
+            let sent = self.sender.send(MessageType::RaftRequest, address, &bytes, &mut outbox);
             sent.map_err(|error| std::io::Error::other(error.to_string()))?;
             self.link.send(&mut outbox)?;
-            let again = deadline.min(Instant::now() + ASK_AGAIN_AFTER);
-            if let Ok(answer) = tokio::time::timeout_at(again, self.receive(address)).await {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let wait = left.min(ASK_AGAIN_AFTER);
+            if let Ok(answer) = tokio::time::timeout(wait, self.receive(address, question)).await {
                 return Ok(answer?);
             }
         }
         Err(AdminError::Silent { address, waited: self.timeout })
     }
 
-    /// The next answer from `address`; what is no answer is passed over.
-    async fn receive(&mut self, address: SocketAddrV4) -> std::io::Result<Answer> {
+    /// The next answer to `question` from `address`; what is none is passed over, also an answer to an
+    /// earlier question that was late, or came twice.
+    async fn receive(
+        &mut self,
+        address: SocketAddrV4,
+        question: &Question,
+    ) -> std::io::Result<Answer> {
         let mut answers = Vec::new();
         loop {
             self.link.readable().await?;
@@ -388,14 +406,86 @@ impl<L: AsyncLink> Asker<L> {
                 if let Ok(Some(message)) = message
                     && message.message_type == MessageType::RaftReply
                     && let Ok(answer) = Answer::decode(&message.body)
+                    && question.is_answered_by(&answer)
                 {
                     answers.push(answer);
                 }
             })?;
-            // An older one, if there are two: both answer the question.
             if let Some(answer) = answers.drain(..).next() {
                 return Ok(answer);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use r2p2::Link;
+
+    use super::*;
+
+    const REPLICA: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 1);
+
+    /// A network with one replica, on which every answer comes again with the next one.
+    struct Repeating {
+        sender: MessageSender,
+        receiver: MessageReceiver,
+        before: Vec<Vec<u8>>,
+        inbox: VecDeque<Vec<u8>>,
+    }
+
+    impl Link for Repeating {
+        fn send(&mut self, outbox: &mut Outbox) -> std::io::Result<()> {
+            let mut answers = Outbox::new();
+            let Self { sender, receiver, .. } = self;
+            outbox.drain(|batch| {
+                for datagram in batch.datagrams() {
+                    let message = receiver.handle_datagram(Time::ZERO, REPLICA, datagram);
+                    let message = message.unwrap().unwrap();
+                    let answer = match Question::decode(&message.body).unwrap() {
+                        Question::Hello => {
+                            let (node, incarnation) = (NodeId(1), Incarnation(7));
+                            Answer::Hello { node, incarnation, birth: None }
+                        }
+                        _ => Answer::Initialised,
+                    };
+                    let answer = answer.encode();
+                    sender.send(MessageType::RaftReply, REPLICA, &answer, &mut answers).unwrap();
+                }
+            });
+            self.inbox.extend(self.before.clone());
+            answers.drain(|batch| {
+                self.before.extend(batch.datagrams().map(<[u8]>::to_vec));
+                self.inbox.extend(batch.datagrams().map(<[u8]>::to_vec));
+            });
+            Ok(())
+        }
+
+        fn receive(&mut self, each: &mut dyn FnMut(SocketAddrV4, &[u8])) -> std::io::Result<usize> {
+            let Some(datagram) = self.inbox.pop_front() else { return Ok(0) };
+            each(REPLICA, &datagram);
+            Ok(1)
+        }
+    }
+
+    impl AsyncLink for Repeating {
+        async fn readable(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_comes_again_does_not_answer_the_next_question() {
+        let link = Repeating {
+            sender: MessageSender::new(1),
+            receiver: MessageReceiver::new(r2p2::MessageConfig::default(), 1),
+            before: Vec::new(),
+            inbox: VecDeque::new(),
+        };
+        let members = [(NodeId(1), REPLICA)];
+        let timeout = Duration::from_secs(10);
+        init_on(link, &members, ClusterLimits::default(), timeout).await.unwrap();
     }
 }
