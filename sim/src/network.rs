@@ -30,15 +30,48 @@ struct Link {
 
 /// What happens to packets here and there: the worst of all that goes on.
 #[derive(Debug, Default)]
-struct Weather {
-    loss_per_mille: u32,
-    doubled_per_mille: u32,
+pub(crate) struct Weather {
+    pub(crate) loss_per_mille: u32,
+    pub(crate) doubled_per_mille: u32,
     spread_us: u64,
-    damaged_per_mille: u32,
-    late_per_mille: u32,
+    pub(crate) damaged_per_mille: u32,
+    pub(crate) late_per_mille: u32,
     late_us: u64,
     /// None: packets of any size come through.
-    packet_bytes_max: Option<usize>,
+    pub(crate) packet_bytes_max: Option<usize>,
+}
+
+impl Weather {
+    /// What these faults make together.
+    pub(crate) fn of<'a>(faults: impl IntoIterator<Item = &'a Fault>) -> Self {
+        let mut weather = Self::default();
+        for fault in faults {
+            match *fault {
+                Fault::Loss { per_mille, .. } => {
+                    weather.loss_per_mille = weather.loss_per_mille.max(per_mille);
+                }
+                Fault::Duplication { per_mille, .. } => {
+                    weather.doubled_per_mille = weather.doubled_per_mille.max(per_mille);
+                }
+                Fault::Reordering { spread_us, .. } => {
+                    weather.spread_us = weather.spread_us.max(spread_us);
+                }
+                Fault::Corruption { per_mille, .. } => {
+                    weather.damaged_per_mille = weather.damaged_per_mille.max(per_mille);
+                }
+                Fault::DelayTail { per_mille, late_us, .. } => {
+                    weather.late_per_mille = weather.late_per_mille.max(per_mille);
+                    weather.late_us = weather.late_us.max(late_us);
+                }
+                Fault::Mtu { bytes, .. } => {
+                    let max = weather.packet_bytes_max.map_or(bytes, |before| before.min(bytes));
+                    weather.packet_bytes_max = Some(max);
+                }
+                _ => {}
+            }
+        }
+        weather
+    }
 }
 
 /// When the copies of a packet arrive.
@@ -186,33 +219,7 @@ impl Network {
     }
 
     fn look_at_the_sky(&mut self) {
-        let mut weather = Weather::default();
-        for (_, fault) in &self.causes {
-            match *fault {
-                Fault::Loss { per_mille, .. } => {
-                    weather.loss_per_mille = weather.loss_per_mille.max(per_mille);
-                }
-                Fault::Duplication { per_mille, .. } => {
-                    weather.doubled_per_mille = weather.doubled_per_mille.max(per_mille);
-                }
-                Fault::Reordering { spread_us, .. } => {
-                    weather.spread_us = weather.spread_us.max(spread_us);
-                }
-                Fault::Corruption { per_mille, .. } => {
-                    weather.damaged_per_mille = weather.damaged_per_mille.max(per_mille);
-                }
-                Fault::DelayTail { per_mille, late_us, .. } => {
-                    weather.late_per_mille = weather.late_per_mille.max(per_mille);
-                    weather.late_us = weather.late_us.max(late_us);
-                }
-                Fault::Mtu { bytes, .. } => {
-                    let max = weather.packet_bytes_max.map_or(bytes, |before| before.min(bytes));
-                    weather.packet_bytes_max = Some(max);
-                }
-                _ => {}
-            }
-        }
-        self.weather = weather;
+        self.weather = Weather::of(self.causes.iter().map(|(_, fault)| fault));
     }
 }
 
@@ -231,7 +238,8 @@ pub(crate) fn up_to_us(rng: &mut fastrand::Rng, max_us: u64) -> Duration {
     if max_us == 0 { Duration::ZERO } else { Duration::from_nanos(rng.u64(..=max_us * 1000)) }
 }
 
-fn delay(
+/// How long a packet takes.
+pub(crate) fn delay(
     rng: &mut fastrand::Rng,
     options: &NetworkOptions,
     weather: &Weather,

@@ -34,6 +34,36 @@ pub enum Sides {
     Ring,
 }
 
+impl Sides {
+    /// Whether the link between two of `count` replicas, by their positions, leads from the first
+    /// side to the other.
+    pub(crate) fn part(
+        &self,
+        a: usize,
+        b: usize,
+        count: usize,
+        find: impl Fn(Target) -> usize,
+    ) -> bool {
+        let is_between = match self {
+            Self::Alone(target) => find(*target) == a,
+            Self::Halves(side) => side.contains(&(a + 1)) && !side.contains(&(b + 1)),
+            Self::Ring => !are_neighbours(a, b, count),
+        };
+        a != b && is_between
+    }
+}
+
+/// Whether two replicas hear each other on a ring in which each hears a bare majority, itself
+/// included.
+fn are_neighbours(a: usize, b: usize, count: usize) -> bool {
+    if count == 3 {
+        return a == 0 || b == 0;
+    }
+    let reach = (count / 2).div_ceil(2);
+    let distance = a.abs_diff(b);
+    distance.min(count - distance) <= reach
+}
+
 /// In which direction links are cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

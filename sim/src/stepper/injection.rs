@@ -298,20 +298,9 @@ impl Stepper {
         self.coverage.add(name, 1);
         self.coverage.add("cuts that eat packets", u64::from(eats));
         let count = self.replicas.len();
-        let is_inside: Vec<bool> = match sides {
-            Sides::Alone(target) => {
-                let alone = self.find(*target);
-                (0..count).map(|at| at == alone).collect()
-            }
-            Sides::Halves(side) => (1..=count).map(|number| side.contains(&number)).collect(),
-            Sides::Ring => Vec::new(),
-        };
         for (a, b) in (0..count).flat_map(|a| (0..count).map(move |b| (a, b))) {
-            let is_cut = match sides {
-                Sides::Ring => !are_neighbours(a, b, count),
-                _ => is_inside[a] && !is_inside[b],
-            };
-            if a != b && is_cut {
+            let is_cut = sides.part(a, b, count, |target| self.find(target));
+            if is_cut {
                 if ways != Ways::In {
                     self.network.cut(self.now, number, a, b, eats);
                 }
@@ -329,15 +318,4 @@ impl Stepper {
             self.network.cut(self.now, number, from, to, false);
         }
     }
-}
-
-/// Whether two replicas hear each other on a ring in which each hears a bare majority, itself
-/// included.
-fn are_neighbours(a: usize, b: usize, count: usize) -> bool {
-    if count == 3 {
-        return a == 0 || b == 0;
-    }
-    let reach = (count / 2).div_ceil(2);
-    let distance = a.abs_diff(b);
-    distance.min(count - distance) <= reach
 }
