@@ -28,6 +28,8 @@ mod stepper;
 mod sweep;
 mod trace;
 mod workload;
+#[cfg(madsim)]
+mod world;
 
 pub use coverage::Coverage;
 pub use faults::{Fault, FaultKind, Leaves, Sides, Target, Ways};

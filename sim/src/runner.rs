@@ -20,6 +20,8 @@ use crate::{
 pub struct Runner {
     workload: Arc<dyn Workload>,
     bug: Option<&'static Bug>,
+    #[cfg(madsim)]
+    is_in_world: bool,
 }
 
 /// What a run was like.
@@ -45,7 +47,12 @@ impl Run {
 impl Runner {
     /// Runs schedules of a service of one's own.
     pub fn new(workload: impl Workload) -> Self {
-        Self { workload: Arc::new(workload), bug: None }
+        Self {
+            workload: Arc::new(workload),
+            bug: None,
+            #[cfg(madsim)]
+            is_in_world: false,
+        }
     }
 
     /// Runs schedules of the registers that the simulation comes with.
@@ -59,6 +66,13 @@ impl Runner {
         Self { bug, ..self }
     }
 
+    /// In the world, on the real shells of nodes and clients, instead of in the stepper.
+    #[cfg(madsim)]
+    #[must_use]
+    pub fn in_world(self) -> Self {
+        Self { is_in_world: true, ..self }
+    }
+
     /// The schedule of a seed.
     pub fn schedule(&self, seed: u64, beyond: bool) -> Schedule {
         Schedule::of_workload(seed, self.workload.as_ref(), beyond)
@@ -66,11 +80,19 @@ impl Runner {
 
     /// Runs a schedule and tells nothing of it.
     pub fn run(&self, schedule: &Schedule) -> Run {
+        #[cfg(madsim)]
+        if self.is_in_world {
+            return crate::world::run(schedule, &self.workload, self.bug);
+        }
         self.go(Stepper::with_workload(schedule.clone(), Arc::clone(&self.workload)))
     }
 
     /// Runs a schedule and keeps the last lines of its story.
     pub fn replay(&self, schedule: &Schedule, lines_max: usize) -> Run {
+        #[cfg(madsim)]
+        if self.is_in_world {
+            return crate::world::run(schedule, &self.workload, self.bug);
+        }
         self.go(Stepper::traced(schedule.clone(), Arc::clone(&self.workload), lines_max))
     }
 

@@ -5,6 +5,7 @@ mod run;
 mod shrink;
 mod speed;
 mod sweep;
+mod world;
 
 use std::{
     fs, io,
@@ -12,6 +13,7 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
@@ -48,6 +50,8 @@ enum Command {
     Shrink(shrink::Arguments),
     /// Run many seeds, with every invariant after every step
     Sweep(sweep::Arguments),
+    /// Run seeds on the real shells of nodes and clients; needs a build of its own
+    World(world::Arguments),
     /// List the planted bugs
     Bugs(bugs::Arguments),
     /// Measure simulated deliveries a second, with the invariants off and on
@@ -68,6 +72,12 @@ enum CliError {
          --features planted`"
     )]
     NotPlanted,
+    #[cfg(not(madsim))]
+    #[error(
+        "the world needs a build of its own: `cargo world --seeds 0..1000` in the project's directory \
+         builds it, with `--cfg madsim`, and runs it"
+    )]
+    NoWorld,
     #[error("give a seed with --seed, or a schedule with --schedule")]
     NothingToRun,
 }
@@ -85,6 +95,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Shrink(arguments) => shrink::run(&arguments),
         Command::Sweep(arguments) => sweep::run(&arguments),
+        Command::World(arguments) => world::run(arguments),
         Command::Bugs(arguments) => bugs::run(&arguments),
         Command::Speed(arguments) => speed::run(&arguments),
     };
@@ -117,9 +128,42 @@ fn quietly<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// What runs, and with which defect.
-fn runner(bug: Option<&str>) -> Result<Runner, CliError> {
-    Ok(Runner::registers().with_bug(bug.map(find_bug).transpose()?))
+/// Where schedules run.
+#[derive(Debug, Clone, Copy)]
+enum Tier {
+    Stepper,
+    #[cfg(madsim)]
+    World,
+}
+
+impl Tier {
+    /// What tells the story of a schedule.
+    fn replay(self, which: &str) -> String {
+        match self {
+            Self::Stepper => format!("hovercraft-sim run {which} --trace"),
+            #[cfg(madsim)]
+            Self::World => format!("cargo world {which}"),
+        }
+    }
+
+    /// What makes a schedule as small as it can be.
+    fn shrink(self, which: &str) -> String {
+        match self {
+            Self::Stepper => format!("hovercraft-sim shrink {which} --out smallest.json"),
+            #[cfg(madsim)]
+            Self::World => format!("cargo world {which} --shrink smallest.json"),
+        }
+    }
+}
+
+/// What runs, where, and with which defect.
+fn runner(tier: Tier, bug: Option<&str>) -> Result<Runner, CliError> {
+    let runner = Runner::registers().with_bug(bug.map(find_bug).transpose()?);
+    Ok(match tier {
+        Tier::Stepper => runner,
+        #[cfg(madsim)]
+        Tier::World => runner.in_world(),
+    })
 }
 
 fn find_bug(name: &str) -> Result<&'static Bug, CliError> {
@@ -169,6 +213,13 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
     };
     let range = number(from)?..number(to)?;
     if range.is_empty() { Err(format!("there is no seed in {text}")) } else { Ok(range) }
+}
+
+fn minutes(text: &str) -> Result<Duration, String> {
+    let minutes =
+        text.parse::<f64>().map_err(|_| format!("`{text}` is not a number of minutes"))?;
+    let duration = Duration::try_from_secs_f64(minutes * 60.0);
+    duration.map_err(|_| format!("{text} minutes cannot be"))
 }
 
 fn write_file(path: &Path, text: &str) -> Result<(), CliError> {

@@ -5,21 +5,21 @@ use std::{fmt::Write, path::PathBuf};
 use hovercraft_sim::{Run, Schedule};
 use serde::Serialize;
 
-use super::{BAD, CliError, GOOD, Which, print, quietly, runner, write_file, write_json};
+use super::{BAD, CliError, GOOD, Tier, Which, print, quietly, runner, write_file, write_json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    which: Which,
+    pub(super) which: Which,
     /// Tell the whole story, not only its end
     #[arg(long)]
-    trace: bool,
+    pub(super) trace: bool,
     /// Draw the run as a page: a timeline by replica
     #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
+    pub(super) html: Option<PathBuf>,
     /// Write the verdict as JSON
     #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    pub(super) json: Option<PathBuf>,
 }
 
 /// How many lines are told of a run that fails.
@@ -37,7 +37,11 @@ struct Verdict<'a> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<u8, CliError> {
-    let runner = runner(arguments.which.bug.as_deref())?;
+    replay(arguments, Tier::Stepper)
+}
+
+pub(super) fn replay(arguments: &Arguments, tier: Tier) -> Result<u8, CliError> {
+    let runner = runner(tier, arguments.which.bug.as_deref())?;
     let schedule = arguments.which.schedule(&runner)?;
     let run = quietly(|| runner.replay(&schedule, usize::MAX));
     let mut text = String::new();

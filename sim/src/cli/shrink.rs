@@ -5,19 +5,23 @@ use std::{fmt::Write, path::PathBuf, time::Duration};
 use hovercraft_sim::{Schedule, shrink};
 use indicatif::ProgressBar;
 
-use super::{CliError, GOOD, UNKNOWN, Which, print, quietly, runner};
+use super::{CliError, GOOD, Tier, UNKNOWN, Which, print, quietly, runner};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    which: Which,
+    pub(super) which: Which,
     /// Where the schedule goes
     #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    pub(super) out: PathBuf,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<u8, CliError> {
-    let runner = runner(arguments.which.bug.as_deref())?;
+    smallest(arguments, Tier::Stepper)
+}
+
+pub(super) fn smallest(arguments: &Arguments, tier: Tier) -> Result<u8, CliError> {
+    let runner = runner(tier, arguments.which.bug.as_deref())?;
     let schedule = arguments.which.schedule(&runner)?;
     let before = size(&schedule);
     let spinner = ProgressBar::new_spinner();
@@ -43,9 +47,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, CliError> {
     let out = arguments.out.display();
     print(&format!(
         "{text}\n{violation}\nshrunk from {before} to {} in {} runs\n\
-         hovercraft-sim run --schedule {out}{bug} --trace   # its story\n",
+         {}   # its story\n",
         size(&shrunk.schedule),
         shrunk.tried,
+        tier.replay(&format!("--schedule {out}{bug}")),
     ))?;
     Ok(GOOD)
 }

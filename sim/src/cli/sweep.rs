@@ -6,28 +6,28 @@ use hovercraft_sim::{Failure, Report, Sweep};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{BAD, CliError, GOOD, print, runner, seeds, write_json};
+use super::{BAD, CliError, GOOD, Tier, minutes, print, runner, seeds, write_json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Which seeds, as A..B, B excluded
     #[arg(long, value_parser = seeds, value_name = "A..B")]
-    seeds: Range<u64>,
+    pub(super) seeds: Range<u64>,
     /// With a planted bug; the sweep ends at the first seed that finds it
     #[arg(long, value_name = "NAME")]
-    bug: Option<String>,
+    pub(super) bug: Option<String>,
     /// End after so many minutes, whatever is left
     #[arg(long, value_name = "M", value_parser = minutes)]
-    minutes: Option<Duration>,
+    pub(super) minutes: Option<Duration>,
     /// So many threads; all cores by default
     #[arg(long, value_name = "J", value_parser = clap::value_parser!(u16).range(1..))]
-    jobs: Option<u16>,
+    pub(super) jobs: Option<u16>,
     /// Faults go beyond what the protocol promises to survive
     #[arg(long)]
-    beyond: bool,
+    pub(super) beyond: bool,
     /// Write what was found as JSON
     #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    pub(super) json: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -47,7 +47,11 @@ struct Found<'a> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<u8, CliError> {
-    let runner = runner(arguments.bug.as_deref())?;
+    sweep(arguments, Tier::Stepper)
+}
+
+pub(super) fn sweep(arguments: &Arguments, tier: Tier) -> Result<u8, CliError> {
+    let runner = runner(tier, arguments.bug.as_deref())?;
     let mut sweep = Sweep::new(arguments.seeds.clone());
     sweep.beyond = arguments.beyond;
     sweep.first_only = arguments.bug.is_some();
@@ -65,7 +69,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, CliError> {
         }
     });
     bar.finish_and_clear();
-    print(&text(arguments, &report))?;
+    print(&text(arguments, tier, &report))?;
     let found = Found {
         seeds: report.seeds,
         from: arguments.seeds.start,
@@ -82,7 +86,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, CliError> {
     Ok(if report.failures.is_empty() { GOOD } else { BAD })
 }
 
-fn text(arguments: &Arguments, report: &Report) -> String {
+fn text(arguments: &Arguments, tier: Tier, report: &Report) -> String {
     let mut text = format!("{report}\n");
     let never: Vec<_> = report.coverage.never().collect();
     if !never.is_empty() {
@@ -92,16 +96,8 @@ fn text(arguments: &Arguments, report: &Report) -> String {
         let bug = arguments.bug.as_ref().map_or(String::new(), |bug| format!(" --bug {bug}"));
         let beyond = if arguments.beyond { " --beyond" } else { "" };
         let which = format!("--seed {}{bug}{beyond}", first.seed);
-        let _ = writeln!(text, "hovercraft-sim run {which} --trace   # its whole story");
-        let _ =
-            writeln!(text, "hovercraft-sim shrink {which} --out smallest.json   # the shortest");
+        let _ = writeln!(text, "{}   # its whole story", tier.replay(&which));
+        let _ = writeln!(text, "{}   # the shortest", tier.shrink(&which));
     }
     text
-}
-
-fn minutes(text: &str) -> Result<Duration, String> {
-    let minutes =
-        text.parse::<f64>().map_err(|_| format!("`{text}` is not a number of minutes"))?;
-    let duration = Duration::try_from_secs_f64(minutes * 60.0);
-    duration.map_err(|_| format!("{text} minutes cannot be"))
 }

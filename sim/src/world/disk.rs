@@ -1,0 +1,293 @@
+//! The disk of a simulated replica: the product's own store on a simulated disk, and how long that
+//! takes. It outlives the replica's processes.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use hovercraft::{
+    Entry, Index,
+    storage::{
+        Crash, Durability, HardState, Loaded, LogStore, MemoryStore, SegmentedStore, SimDisk,
+        SnapshotMeta, SnapshotSink, SnapshotStore, StoreError,
+    },
+};
+use madsim::time::TimeHandle;
+
+use crate::{faults::Leaves, network::up_to_us, options::DiskOptions};
+
+/// The smallest segments that there are, so that logs have several.
+const SEGMENT_BYTES: u64 = 64 << 10;
+
+/// A disk that fails does so after fewer operations than this.
+const GOOD_OPERATIONS: u64 = 8;
+
+/// A disk.
+#[derive(Clone)]
+pub(super) struct Disk(Arc<Mutex<State>>);
+
+struct State {
+    disk: SimDisk,
+    options: DiskOptions,
+    durability: Durability,
+    rng: fastrand::Rng,
+    /// How many times slower than usual it is.
+    slowness: u32,
+    /// It completes nothing before this.
+    stalled_until: Duration,
+    trouble: Trouble,
+    /// What it was like before it was damaged.
+    before_damage: Option<SimDisk>,
+    /// The last hard state that was saved says that everything is there.
+    is_clean: bool,
+}
+
+/// What is wrong with a disk.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// Nothing can grow.
+    is_full: bool,
+    /// Some operation failed, or soon will, in the life of the present process: which ends of it.
+    may_fail: bool,
+    /// What is on it contradicts what is committed: nothing starts on it any more.
+    is_condemned: bool,
+}
+
+impl Disk {
+    pub(super) fn new(
+        options: DiskOptions,
+        durability: Durability,
+        mut rng: fastrand::Rng,
+    ) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            disk: SimDisk::new(rng.u64(..)),
+            options,
+            durability,
+            rng,
+            slowness: 1,
+            stalled_until: Duration::ZERO,
+            trouble: Trouble::default(),
+            before_damage: None,
+            is_clean: false,
+        })))
+    }
+
+    /// The store of the next process.
+    pub(super) fn open(&self) -> Result<Box<dyn LogStore>, StoreError> {
+        let store = self.state().open()?;
+        Ok(Box::new(TimedStore { disk: self.clone(), store }))
+    }
+
+    /// The process that used it has died.
+    pub(super) fn crash(&self, leaves: Leaves) {
+        let mut state = self.state();
+        let unsynced = state.disk.unsynced_count();
+        let crash = match leaves {
+            Leaves::Nothing => Crash::Prefix(0),
+            Leaves::Everything => Crash::KeepAll,
+            Leaves::Prefix => Crash::Prefix(state.rng.usize(..=unsynced)),
+            Leaves::Torn | Leaves::Reordered => Crash::Random,
+        };
+        state.disk.crash(crash);
+        state.trouble.may_fail = false;
+        if state.trouble.is_full {
+            state.fill();
+        }
+    }
+
+    pub(super) fn set_slowness(&self, times: u32) {
+        self.state().slowness = times;
+    }
+
+    /// Completes nothing for a while.
+    pub(super) fn stall(&self, time: Duration) {
+        self.state().stalled_until = TimeHandle::current().elapsed() + time;
+    }
+
+    /// One of the next operations fails, and all that follow, until the process has ended.
+    pub(super) fn break_soon(&self) {
+        let mut state = self.state();
+        state.trouble.may_fail = true;
+        let left = state.rng.u64(..GOOD_OPERATIONS);
+        state.disk.break_after(left);
+    }
+
+    /// Nothing can grow until it is repaired.
+    pub(super) fn fill(&self) {
+        self.state().fill();
+    }
+
+    /// A bit flips somewhere while no process uses it; until it is repaired none can. Whatever the
+    /// bit, the store must not take anything for something else.
+    pub(super) fn damage(&self) -> Result<Damage, String> {
+        let mut state = self.state();
+        if state.before_damage.is_some() {
+            return Ok(Damage::Harmless);
+        }
+        let seed = state.rng.u64(..);
+        let intact = state.disk.fork(seed);
+        intact.limit(None);
+        state.before_damage = Some(intact.fork(seed));
+        let whole =
+            state.load(&intact).map_err(|error| format!("before it was damaged: {error}"))?;
+        let files: Vec<_> = state.disk.files().into_iter().filter(|(_, size)| *size > 0).collect();
+        if files.is_empty() {
+            return Ok(Damage::Harmless);
+        }
+        let (name, size) = files[state.rng.usize(..files.len())].clone();
+        // Most of a segment is nothing, and its records are at its beginning.
+        let offset = state.rng.u64(..size.min(8192));
+        let bit = state.rng.u8(..8);
+        state.disk.flip_bit(&name, offset, bit);
+        let damaged = state.disk.fork(seed);
+        damaged.limit(None);
+        judge(&whole, state.load(&damaged)).map_err(|what| format!("{name}, byte {offset}: {what}"))
+    }
+
+    /// It is put right, but for what a running process cannot forget.
+    pub(super) fn repair(&self) {
+        let mut state = self.state();
+        state.slowness = 1;
+        state.stalled_until = Duration::ZERO;
+        state.trouble.is_full = false;
+        state.disk.limit(None);
+        state.disk.break_after(u64::MAX);
+        if let Some(disk) = state.before_damage.take() {
+            state.disk = disk;
+        }
+    }
+
+    /// Whether a process can start on it.
+    pub(super) fn is_usable(&self) -> bool {
+        let state = self.state();
+        let Trouble { is_full, is_condemned, .. } = state.trouble;
+        !is_full && !is_condemned && state.before_damage.is_none()
+    }
+
+    /// No process starts on it any more.
+    pub(super) fn condemn(&self) {
+        self.state().trouble.is_condemned = true;
+    }
+
+    /// Whether a store that fails on it is right to do so.
+    pub(super) fn may_fail(&self) -> bool {
+        self.state().trouble.may_fail
+    }
+
+    /// Whether the last process ended with everything on it.
+    pub(super) fn is_clean(&self) -> bool {
+        self.state().is_clean
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The one thread that there is panicked: whatever it was, the run has failed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What damage did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Damage {
+    /// The store refuses the disk, or says that something is missing.
+    Found,
+    /// It is where nothing is.
+    Harmless,
+}
+
+/// Compares what a store reads with what it would have read. After a power cut the end of the log
+/// may be taken for what was never synced (docs/log.md); nothing may be taken for something else.
+fn judge(whole: &Loaded, damaged: Result<Loaded, StoreError>) -> Result<Damage, String> {
+    let Ok(found) = damaged else { return Ok(Damage::Found) };
+    if found.torn && !whole.torn {
+        return Ok(Damage::Found);
+    }
+    let common = found.entries.len().min(whole.entries.len());
+    let is_prefix = found.first_index == whole.first_index
+        && found.entries[..common] == whole.entries[..common]
+        && common == found.entries.len();
+    if is_prefix && found.hard_state == whole.hard_state && found.snapshot == whole.snapshot {
+        return Ok(Damage::Harmless);
+    }
+    Err(format!("the store takes damage for data: {found:?} instead of {whole:?}"))
+}
+
+impl State {
+    fn fill(&mut self) {
+        (self.trouble.is_full, self.trouble.may_fail) = (true, true);
+        self.disk.limit(Some(self.disk.size_bytes()));
+    }
+
+    fn open(&mut self) -> Result<Box<dyn LogStore>, StoreError> {
+        let disk = self.disk.clone();
+        self.open_on(&disk)
+    }
+
+    fn open_on(&mut self, disk: &SimDisk) -> Result<Box<dyn LogStore>, StoreError> {
+        let root = disk.root();
+        Ok(match self.durability {
+            Durability::Memory => Box::new(MemoryStore::open_on(&root)),
+            Durability::Sync | Durability::Interval => {
+                Box::new(SegmentedStore::open_on(&root, self.rng.u64(..), SEGMENT_BYTES)?)
+            }
+        })
+    }
+
+    fn load(&mut self, disk: &SimDisk) -> Result<Loaded, StoreError> {
+        self.open_on(disk)?.load()
+    }
+
+    fn latency(&mut self) -> Duration {
+        let stall = self.stalled_until.saturating_sub(TimeHandle::current().elapsed());
+        let DiskOptions { sync_min_us, sync_spread_us, .. } = self.options;
+        let extra = up_to_us(&mut self.rng, sync_spread_us);
+        stall + (Duration::from_micros(sync_min_us) + extra) * self.slowness
+    }
+}
+
+/// A process's store, which tells how long it takes.
+struct TimedStore {
+    disk: Disk,
+    store: Box<dyn LogStore>,
+}
+
+impl LogStore for TimedStore {
+    fn load(&mut self) -> Result<Loaded, StoreError> {
+        self.store.load()
+    }
+
+    fn save_hard_state(&mut self, state: &HardState) -> Result<(), StoreError> {
+        self.store.save_hard_state(state)?;
+        self.disk.state().is_clean = state.clean;
+        Ok(())
+    }
+
+    fn append(&mut self, first: Index, entries: &[Entry]) -> Result<(), StoreError> {
+        self.store.append(first, entries)
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
+        self.store.sync()
+    }
+
+    fn trim(&mut self, first: Index) -> Result<(), StoreError> {
+        self.store.trim(first)
+    }
+
+    fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+        self.store.snapshots()
+    }
+
+    fn install(
+        &mut self,
+        snapshot: Box<dyn SnapshotSink>,
+        meta: &SnapshotMeta,
+        keep_tail: bool,
+    ) -> Result<(), StoreError> {
+        self.store.install(snapshot, meta, keep_tail)
+    }
+
+    fn simulated_latency(&mut self) -> Duration {
+        self.disk.state().latency()
+    }
+}
