@@ -8,9 +8,10 @@ use std::{net::Ipv4Addr, net::SocketAddrV4, time::Duration};
 use hovercraft::{
     ClusterLimits, Configuration, Incarnation, Member, NodeId,
     admin::{Answer, Question},
-    core::{Core, Output, SessionGrant, Settings, Start, Write},
-    messages::{Envelope, PROTOCOL_VERSION},
+    core::{Core, Mode, Output, SessionGrant, Settings, Start, Write},
+    messages::{Envelope, Message, PROTOCOL_VERSION},
     storage::{Birth, Durability, HardState, Loaded},
+    switch::Aggregator,
 };
 use libfuzzer_sys::fuzz_target;
 use r2p2::Time;
@@ -41,7 +42,8 @@ fn core() -> Core {
         entries: Vec::new(),
         torn: false,
     };
-    Core::new(Start { hard_state, loaded, settings: Settings::default(), seed: 1 }, Time::ZERO)
+    let settings = Settings { mode: Mode::HovercRaftPlusPlus, ..Settings::default() };
+    Core::new(Start { hard_state, loaded, settings, seed: 1 }, Time::ZERO)
 }
 
 /// One turn of a driver whose disk and service take no time; false at its end.
@@ -67,6 +69,7 @@ fn turn(core: &mut Core, now: Time) -> bool {
 
 fuzz_target!(|bytes: &[u8]| {
     let mut core = core();
+    let mut aggregator = Aggregator::new();
     let mut now = Time::ZERO;
     let mut input = bytes;
     // Each message is {wait u8, length u16, record}, and comes from a member of the cluster.
@@ -82,7 +85,15 @@ fuzz_target!(|bytes: &[u8]| {
             let mut again = Vec::new();
             envelope.encode(&mut again);
             assert_eq!(Envelope::decode(&again).as_ref(), Ok(&envelope));
-            (envelope.cluster, envelope.from) = (CLUSTER, NodeId(2 + envelope.from.0 % 2));
+            let from = NodeId(2 + envelope.from.0 % 2);
+            (envelope.cluster, envelope.from) = (CLUSTER, from);
+            aggregator.handle_message(now, &envelope);
+            if let Some(announcement) = aggregator.poll_announcement() {
+                core.handle_message(now, announcement);
+            }
+            if matches!(envelope.message, Message::AggCommit(_)) {
+                envelope.from = NodeId::AGGREGATOR;
+            }
             core.handle_message(now, envelope);
         }
         if !turn(&mut core, now) {

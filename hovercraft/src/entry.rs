@@ -18,6 +18,11 @@ pub type Term = u64;
 )]
 pub struct NodeId(pub u16);
 
+impl NodeId {
+    /// Not a replica: what the aggregator says comes from here (P26).
+    pub const AGGREGATOR: Self = Self(0);
+}
+
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)

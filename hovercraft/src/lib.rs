@@ -14,6 +14,7 @@ pub mod node;
 mod request;
 mod state_machine;
 pub mod storage;
+pub mod switch;
 
 pub use client::{CallError, CallOutcome, Client, ClientBuilder, ClientStats, ConnectError};
 pub use entry::{

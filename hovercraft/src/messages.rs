@@ -10,7 +10,7 @@ use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 use crate::{
-    entry::{Configuration, Entry, Incarnation, Index, NodeId, Payload, Term},
+    entry::{Configuration, Entry, Incarnation, Index, Member, NodeId, Payload, Term},
     request::{Digest, Identity, Key, Kind, Request, ReturnPath},
     storage::SnapshotMeta,
 };
@@ -77,9 +77,20 @@ pub enum Message {
     CatchUpTo { nonce: u64, index: Index },
     /// The recovering replica has caught up: name its incarnation in a configuration (P37).
     CaughtUp { nonce: u64 },
+    /// The leader's entries for everyone: the aggregator passes it on as it is (P26).
+    Aggregate(Box<Aggregate>),
+    /// A follower answers [`Message::Aggregate`], to the aggregator (P28).
+    Acknowledge(Acknowledge),
+    /// The aggregator tells everyone what a quorum holds (P26).
+    AggCommit(AggCommit),
 }
 
 impl Message {
+    /// Whether it comes from the aggregator, not from a replica.
+    pub(crate) fn is_of_aggregator(&self) -> bool {
+        matches!(self, Self::AggCommit(_))
+    }
+
     /// Whether it carries bodies, entries with bodies, or a part of a snapshot.
     pub(crate) fn is_bulky(&self) -> bool {
         matches!(
@@ -132,6 +143,76 @@ pub struct AppendReply {
     pub poisoned: bool,
     /// Set if the last append-entries did not match: the leader should go on after this index.
     pub rejected_after: Option<Index>,
+}
+
+/// See [`Message::Aggregate`]. With the round and the first index of the term, which are in
+/// `append`, it is all that an aggregator needs to begin anew (P27).
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct Aggregate {
+    /// The id of the configuration that governs all entries here.
+    pub configuration: u64,
+    /// Its voters.
+    pub voters: Vec<Member>,
+    /// Up to here the leader itself holds its log, as its durability promises.
+    pub durable: Index,
+    /// What the followers are told.
+    pub append: AppendEntries,
+}
+
+impl Aggregate {
+    /// The last index that it is about; an answer acknowledges nothing above it (P28).
+    pub fn last(&self) -> Index {
+        self.append.previous_index.saturating_add(self.append.entries.len() as Index)
+    }
+}
+
+/// See [`Message::Acknowledge`].
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct Acknowledge {
+    /// As in the message that it answers, and so is the term.
+    pub configuration: u64,
+    /// The highest round that came through the aggregator and matched.
+    pub round: u64,
+    /// What this replica holds, at most the last index of the message that it answers.
+    pub acknowledged: Index,
+    /// The highest index that is applied (P15).
+    pub applied: Index,
+    /// As in [`AppendReply`].
+    pub poisoned: bool,
+}
+
+/// See [`Message::AggCommit`].
+#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+pub struct AggCommit {
+    /// The configuration by which it was counted.
+    pub configuration: u64,
+    /// A quorum holds everything up to here; 0 if that is not known in this term.
+    pub commit: Index,
+    /// The highest round that a quorum has answered (P31).
+    pub round: u64,
+    /// How far each follower is that was heard of.
+    pub replicas: Vec<Progress>,
+}
+
+/// How far a follower is, as far as the aggregator has heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Progress {
+    /// Which.
+    pub node: NodeId,
+    /// What it acknowledged.
+    pub matched: Index,
+    /// What it has applied.
+    pub applied: Index,
+    /// The round that it answered last.
+    pub round: u64,
+    /// As in [`AppendReply`].
+    pub poisoned: bool,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { node: NodeId::AGGREGATOR, matched: 0, applied: 0, round: 0, poisoned: false }
+    }
 }
 
 /// What orders one entry: 40 bytes, whatever the size of its body (P5).
@@ -448,6 +529,28 @@ mod tests {
         assert_eq!(whole.return_path(), path);
         let body = Bytes::from(whole.body.clone());
         assert_eq!(whole.with_body(body).as_ref(), Some(request.as_ref()));
+    }
+
+    #[test]
+    fn what_the_modes_without_an_aggregator_say_keeps_its_form() {
+        // The bytes of version 1: another layout would need another version.
+        let metadata = Metadata::of(&write(3, 1, 1), 0).unwrap();
+        let reply = AppendReply { round: 3, acknowledged: 5, applied: 4, ..AppendReply::default() };
+        let vote = Message::Vote { last_index: 4, last_term: 2 };
+        let messages = [append(vec![metadata]).message, Message::AppendReply(reply), vote];
+        let digests = messages.map(|message| {
+            let mut bytes = Vec::new();
+            Envelope { message, ..append(Vec::new()) }.encode(&mut bytes);
+            (bytes.len(), xxhash_rust::xxh3::xxh3_64(&bytes))
+        });
+        assert_eq!(
+            digests,
+            [
+                (165, 15_113_445_632_224_269_356),
+                (125, 6_691_188_224_721_272_518),
+                (125, 2_401_775_860_837_776_564),
+            ]
+        );
     }
 
     #[test]

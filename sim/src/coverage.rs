@@ -65,6 +65,10 @@ impl Coverage {
             ("leaderships lost", counters.leaderships_lost),
             ("quorums lost", counters.quorums_lost),
             ("incarnations recovered", counters.recovered),
+            ("appends by the aggregator", counters.appends_aggregated),
+            ("aggregators found", counters.aggregator_found),
+            ("aggregators lost", counters.aggregator_lost),
+            ("followers served directly", counters.followers_served_directly),
         ];
         for (what, count) in counted {
             self.add(what, count);

@@ -26,6 +26,8 @@ struct Cut {
 struct Link {
     rng: fastrand::Rng,
     cuts: Vec<Cut>,
+    /// It never comes back.
+    is_dead: bool,
 }
 
 /// What happens to packets here and there: the worst of all that goes on.
@@ -37,6 +39,9 @@ pub(crate) struct Weather {
     pub(crate) damaged_per_mille: u32,
     pub(crate) late_per_mille: u32,
     late_us: u64,
+    /// What aggregators announce is announced again.
+    echoed_per_mille: u32,
+    echo_us: u64,
     /// None: packets of any size come through.
     pub(crate) packet_bytes_max: Option<usize>,
 }
@@ -62,6 +67,10 @@ impl Weather {
                 Fault::DelayTail { per_mille, late_us, .. } => {
                     weather.late_per_mille = weather.late_per_mille.max(per_mille);
                     weather.late_us = weather.late_us.max(late_us);
+                }
+                Fault::Echo { per_mille, late_us, .. } => {
+                    weather.echoed_per_mille = weather.echoed_per_mille.max(per_mille);
+                    weather.echo_us = weather.echo_us.max(late_us);
                 }
                 Fault::Mtu { bytes, .. } => {
                     let max = weather.packet_bytes_max.map_or(bytes, |before| before.min(bytes));
@@ -96,7 +105,11 @@ pub(crate) struct Network {
 
 impl Network {
     pub(crate) fn new(seed: Seed, options: NetworkOptions, endpoints: usize) -> Self {
-        let link = |number| Link { rng: seed.stream("link", number as u64), cuts: Vec::new() };
+        let link = |number| Link {
+            rng: seed.stream("link", number as u64),
+            cuts: Vec::new(),
+            is_dead: false,
+        };
         let links = (0..endpoints * endpoints).map(link).collect();
         Self {
             options,
@@ -122,7 +135,7 @@ impl Network {
         bytes: impl FnOnce() -> usize,
     ) -> Arrivals {
         let link = &mut self.links[from * self.endpoints + to];
-        if !link.cuts.is_empty() {
+        if link.is_dead || !link.cuts.is_empty() {
             self.cut_off += 1;
             return [None; 2];
         }
@@ -192,6 +205,18 @@ impl Network {
     ) {
         let cut = Cut { cause, since: now, eats };
         self.links[from * self.endpoints + to].cuts.push(cut);
+    }
+
+    /// Cuts one direction of one link for good.
+    pub(crate) fn kill_link(&mut self, from: Endpoint, to: Endpoint) {
+        self.links[from * self.endpoints + to].is_dead = true;
+    }
+
+    /// When an old announcement comes again, if it does, long after it was made.
+    pub(crate) fn echo(&mut self, now: Time, from: Endpoint, to: Endpoint) -> Option<Time> {
+        let rng = &mut self.links[from * self.endpoints + to].rng;
+        let (per_mille, echo_us) = (self.weather.echoed_per_mille, self.weather.echo_us);
+        happens(rng, per_mille).then(|| now + up_to_us(rng, echo_us))
     }
 
     /// Something happens to packets from now on.

@@ -45,6 +45,10 @@ pub struct ClusterOptions {
     /// How requests reach them.
     #[serde(with = "ModeName")]
     pub mode: Mode,
+    /// How many aggregators the replicas talk to: one, or two by a mistake; none in other modes than
+    /// `hovercraft++`.
+    #[serde(default)]
+    pub aggregators: u8,
     /// Who answers.
     #[serde(with = "PolicyName")]
     pub policy: Policy,
@@ -76,6 +80,8 @@ pub struct ClusterOptions {
 enum ModeName {
     Raft,
     HovercRaft,
+    #[serde(rename = "hovercraft++")]
+    HovercRaftPlusPlus,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -192,6 +198,7 @@ impl ClusterOptions {
         Self {
             replicas,
             mode: settings.mode,
+            aggregators: 0,
             policy: settings.policy,
             queue_bound: settings.queue_bound,
             heartbeat_us: micros(settings.timing.heartbeat),
@@ -264,6 +271,16 @@ impl ClusterOptions {
     }
 }
 
+impl ClusterOptions {
+    /// Half of the clusters that could have aggregators do.
+    fn perhaps_aggregated(self, rng: &mut fastrand::Rng) -> Self {
+        if self.mode != Mode::HovercRaft || self.replicas < 2 || rng.bool() {
+            return self;
+        }
+        Self { mode: Mode::HovercRaftPlusPlus, aggregators: pick(rng, &[1, 1, 1, 2]), ..self }
+    }
+}
+
 impl Options {
     /// A run on a quick network, with clients that are to be added: for stories.
     pub fn calm(seed: u64, replicas: u8) -> Self {
@@ -290,6 +307,7 @@ impl Options {
     pub fn from_seed(seed: u64) -> Self {
         let stream = |source| Seed(seed).stream(source, 0);
         let cluster = ClusterOptions::from_rng(&mut stream("cluster"));
+        let cluster = cluster.perhaps_aggregated(&mut stream("aggregators"));
         let is_quick = cluster.is_quick();
         let mut rng = stream("options");
         let chaos_us = if is_quick { 300_000 } else { rng.u64(500_000..3_000_000) };
@@ -318,6 +336,8 @@ impl Options {
             "the times of heartbeats and elections contradict each other".to_owned()
         } else if self.clients.len() > 64 || self.drift_ppm_max > 500_000 {
             "there are too many clients, or clocks drift too much".to_owned()
+        } else if cluster.aggregators > 2 {
+            "there are more than two aggregators".to_owned()
         } else if cluster.queue_bound == 0 || cluster.admission_limit == 0 {
             "`queue_bound` and `admission_limit` must be above 0".to_owned()
         } else if self.clients.iter().any(|client| client.window == 0 || client.retry_after_us == 0)

@@ -46,6 +46,9 @@ pub(crate) enum Effect {
         to: NodeId,
         envelope: Box<Envelope>,
     },
+    Aggregate {
+        envelope: Box<Envelope>,
+    },
     Reply {
         to: ReturnPath,
         identity: Identity,
@@ -276,6 +279,10 @@ impl Life {
             Output::Send { to, envelope } => {
                 let envelope = Box::new(envelope);
                 effects.push(Effect::Send { to, envelope });
+            }
+            Output::Aggregate { envelope } => {
+                let envelope = Box::new(envelope);
+                effects.push(Effect::Aggregate { envelope });
             }
             Output::Write(write) => disk.write(write),
             Output::Drop { to, identity } => effects.push(Effect::Drop { to, identity }),

@@ -256,5 +256,19 @@ fn describe(envelope: &Envelope) -> String {
         Message::Recovering { .. } => "I may have forgotten: up to where?".to_owned(),
         Message::CatchUpTo { index, .. } => format!("catch up to {index}"),
         Message::CaughtUp { .. } => "I have caught up".to_owned(),
+        Message::Aggregate(aggregate) => {
+            let (first, last) = (aggregate.append.previous_index + 1, aggregate.last());
+            let round = aggregate.append.round;
+            format!(
+                "to everyone: order {first}..{last}, round {round}, I hold {}",
+                aggregate.durable
+            )
+        }
+        Message::Acknowledge(answer) => {
+            format!("I hold {}, round {}", answer.acknowledged, answer.round)
+        }
+        Message::AggCommit(commit) => {
+            format!("a quorum holds {}, and answered round {}", commit.commit, commit.round)
+        }
     }
 }

@@ -4,7 +4,7 @@
 use crate::{
     core::{Core, Role},
     entry::{Configuration, Index, Term},
-    messages::{AppendEntries, Envelope, Message, Ordered, WholeEntry},
+    messages::{AppendEntries, Envelope, Message, Ordered, Progress, WholeEntry},
     storage::SnapshotMeta,
 };
 
@@ -25,22 +25,35 @@ impl Core {
             return false;
         }
         match &envelope.message {
-            Message::AppendEntries(append) => {
-                append.previous_term <= append.entries_term
-                    && append.entries_term <= term
-                    && self.configurations_follow(in_append(append))
-            }
+            Message::AppendEntries(append) => self.is_append_credible(term, append),
+            Message::Aggregate(aggregate) => self.is_append_credible(term, &aggregate.append),
             Message::Entries { after, after_term, entries } => {
                 let terms = || entries.iter().map(|entry| entry.term);
                 let ordered = [*after_term].into_iter().chain(terms()).chain([term]);
                 ordered.is_sorted() && self.configurations_follow(in_entries(*after, entries))
             }
             Message::SnapshotPart { meta, .. } => meta.term <= term && self.is_usable(meta),
-            Message::AppendReply(reply) => match &self.role {
-                Role::Leader(leader) => reply.round <= leader.round() || term != self.term(),
-                Role::Follower { .. } | Role::Candidate(_) => true,
-            },
+            Message::AppendReply(reply) => self.may_have_begun(term, reply.round),
+            Message::AggCommit(commit) => {
+                let rounds = commit.replicas.iter().map(|progress| progress.round);
+                let highest = rounds.fold(commit.round, u64::max);
+                self.may_have_begun(term, highest)
+            }
             _ => true,
+        }
+    }
+
+    fn is_append_credible(&self, term: Term, append: &AppendEntries) -> bool {
+        append.previous_term <= append.entries_term
+            && append.entries_term <= term
+            && self.configurations_follow(in_append(append))
+    }
+
+    /// Whether a leader of this term has begun this round, as far as is known here.
+    fn may_have_begun(&self, term: Term, round: u64) -> bool {
+        match &self.role {
+            Role::Leader(leader) => round <= leader.round() || term != self.term(),
+            Role::Follower { .. } | Role::Candidate(_) => true,
         }
     }
 
@@ -73,9 +86,14 @@ impl Core {
 /// The highest of the numbers in a message that are added to.
 fn highest_number(message: &Message) -> u64 {
     match message {
-        Message::AppendEntries(append) => {
-            let highest = append.previous_index.max(append.commit).max(append.noop);
-            highest.max(append.first_index).max(append.round)
+        Message::AppendEntries(append) => highest_of_append(append),
+        Message::Aggregate(aggregate) => {
+            highest_of_append(&aggregate.append).max(aggregate.durable).max(aggregate.configuration)
+        }
+        Message::AggCommit(commit) => {
+            let of_replica = |it: &Progress| it.matched.max(it.applied).max(it.round);
+            let highest = commit.replicas.iter().map(of_replica).max().unwrap_or(0);
+            highest.max(commit.commit).max(commit.round).max(commit.configuration)
         }
         Message::AppendReply(reply) => {
             let rejected_after = reply.rejected_after.unwrap_or(0);
@@ -93,10 +111,16 @@ fn highest_number(message: &Message) -> u64 {
         Message::Bodies { parts } => parts.iter().map(|part| part.index).max().unwrap_or(0),
         Message::PreVoteReply { .. }
         | Message::VoteReply { .. }
+        | Message::Acknowledge(_)
         | Message::Forward { .. }
         | Message::Recovering { .. }
         | Message::CaughtUp { .. } => 0,
     }
+}
+
+fn highest_of_append(append: &AppendEntries) -> u64 {
+    let highest = append.previous_index.max(append.commit).max(append.noop);
+    highest.max(append.first_index).max(append.round)
 }
 
 fn in_append(append: &AppendEntries) -> impl Iterator<Item = (Index, &Configuration)> {
@@ -129,10 +153,10 @@ mod tests {
                 configuration, core, entry, envelope, leader, noop, request_of, settle, write,
             },
         },
-        entry::{Configuration, Incarnation, Payload, Term},
+        entry::{Configuration, Incarnation, NodeId, Payload, Term},
         messages::{
-            AppendEntries, AppendReply, BodyPart, BodyWant, Envelope, Message, Metadata,
-            WholeEntry, WholeRequest,
+            Acknowledge, AggCommit, Aggregate, AppendEntries, AppendReply, BodyPart, BodyWant,
+            Envelope, Message, Metadata, Progress, WholeEntry, WholeRequest,
         },
         request::{Digest, Identity, Key, Kind},
         storage::SnapshotMeta,
@@ -255,6 +279,41 @@ mod tests {
         )
     }
 
+    fn aggregation() -> impl Strategy<Value = Message> {
+        let progress = || {
+            let numbers = [number(), number(), number()];
+            (0..5u16, numbers).prop_map(|(node, [matched, applied, round])| {
+                let poisoned = applied == 2;
+                Progress { node: NodeId(node), matched, applied, round, poisoned }
+            })
+        };
+        prop_oneof![
+            (number(), number(), any_configuration(), append_entries()).prop_map(
+                |(configuration, durable, voters, append)| {
+                    let voters = voters.members;
+                    Message::Aggregate(Aggregate { configuration, voters, durable, append }.into())
+                }
+            ),
+            ([number(), number(), number()], vec(progress(), 0..4)).prop_map(
+                |([configuration, commit, round], replicas)| {
+                    Message::AggCommit(AggCommit { configuration, commit, round, replicas })
+                }
+            ),
+            [number(), number(), number(), number()].prop_map(
+                |[configuration, round, acknowledged, applied]| {
+                    let poisoned = applied == 2;
+                    Message::Acknowledge(Acknowledge {
+                        configuration,
+                        round,
+                        acknowledged,
+                        applied,
+                        poisoned,
+                    })
+                }
+            ),
+        ]
+    }
+
     fn message() -> impl Strategy<Value = Message> {
         let elections = prop_oneof![
             (number(), number(), term()).prop_map(|(proposed, last_index, last_term)| {
@@ -290,6 +349,7 @@ mod tests {
                 Message::SnapshotPart { meta, offset, data }
             }),
             2 => elections,
+            4 => aggregation(),
             3 => fetching,
             1 => recovering,
         ]
@@ -306,6 +366,8 @@ mod tests {
         let arrives =
             (1..5u16, term(), message(), 0..5u64).prop_map(|(from, term, message, life)| {
                 let incarnation = Incarnation(if life == 0 { life } else { u64::from(from) });
+                let is_of_aggregator = message.is_of_aggregator() && life > 1;
+                let from = if is_of_aggregator { NodeId::AGGREGATOR.0 } else { from };
                 Step::Arrives(Envelope { incarnation, ..envelope(from, term, message) })
             });
         let passes = (0..400u64).prop_map(|ms| Step::Passes(Duration::from_millis(ms)));
@@ -314,8 +376,8 @@ mod tests {
 
     /// A replica that leads, one that follows, or one with entries of three terms on its disk.
     fn any_core() -> impl Strategy<Value = Core> {
-        (0..3u8, any::<bool>()).prop_map(|(role, is_raft)| {
-            let mode = if is_raft { Mode::Raft } else { Mode::HovercRaft };
+        let modes = [Mode::Raft, Mode::HovercRaft, Mode::HovercRaftPlusPlus];
+        (0..3u8, proptest::sample::select(modes.to_vec())).prop_map(|(role, mode)| {
             let settings = Settings { mode, ..Settings::default() };
             match role {
                 0 => leader(settings),

@@ -57,6 +57,12 @@ impl Commit {
         self.answer_after(index.max(noop));
     }
 
+    /// The aggregator states what a quorum holds. It does not say what an earlier run of this
+    /// replica may have answered (P17), and is no leader.
+    pub(crate) fn state_by_aggregator(&mut self, index: Index) {
+        self.stated = self.stated.max(index);
+    }
+
     /// This replica has become leader: it answers what comes after its no-op (P17).
     pub(crate) fn state_as_leader(&mut self, noop: Index) {
         self.answer_after(noop);

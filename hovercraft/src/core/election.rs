@@ -195,7 +195,7 @@ impl Core {
                 self.send(from, Message::PreVoteReply { proposed, granted: false });
             }
             Message::Vote { .. } => self.send(from, Message::VoteReply { granted: false }),
-            Message::AppendEntries(_) => {
+            Message::AppendEntries(_) | Message::Aggregate(_) => {
                 // It only shows the term. What this replica holds is for the leader of this term,
                 // which would otherwise seem to have been told.
                 self.send(from, Message::AppendReply(AppendReply::default()));

@@ -7,6 +7,7 @@ use r2p2::Time;
 use crate::{
     core::{
         Conflict, Core, Output, Role, Timer,
+        aggregation::{ByAggregator, Owed},
         binding::{Body, Content, Ordered},
         unordered::Waiting,
     },
@@ -26,9 +27,13 @@ pub(crate) struct Acknowledging {
     is_due: bool,
     /// The last append-entries did not match: where the leader should go on.
     rejected_after: Option<Index>,
-    /// The highest round seen of this leader, and answered.
+    /// The highest round seen of this leader.
     round: u64,
+    /// The highest one that it sent to this replica itself; and the highest that was answered to it.
+    round_sent: u64,
     round_answered: u64,
+    /// What is owed to the aggregator (P28).
+    pub(crate) owed: Option<Owed>,
     /// The acknowledged index that was last sent.
     sent: Index,
     /// The applied index that was last sent, and whether the service had stopped there.
@@ -41,6 +46,11 @@ impl Acknowledging {
     /// The acknowledged index may have moved, or a report is due.
     pub(crate) fn mark(&mut self) {
         self.is_due = true;
+    }
+
+    /// How far this replica has applied is said.
+    pub(crate) fn reported(&mut self, applied: Index, poisoned: bool) {
+        (self.reported, self.reported_poisoned) = (applied, poisoned);
     }
 
     pub(crate) fn leader_heard(&self) -> Option<Time> {
@@ -78,7 +88,13 @@ impl Core {
     }
 
     /// The leader of this term sends entries, or says that it is there.
-    pub(super) fn append_entries(&mut self, now: Time, from: NodeId, append: AppendEntries) {
+    pub(super) fn append_entries(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        append: AppendEntries,
+        by_aggregator: Option<ByAggregator>,
+    ) {
         if self.is_leader() {
             // Two leaders of one term cannot be (a vote is synced before it is given).
             self.counters.messages_ignored += 1;
@@ -87,7 +103,13 @@ impl Core {
         self.become_follower(now, Some(from));
         self.acknowledging.leader_heard = Some(now);
         self.restart_election_timer(now);
-        self.acknowledging.round = self.acknowledging.round.max(append.round);
+        let round = append.round;
+        let due = &mut self.acknowledging;
+        due.round = due.round.max(round);
+        if by_aggregator.is_none() {
+            due.round_sent = due.round_sent.max(round);
+            due.owed.iter_mut().for_each(Owed::leader_sent_directly);
+        }
         self.ask_where_to_catch_up(now, from);
         if self.snapshots.is_installing() {
             return;
@@ -105,6 +127,10 @@ impl Core {
             None => {
                 self.acknowledging.rejected_after = None;
                 self.accept(now, append);
+                if let Some(by) = by_aggregator {
+                    let owed = self.acknowledging.owed;
+                    self.acknowledging.owed = Some(Owed::after(owed, by, round));
+                }
             }
         }
         self.commit.state(commit, noop);
@@ -158,11 +184,13 @@ impl Core {
         let Role::Follower { leader: Some(leader) } = self.role else {
             return;
         };
+        self.acknowledge_to_aggregator();
         let due = &mut self.acknowledging;
         let is_news = std::mem::take(&mut due.is_due);
         let rejected_after = due.rejected_after.take();
-        let is_round = due.round > due.round_answered;
-        let has_moved = self.acknowledged() > self.acknowledging.sent;
+        let is_round = due.round_sent > due.round_answered;
+        let told = due.owed.map_or(due.sent, |owed| due.sent.max(owed.covers()));
+        let has_moved = self.acknowledged() > told;
         let has_applied = self.applied > self.acknowledging.reported
             || self.is_poisoned != self.acknowledging.reported_poisoned;
         if is_round || rejected_after.is_some() || (is_news && (has_moved || has_applied)) {
@@ -210,7 +238,7 @@ impl Core {
     }
 
     /// The highest index that this replica may acknowledge (P6).
-    fn acknowledged(&self) -> Index {
+    pub(super) fn acknowledged(&self) -> Index {
         if planted!("ack-before-body") {
             return self.commit.verified();
         }

@@ -6,6 +6,7 @@
 //! `flush`, so batches grow with what happened in one turn and never wait.
 
 mod admission;
+mod aggregation;
 mod apply;
 mod arrival;
 mod binding;
@@ -210,7 +211,10 @@ impl Core {
     /// A message of another replica arrived.
     pub fn handle_message(&mut self, now: Time, envelope: Envelope) {
         let is_member = self.configurations.current().member(envelope.from).is_some();
-        if envelope.cluster != self.cluster || envelope.from == self.node || !is_member {
+        let is_aggregator = envelope.from == NodeId::AGGREGATOR;
+        let is_other = is_member && envelope.from != self.node;
+        let is_known = if envelope.message.is_of_aggregator() { is_aggregator } else { is_other };
+        if envelope.cluster != self.cluster || !is_known {
             self.counters.messages_ignored += 1;
             return;
         }
@@ -239,7 +243,11 @@ impl Core {
                 self.vote_asked(now, from, (last_term, last_index));
             }
             Message::VoteReply { granted } => self.vote_answered(now, from, incarnation, granted),
-            Message::AppendEntries(append) => self.append_entries(now, from, append),
+            Message::AppendEntries(append) => self.append_entries(now, from, append, None),
+            Message::Aggregate(aggregate) => self.aggregate_came(now, from, *aggregate),
+            Message::AggCommit(commit) => self.agg_commit_came(now, &commit),
+            // It is for the aggregator.
+            Message::Acknowledge(_) => self.counters.messages_ignored += 1,
             Message::AppendReply(reply) => self.append_replied(now, from, incarnation, &reply),
             Message::FetchBodies { wants } => self.bodies_asked(from, &wants),
             Message::Bodies { parts } => self.bodies_came(now, parts),
@@ -310,6 +318,7 @@ impl Core {
                 Timer::Expiry => self.expire_unordered(now),
                 Timer::Report => self.acknowledging.mark(),
                 Timer::Snapshot => self.snapshot_timeout(now),
+                Timer::Aggregator => self.aggregator_timeout(now),
             }
         }
     }
@@ -473,21 +482,34 @@ impl Core {
     }
 
     fn send(&mut self, to: NodeId, message: Message) {
-        let envelope = Envelope {
+        let is_held = self.hard_state_write.is_some();
+        // What is large somebody will ask for again.
+        if is_held && message.is_bulky() {
+            self.counters.messages_lost += 1;
+            return;
+        }
+        let envelope = self.envelope(message);
+        self.output(Output::Send { to, envelope });
+    }
+
+    fn envelope(&self, message: Message) -> Envelope {
+        Envelope {
             cluster: self.cluster,
             from: self.node,
             incarnation: self.hard_state.incarnation,
             term: self.term(),
             message,
-        };
+        }
+    }
+
+    /// Sends a message, as soon as what it says is on disk (P37).
+    fn output(&mut self, output: Output) {
         let is_held = self.hard_state_write.is_some();
-        // What is large somebody will ask for again.
-        if is_held && (envelope.message.is_bulky() || self.held.len() >= HELD_COUNT_MAX) {
+        if is_held && self.held.len() >= HELD_COUNT_MAX {
             self.counters.messages_lost += 1;
             return;
         }
         self.counters.messages_sent += 1;
-        let output = Output::Send { to, envelope };
         if is_held && !planted!("vote-not-synced") {
             self.held.push(output);
         } else {

@@ -20,6 +20,11 @@ pub enum Output {
         /// What.
         envelope: Envelope,
     },
+    /// Send a message to the aggregator (P26).
+    Aggregate {
+        /// What.
+        envelope: Envelope,
+    },
     /// Hand this to the storage role; [`super::Core::handle_stored`] answers.
     Write(Write),
     /// Tell a client that its request is not admitted now (P23).

@@ -5,13 +5,18 @@ use std::{collections::VecDeque, time::Duration};
 use r2p2::Time;
 
 use crate::{
-    core::{Core, Mode, Role, Timer, recovering::Confirmations, replier::Repliers},
+    core::{
+        Core, Mode, Role, Timer,
+        aggregation::{Aggregation, Direct},
+        recovering::Confirmations,
+        replier::Repliers,
+    },
     entry::{Entry, Incarnation, Index, Member, NodeId, Payload, Term},
     messages::{AppendEntries, AppendReply, Message, Metadata, PART_BYTES_MAX, WholeRequest},
 };
 
 /// The most entries of one append-entries message.
-const ENTRIES_MAX: usize = 128;
+pub(crate) const ENTRIES_MAX: usize = 128;
 
 /// Session time moves by at most this much from one entry to the next (P22).
 const SESSION_DELTA_MAX: Duration = Duration::from_secs(1);
@@ -38,7 +43,8 @@ pub(crate) struct Leader {
     /// When it last said that log time is ahead of its clock (P22).
     pub(crate) alarmed_at: Option<Time>,
     pub(crate) confirmations: Confirmations,
-    round: u64,
+    pub(crate) aggregation: Aggregation,
+    pub(crate) round: u64,
     /// When each round that may still be answered was sent.
     rounds: VecDeque<(u64, Time)>,
 }
@@ -46,17 +52,19 @@ pub(crate) struct Leader {
 /// The leader's view of another replica's log.
 #[derive(Debug)]
 pub(crate) struct Follower {
-    node: NodeId,
+    pub(crate) node: NodeId,
     /// The life that `matched` is of.
-    incarnation: Option<Incarnation>,
+    pub(crate) incarnation: Option<Incarnation>,
     /// The highest index that it acknowledged in this term.
-    matched: Index,
+    pub(crate) matched: Index,
     /// Its service has stopped (P42).
     is_poisoned: bool,
     /// The next index to send.
-    next: Index,
+    pub(crate) next: Index,
     /// The highest commit index that was sent.
-    commit_sent: Index,
+    pub(crate) commit_sent: Index,
+    /// The newest round that it answered.
+    pub(crate) round: u64,
     /// When the newest round that it answered was sent.
     answered: Time,
     /// The same, whichever life of it answered.
@@ -64,7 +72,9 @@ pub(crate) struct Follower {
     /// What was sent was sent again: one message at a time, until `matched` moves.
     is_probed: bool,
     /// When `matched` last moved, or something was first sent after it caught up.
-    progressed: Time,
+    pub(crate) progressed: Time,
+    /// None if it gets everything by way of the aggregator (P26).
+    pub(crate) direct: Option<Direct>,
     /// Where it last said that it must go on, and when: what was on its way meanwhile is rejected
     /// too, and must not make the leader send everything again.
     rewound: Option<(Index, Time)>,
@@ -84,10 +94,12 @@ impl Leader {
             is_poisoned: false,
             next: noop,
             commit_sent: 0,
+            round: 0,
             answered: now,
             heard: now,
             is_probed: false,
             progressed: now,
+            direct: Some(Direct::UNTIL_HEARD),
             rewound: None,
         };
         Self {
@@ -97,6 +109,7 @@ impl Leader {
             appended_at: now,
             alarmed_at: None,
             confirmations: Confirmations::default(),
+            aggregation: Aggregation::default(),
             round: 0,
             rounds: VecDeque::new(),
         }
@@ -148,15 +161,15 @@ impl Leader {
         self.round
     }
 
-    fn round_sent_at(&self, round: u64) -> Option<Time> {
+    pub(crate) fn round_sent_at(&self, round: u64) -> Option<Time> {
         self.rounds.iter().find(|(number, _)| *number == round).map(|(_, at)| *at)
     }
 
-    fn follower(&self, node: NodeId) -> Option<&Follower> {
+    pub(crate) fn follower(&self, node: NodeId) -> Option<&Follower> {
         self.followers.iter().find(|follower| follower.node == node)
     }
 
-    fn follower_mut(&mut self, node: NodeId) -> Option<&mut Follower> {
+    pub(crate) fn follower_mut(&mut self, node: NodeId) -> Option<&mut Follower> {
         self.followers.iter_mut().find(|follower| follower.node == node)
     }
 }
@@ -200,6 +213,7 @@ impl Core {
         self.timers.stop(Timer::Heartbeat);
         self.timers.stop(Timer::CheckQuorum);
         self.timers.stop(Timer::Resend);
+        self.timers.stop(Timer::Aggregator);
         self.admission.clear();
     }
 
@@ -211,11 +225,13 @@ impl Core {
         leader.begin_round(now);
         self.timers.set(Timer::Heartbeat, now + self.settings.timing.heartbeat);
         self.exclude_silent_repliers(now);
+        self.serve_the_unreached(now);
         self.send_round();
     }
 
     /// Sends an empty append-entries, which carries the round and the commit index, to everyone.
     pub(super) fn send_round(&mut self) {
+        self.send_round_by_aggregator();
         for node in self.others() {
             let Role::Leader(leader) = &self.role else {
                 return;
@@ -223,6 +239,9 @@ impl Core {
             let Some(follower) = leader.follower(node) else {
                 continue;
             };
+            if leader.is_served_by_aggregator(node) {
+                continue;
+            }
             // What one that is far behind has fetched from others only it knows: a message from
             // above its log makes it say where to go on. If it needs what is trimmed, the first
             // place where the two logs can be compared is what it must hear of.
@@ -235,6 +254,7 @@ impl Core {
 
     /// Sends what each follower lacks, and the commit index to whom it matters now (P14).
     pub(super) fn replicate(&mut self, now: Time) {
+        self.replicate_by_aggregator(now);
         let Role::Leader(leader) = &self.role else {
             return;
         };
@@ -261,14 +281,31 @@ impl Core {
         incarnation: Incarnation,
         reply: &AppendReply,
     ) {
+        if let Some(after) = reply.rejected_after {
+            self.serve_directly(from, after);
+        }
+        if self.take_reply(now, from, incarnation, reply) {
+            self.advance_commit();
+        }
+        self.give_way(now);
+    }
+
+    /// Takes note of what a follower says; returns whether that may move the commit index.
+    pub(super) fn take_reply(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        incarnation: Incarnation,
+        reply: &AppendReply,
+    ) -> bool {
         let counted = self.is_counted(from, incarnation);
         let last = self.log.last();
         let Role::Leader(leader) = &mut self.role else {
-            return;
+            return false;
         };
         let sent_at = leader.round_sent_at(reply.round);
         let Some(follower) = leader.follower_mut(from) else {
-            return;
+            return false;
         };
         let before = follower.incarnation.replace(incarnation);
         if before.is_some_and(|before| before != incarnation) {
@@ -277,6 +314,7 @@ impl Core {
             follower.next = follower.next.min(reply.acknowledged + 1);
         }
         follower.is_poisoned = reply.poisoned;
+        follower.round = follower.round.max(reply.round);
         if let Some(sent_at) = sent_at {
             follower.heard = follower.heard.max(sent_at);
             if counted {
@@ -313,10 +351,7 @@ impl Core {
             leader.repliers.report(now, from, report, release);
         }
         self.round_answered(from, incarnation, reply.round);
-        if has_moved && counted {
-            self.advance_commit();
-        }
-        self.give_way(now);
+        has_moved && counted
     }
 
     /// Sends again from where the acknowledgements of a follower stopped.
@@ -405,12 +440,27 @@ impl Core {
     fn bodies_between(&self, matched: Index, next: Index) -> u64 {
         match self.settings.mode {
             Mode::Raft => self.log.bytes_through(next - 1) - self.log.bytes_through(matched),
-            Mode::HovercRaft => 0,
+            Mode::HovercRaft | Mode::HovercRaftPlusPlus => 0,
         }
     }
 
     /// Sends up to `count_max` entries from `next` on; returns how many.
     fn send_entries(&mut self, to: NodeId, next: Index, count_max: usize) -> usize {
+        let Some(append) = self.append_from(next, count_max) else {
+            return 0;
+        };
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(follower) = leader.follower_mut(to)
+        {
+            follower.commit_sent = follower.commit_sent.max(append.commit);
+        }
+        let count = append.entries.len();
+        self.send(to, Message::AppendEntries(append));
+        count
+    }
+
+    /// Up to `count_max` entries from `next` on; nothing if this replica does not lead.
+    pub(super) fn append_from(&mut self, next: Index, count_max: usize) -> Option<AppendEntries> {
         // Below the trim point nothing can be compared; a message from above the follower's log
         // makes it say where it is and fetch what it lacks (P9).
         let next = next.max(self.log.first());
@@ -422,20 +472,15 @@ impl Core {
                 break;
             }
         }
-        let commit = self.commit.index();
-        let Role::Leader(leader) = &mut self.role else {
-            return 0;
+        let Role::Leader(leader) = &self.role else {
+            return None;
         };
         let (round, noop) = (leader.round(), leader.noop);
-        if let Some(follower) = leader.follower_mut(to) {
-            follower.commit_sent = follower.commit_sent.max(commit);
-        }
-        let count = batch.entries.len();
-        self.counters.entries_sent += count as u64;
-        let append = AppendEntries {
+        self.counters.entries_sent += batch.entries.len() as u64;
+        Some(AppendEntries {
             previous_index: next - 1,
             previous_term,
-            commit,
+            commit: self.commit.index(),
             noop,
             first_index: self.log.first(),
             round,
@@ -444,9 +489,7 @@ impl Core {
             entries: batch.entries,
             configurations: batch.configurations,
             requests: batch.requests,
-        };
-        self.send(to, Message::AppendEntries(append));
-        count
+        })
     }
 }
 

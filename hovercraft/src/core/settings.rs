@@ -11,6 +11,9 @@ pub enum Mode {
     Raft,
     /// Only metadata travels in append-entries; replies and reads are balanced.
     HovercRaft,
+    /// As HovercRaft; and an aggregator carries append-entries to the followers and counts their
+    /// answers (P26).
+    HovercRaftPlusPlus,
 }
 
 /// How often the leader is heard of, and how long a silence means that it is gone (P33).

@@ -107,6 +107,11 @@ pub struct Counters {
     pub quorums_lost: u64,
     pub recovered: u64,
     pub clock_alarms: u64,
+    pub appends_aggregated: u64,
+    pub durables_announced: u64,
+    pub followers_served_directly: u64,
+    pub aggregator_found: u64,
+    pub aggregator_lost: u64,
 }
 
 impl Core {

@@ -8,8 +8,10 @@ use r2p2::Time;
 
 use crate::{
     core::{Core, Output, Settings, Start, Timing, Write},
-    entry::{ClusterLimits, Configuration, Entry, Incarnation, Member, NodeId, Payload, Term},
-    messages::{Envelope, Message},
+    entry::{
+        ClusterLimits, Configuration, Entry, Incarnation, Index, Member, NodeId, Payload, Term,
+    },
+    messages::{AggCommit, Aggregate, AppendEntries, Envelope, Message, Metadata},
     request::{Identity, Kind, Request, ReturnPath},
     storage::{Birth, HardState, Loaded},
 };
@@ -63,17 +65,58 @@ pub(crate) fn configuration(count: u16) -> Configuration {
 
 /// Replica 1 of three, which has just started with these entries on its disk.
 pub(crate) fn core(settings: Settings, entries: Vec<Entry>) -> Core {
-    let birth = Birth { cluster: CLUSTER, node: NodeId(1), configuration: configuration(3) };
+    core_of((1, 3), settings, entries, 1)
+}
+
+/// Replica `node` of `count`, as [`core`].
+pub(crate) fn core_of(
+    (node, count): (u16, u16),
+    settings: Settings,
+    entries: Vec<Entry>,
+    seed: u64,
+) -> Core {
+    let configuration = configuration(count);
+    let birth = Birth { cluster: CLUSTER, node: NodeId(node), configuration };
     let hard_state = HardState {
         term: entries.last().map_or(0, |entry| entry.term),
         vote: None,
-        incarnation: Incarnation(1),
+        incarnation: Incarnation(u64::from(node)),
         birth: Some(birth),
         durability: settings.durability,
         clean: false,
     };
     let loaded = Loaded { hard_state: None, snapshot: None, first_index: 1, entries, torn: false };
-    Core::new(Start { hard_state, loaded, settings, seed: 1 }, Time::ZERO)
+    Core::new(Start { hard_state, loaded, settings, seed }, Time::ZERO)
+}
+
+/// Append-entries of `count` no-ops of `term` after (`index`, `term`), with nothing committed.
+pub(crate) fn append_noops(after: (Index, Term), term: Term, count: usize) -> AppendEntries {
+    let metadata = Metadata::of(&noop(term), 0).expect("the base is the entry's own");
+    AppendEntries {
+        previous_index: after.0,
+        previous_term: after.1,
+        commit: 0,
+        noop: 1,
+        first_index: 1,
+        round: 1,
+        entries_term: term.max(after.1),
+        log_time_us: 0,
+        entries: vec![metadata; count],
+        configurations: Vec::new(),
+        requests: Vec::new(),
+    }
+}
+
+/// The same by way of the aggregator, from replica 1 of three, which holds up to `durable`.
+pub(crate) fn aggregate(durable: Index, append: AppendEntries) -> Aggregate {
+    let Configuration { id, members, .. } = configuration(3);
+    Aggregate { configuration: id, voters: members, durable, append }
+}
+
+/// What the aggregator says.
+pub(crate) fn announcement(term: Term, commit: AggCommit) -> Envelope {
+    let message = Message::AggCommit(commit);
+    Envelope { from: NodeId::AGGREGATOR, ..envelope(0, term, message) }
 }
 
 /// What another replica says.

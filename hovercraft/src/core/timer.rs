@@ -21,9 +21,11 @@ pub(crate) enum Timer {
     Report,
     /// A chunk of a snapshot did not come (P36).
     Snapshot,
+    /// The aggregator may have been silent for too long (P32).
+    Aggregator,
 }
 
-const TIMERS: [Timer; 8] = [
+const TIMERS: [Timer; 9] = [
     Timer::Election,
     Timer::Heartbeat,
     Timer::CheckQuorum,
@@ -32,6 +34,7 @@ const TIMERS: [Timer; 8] = [
     Timer::Expiry,
     Timer::Report,
     Timer::Snapshot,
+    Timer::Aggregator,
 ];
 
 /// One deadline for each timer.

@@ -47,6 +47,9 @@ pub enum Mode {
     /// HovercRaft: metadata in append-entries, replies and reads balanced.
     #[default]
     HovercRaft,
+    /// HovercRaft with an aggregator: what the leader sends and receives does not grow with the
+    /// cluster.
+    HovercRaftPlusPlus,
 }
 
 impl fmt::Display for Mode {
@@ -55,6 +58,7 @@ impl fmt::Display for Mode {
             Self::Unreplicated => "unreplicated",
             Self::Raft => "raft",
             Self::HovercRaft => "hovercraft",
+            Self::HovercRaftPlusPlus => "hovercraft++",
         })
     }
 }
@@ -124,6 +128,7 @@ pub struct NodeBuilder {
     address: SocketAddrV4,
     data: Option<PathBuf>,
     mode: Mode,
+    aggregator: Option<SocketAddrV4>,
     multicast: Option<Multicast>,
     settings: Settings,
     store: StoreKind,
@@ -144,6 +149,12 @@ impl NodeBuilder {
     /// What the node does with requests. Equal on all replicas.
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
+        self
+    }
+
+    /// Where the switch aggregates, in mode `hovercraft++`: equal on all replicas.
+    pub fn aggregator(mut self, address: SocketAddrV4) -> Self {
+        self.aggregator = Some(address);
         self
     }
 
@@ -323,6 +334,9 @@ impl NodeBuilder {
         if self.id.0 == 0 {
             return wrong("id", "replicas are numbered from 1");
         }
+        if self.mode == Mode::HovercRaftPlusPlus && self.aggregator.is_none() {
+            return wrong("aggregator", "mode hovercraft++ needs the address of the aggregator");
+        }
         if self.settings.queue_bound == 0 {
             return wrong("policy", "the bound of the queues is at least 1");
         }
@@ -362,6 +376,7 @@ impl Node {
             address,
             data: None,
             mode: Mode::default(),
+            aggregator: None,
             multicast: None,
             settings: Settings::default(),
             store: StoreKind::default(),

@@ -104,6 +104,8 @@ pub(crate) struct Replica {
     pub(crate) done: Receiver<Done>,
     pub(crate) clock: Clock,
     pub(crate) mode: Mode,
+    /// Where the aggregator is, in mode `hovercraft++`.
+    pub(crate) aggregator: Option<SocketAddrV4>,
     /// What the sockets have done, as of this turn.
     pub(crate) network: NetworkStatus,
     /// What was said to other replicas.
@@ -237,7 +239,17 @@ impl Replica {
 
     fn output(&mut self, now: Time, output: Output) -> Result<(), NodeError> {
         match output {
-            Output::Send { to, envelope } => self.send(to, &envelope),
+            Output::Send { to, envelope } => {
+                let member = self.core.configuration().member(to);
+                if let Some(address) = member.map(|member| member.address) {
+                    self.send(address, &envelope);
+                }
+            }
+            Output::Aggregate { envelope } => {
+                if let Some(address) = self.aggregator {
+                    self.send(address, &envelope);
+                }
+            }
             Output::Write(write) => self.job(Job::Write(write))?,
             Output::Drop { to, identity } => self.endpoints.drop_request(to, identity),
             Output::AnswerRetry { request, to } => {
@@ -262,17 +274,13 @@ impl Replica {
         Ok(())
     }
 
-    fn send(&mut self, to: NodeId, envelope: &Envelope) {
-        let Some(address) = self.core.configuration().member(to).map(|member| member.address)
-        else {
-            return;
-        };
+    fn send(&mut self, to: SocketAddrV4, envelope: &Envelope) {
         self.buffer.clear();
         envelope.encode(&mut self.buffer);
         self.exchange.count(&envelope.message, self.buffer.len());
         let endpoints = &mut self.endpoints;
         let outbox = &mut endpoints.outbox;
-        let sent = endpoints.sender.send(MessageType::RaftMessage, address, &self.buffer, outbox);
+        let sent = endpoints.sender.send(MessageType::RaftMessage, to, &self.buffer, outbox);
         if let Err(error) = sent {
             tracing::warn!(%to, %error, "a message cannot be sent");
         }

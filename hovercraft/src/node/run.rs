@@ -77,7 +77,11 @@ pub(crate) async fn replicate(
     restore(&mut applier, store.as_ref())?;
     let clock = Clock::new();
     let settings = Settings {
-        mode: if mode == Mode::Raft { core::Mode::Raft } else { core::Mode::HovercRaft },
+        mode: match mode {
+            Mode::Raft => core::Mode::Raft,
+            Mode::HovercRaftPlusPlus => core::Mode::HovercRaftPlusPlus,
+            Mode::Unreplicated | Mode::HovercRaft => core::Mode::HovercRaft,
+        },
         ..builder.settings
     };
     let core = Core::new(Start { hard_state: state, loaded, settings, seed }, clock.now());
@@ -95,6 +99,7 @@ pub(crate) async fn replicate(
         done,
         clock,
         mode,
+        aggregator: builder.aggregator,
         network: NetworkStatus::default(),
         exchange: ExchangeStatus::default(),
         reads: Vec::new(),

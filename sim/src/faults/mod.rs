@@ -143,6 +143,13 @@ pub enum Fault {
     /// Something that was synced is damaged on disk while the process is down, before the tail: the
     /// replica refuses to start until its disk is put right.
     Damage { target: Target, down_us: u64 },
+    /// An aggregator, by its number from 1, dies and forgets everything; for good, or it starts
+    /// again after a while.
+    KillAggregator { number: usize, down_us: u64, for_good: bool },
+    /// An aggregator and a replica, by number, do not hear each other; `ways` are the replica's.
+    CutAggregator { number: usize, replica: usize, ways: Ways, for_us: u64, for_good: bool },
+    /// Of a thousand announcements of aggregators so many are heard again, long after.
+    Echo { per_mille: u32, late_us: u64, for_us: u64 },
 }
 
 /// A sort of fault.
@@ -171,11 +178,14 @@ pub enum FaultKind {
     WriteError,
     FullDisk,
     Damage,
+    KillAggregator,
+    CutAggregator,
+    Echo,
 }
 
 impl FaultKind {
     /// All of them, with the name under which each is counted.
-    pub const ALL: [(Self, &'static str); 22] = [
+    pub const ALL: [(Self, &'static str); 25] = [
         (Self::Loss, "fault: loss"),
         (Self::Duplication, "fault: duplication"),
         (Self::Reordering, "fault: reordering"),
@@ -198,6 +208,9 @@ impl FaultKind {
         (Self::WriteError, "fault: write error"),
         (Self::FullDisk, "fault: full disk"),
         (Self::Damage, "fault: damage"),
+        (Self::KillAggregator, "fault: kill aggregator"),
+        (Self::CutAggregator, "fault: cut aggregator"),
+        (Self::Echo, "fault: echo"),
     ];
 
     /// The name under which it is counted.
@@ -232,6 +245,9 @@ impl Fault {
             Self::WriteError { .. } => FaultKind::WriteError,
             Self::FullDisk { .. } => FaultKind::FullDisk,
             Self::Damage { .. } => FaultKind::Damage,
+            Self::KillAggregator { .. } => FaultKind::KillAggregator,
+            Self::CutAggregator { .. } => FaultKind::CutAggregator,
+            Self::Echo { .. } => FaultKind::Echo,
         }
     }
 
@@ -253,11 +269,14 @@ impl Fault {
             | Self::ClockDrift { for_us, .. }
             | Self::SlowDisk { for_us, .. }
             | Self::SyncStall { for_us, .. }
+            | Self::CutAggregator { for_us, .. }
+            | Self::Echo { for_us, .. }
             | Self::FullDisk { for_us, .. } => Some(*for_us),
             Self::Kill { down_us, .. }
             | Self::Blackout { down_us, .. }
             | Self::Restart { down_us, .. }
             | Self::WriteError { down_us, .. }
+            | Self::KillAggregator { down_us, .. }
             | Self::Damage { down_us, .. } => Some(*down_us),
             Self::ClockJump { .. } => None,
         }
@@ -288,6 +307,9 @@ impl Fault {
     /// Whether it can happen to so many replicas.
     pub(crate) fn check(&self, replicas: usize) -> Result<(), String> {
         let mut named = Vec::new();
+        if let Self::CutAggregator { replica, .. } = self {
+            named.push(*replica);
+        }
         if let Some(Target::Replica(number)) = self.target() {
             named.push(number);
         }
@@ -301,7 +323,7 @@ impl Fault {
         }
         let extra_us = match self {
             Self::Reordering { spread_us, .. } => *spread_us,
-            Self::DelayTail { late_us, .. } => *late_us,
+            Self::DelayTail { late_us, .. } | Self::Echo { late_us, .. } => *late_us,
             Self::SlowNode { turn_us, .. } => *turn_us,
             Self::SlowDisk { times, .. } => u64::from(*times) * 1000,
             Self::ClockJump { by_us, .. } => by_us.unsigned_abs() / 1000,

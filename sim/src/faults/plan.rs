@@ -44,6 +44,10 @@ const SHARES: [(FaultKind, u8); 22] = [
     (FaultKind::Damage, 15),
 ];
 
+/// The same for those that need an aggregator.
+const OF_AGGREGATORS: [(FaultKind, u8); 3] =
+    [(FaultKind::KillAggregator, 50), (FaultKind::CutAggregator, 60), (FaultKind::Echo, 40)];
+
 impl FaultOptions {
     pub(crate) fn from_seed(options: &Options, beyond: bool) -> Self {
         let mut rng = Seed(options.seed).stream("fault kinds", 0);
@@ -53,8 +57,13 @@ impl FaultOptions {
         let pause_max_us = pick(&mut rng, [100, 300, 1000]);
         let length_max_us = pick(&mut rng, [100, 500, 1500]);
         let kinds = SHARES.into_iter().filter(|(_, share)| rng.u8(..100) < *share);
-        let kinds = kinds.map(|(kind, _)| kind).collect();
-        Self { kinds, pause_max_us, length_max_us, steady: rng.bool(), beyond }
+        let mut kinds: Vec<_> = kinds.map(|(kind, _)| kind).collect();
+        let steady = rng.bool();
+        if options.cluster.aggregators > 0 {
+            let own = OF_AGGREGATORS.into_iter().filter(|(_, share)| rng.u8(..100) < *share);
+            kinds.extend(own.map(|(kind, _)| kind));
+        }
+        Self { kinds, pause_max_us, length_max_us, steady, beyond }
     }
 
     /// The faults of a run, in order of time. Each sort has a stream of its own.
@@ -145,6 +154,31 @@ impl FaultOptions {
             FaultKind::WriteError => Fault::WriteError { target, down_us },
             FaultKind::FullDisk => Fault::FullDisk { target, for_us },
             FaultKind::Damage => Fault::Damage { target, down_us },
+            FaultKind::KillAggregator | FaultKind::CutAggregator | FaultKind::Echo => {
+                draw_of_aggregators(kind, rng, options, for_us)
+            }
+        }
+    }
+}
+
+fn draw_of_aggregators(
+    kind: FaultKind,
+    rng: &mut fastrand::Rng,
+    options: &Options,
+    for_us: u64,
+) -> Fault {
+    let number = rng.usize(1..=usize::from(options.cluster.aggregators.max(1)));
+    // Without it, or with a link that stays dead, everything must go on for ever.
+    let for_good = rng.u8(..4) == 0;
+    match kind {
+        FaultKind::KillAggregator => Fault::KillAggregator { number, down_us: for_us, for_good },
+        FaultKind::CutAggregator => {
+            let replica = rng.usize(1..=usize::from(options.cluster.replicas));
+            Fault::CutAggregator { number, replica, ways: ways(rng), for_us, for_good }
+        }
+        _ => {
+            let late_us = [2000, 50_000, 2_000_000][rng.usize(..3)];
+            Fault::Echo { per_mille: [50, 500][rng.usize(..2)], late_us, for_us }
         }
     }
 }

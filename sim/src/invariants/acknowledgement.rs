@@ -25,11 +25,11 @@ pub(crate) struct Promise {
 impl Promise {
     /// It acknowledges something.
     pub(super) fn note(&mut self, replica: &Replica, envelope: &Envelope) {
-        if let Message::AppendReply(reply) = &envelope.message {
+        if let Some(acknowledged) = acknowledged(envelope) {
             let (run, term) = (replica.run, envelope.term);
             let is_new = (run, term) != (self.run, self.term);
             let before = if is_new { 0 } else { self.index };
-            *self = Self { run, term, index: before.max(reply.acknowledged) };
+            *self = Self { run, term, index: before.max(acknowledged) };
         }
     }
 
@@ -46,12 +46,21 @@ impl Promise {
     }
 }
 
+/// What it acknowledges, to the leader or to the aggregator.
+fn acknowledged(envelope: &Envelope) -> Option<Index> {
+    match &envelope.message {
+        Message::AppendReply(reply) => Some(reply.acknowledged),
+        Message::Acknowledge(answer) => Some(answer.acknowledged),
+        _ => None,
+    }
+}
+
 pub(super) fn check(replicas: &[Replica], at: usize, envelope: &Envelope) -> Result<(), Violation> {
     let replica = &replicas[at];
-    let (Message::AppendReply(reply), Some(life)) = (&envelope.message, &replica.life) else {
+    let (Some(index), Some(life)) = (acknowledged(envelope), &replica.life) else {
         return Ok(());
     };
-    let (node, index) = (replica.node, reply.acknowledged);
+    let node = replica.node;
     if index == 0 {
         return Ok(());
     }

@@ -33,6 +33,10 @@ impl Stepper {
         if !self.network.delivers(sent, from, to) {
             return Ok(());
         }
+        if to >= self.first_aggregator() {
+            self.deliver_to_aggregator(to, &packet);
+            return Ok(());
+        }
         if to >= self.replicas.len() {
             return self.deliver_to_client(to - self.replicas.len(), packet);
         }
@@ -41,7 +45,7 @@ impl Stepper {
         }
         let envelope = match packet {
             Packet::Request(request, path) => {
-                let sender = from - self.replicas.len();
+                let sender = Client::position_of(path);
                 let place = Place::Between(from, to, sent);
                 self.trace.mention(self.now, place, || {
                     let request = trace::request(&request, self.workload.as_ref());
@@ -75,6 +79,7 @@ impl Stepper {
                     let is_damaged = self.network.damage(at, to, &mut envelope.message);
                     self.send(at, to, self.packet(envelope, is_damaged));
                 }
+                Effect::Aggregate { envelope } => self.send_to_aggregators(at, &envelope)?,
                 Effect::Reply { to, identity, outcome, body } => {
                     self.answer(at, to, identity, outcome, body);
                 }
@@ -220,7 +225,7 @@ impl Stepper {
         }
     }
 
-    fn packet(&self, envelope: Box<Envelope>, is_damaged: bool) -> Packet {
+    pub(super) fn packet(&self, envelope: Box<Envelope>, is_damaged: bool) -> Packet {
         if !self.schedule.options.network.encodes && !is_damaged {
             return Packet::Message(envelope);
         }

@@ -32,6 +32,7 @@ impl Stepper {
             | Fault::Reordering { .. }
             | Fault::Corruption { .. }
             | Fault::DelayTail { .. }
+            | Fault::Echo { .. }
             | Fault::Mtu { .. } => {
                 self.network.disturb(number, fault.clone());
                 Some(Relief::Mend(number))
@@ -55,6 +56,14 @@ impl Stepper {
                     self.kill(at, *leaves);
                 }
                 Some(Relief::RestartAll)
+            }
+            Fault::KillAggregator { number, for_good, .. } => {
+                self.kill_aggregator(*number);
+                (!for_good).then_some(Relief::StartAggregator(*number))
+            }
+            Fault::CutAggregator { number: aggregator, replica, ways, for_good, .. } => {
+                self.cut_aggregator(number, *aggregator, *replica, *ways, *for_good);
+                (!for_good).then_some(Relief::Mend(number))
             }
             Fault::ClockJump { target, by_us } => {
                 let at = self.find(*target);
@@ -141,6 +150,7 @@ impl Stepper {
             }
             Relief::QuickDisk(at) => self.replicas[at].disk.set_slowness(1),
             Relief::QuickNode(at) => self.replicas[at].slow_us = 0,
+            Relief::StartAggregator(number) => self.start_aggregator(number),
             Relief::Drift(at, ppm) => self.drift(at, ppm),
             Relief::Mend(number) => {
                 let what = || format!("fault {number} is over");

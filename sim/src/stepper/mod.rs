@@ -1,5 +1,6 @@
 //! The stepper: replicas, clients, disks and a network in one event loop on one thread.
 
+mod aggregators;
 mod atlas;
 mod clients;
 mod effects;
@@ -14,6 +15,7 @@ use hovercraft::{
     Configuration, Identity, Incarnation, Member, NodeId, Outcome, Request, ReturnPath, Term,
     messages::Envelope,
     storage::{Birth, Durability, HardState},
+    switch::Aggregator,
 };
 use r2p2::Time;
 
@@ -96,6 +98,8 @@ enum Relief {
     Repair(usize),
     QuickDisk(usize),
     QuickNode(usize),
+    /// Of an aggregator that is down.
+    StartAggregator(usize),
     /// A clock goes faster or slower by so many millionths.
     Drift(usize, i64),
     /// Of what a fault did to links.
@@ -143,6 +147,7 @@ pub struct Stepper {
     network: Network,
     replicas: Vec<Replica>,
     clients: Vec<Client>,
+    aggregators: Vec<Option<Aggregator>>,
     /// Whom each client talks to in mode `raft`.
     preferred: Vec<usize>,
     /// When each replica's, then each client's next wake-up is.
@@ -187,6 +192,7 @@ impl Stepper {
         let options = &schedule.options;
         let seed = Seed(options.seed);
         let (count, clients) = (usize::from(options.cluster.replicas), options.clients.len());
+        let aggregators = usize::from(options.cluster.aggregators);
         let configuration = configuration(options);
         let client = |(position, options): (usize, &_)| {
             Client::new(position, *options, seed.stream("client", position as u64))
@@ -194,9 +200,10 @@ impl Stepper {
         let mut stepper = Self {
             now: Time::ZERO,
             agenda: Agenda::new(),
-            network: Network::new(seed, options.network, count + clients),
+            network: Network::new(seed, options.network, count + clients + aggregators),
             replicas: (0..count).map(|at| replica(options, &configuration, at)).collect(),
             clients: options.clients.iter().enumerate().map(client).collect(),
+            aggregators: (0..aggregators).map(|_| Some(Aggregator::new())).collect(),
             preferred: vec![0; clients],
             wakes: vec![None; count + clients],
             rngs: (0..count).map(|at| seed.stream("turns", at as u64)).collect(),
