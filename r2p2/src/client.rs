@@ -8,6 +8,7 @@ use slab::Slab;
 
 use crate::{
     Body, Outbox, Time,
+    bypass::{Bypass, Copies},
     options::{Identity, Options},
     reassembly::{Inserted, Limits, Reassembler, ReassemblyCounters},
     repair::{SENT_PER_ACK_MAX, WINDOW, ask_for_nothing},
@@ -28,6 +29,9 @@ pub struct ClientConfig {
     /// Whether each copy of a request goes to the next of its destinations, in their order and
     /// around, instead of to all of them.
     pub one_by_one: bool,
+    /// The first destination is a switch, which passes requests on to the others. A request that it
+    /// seems to have lost goes to the others too, and while it seems to be gone they get all.
+    pub by_switch: bool,
     /// How many requests may be outstanding; at most 32,768.
     pub outstanding_max: usize,
     /// The largest body of a reply, in bytes.
@@ -43,6 +47,7 @@ impl Default for ClientConfig {
             retry_after: Duration::from_millis(100),
             retry_after_max: Duration::from_secs(1),
             one_by_one: false,
+            by_switch: false,
             outstanding_max: 16_384,
             reply_bytes_max: 64 << 20,
             reassembly_bytes_max: 256 << 20,
@@ -130,8 +135,16 @@ struct Request {
     copies_sent: u32,
     /// Which of the retry intervals is running.
     backoff: usize,
+    /// How many copies were sent since something was heard of it.
+    unheard: u32,
     /// How many ACKs without MISSING may still be answered: one for each first packet sent.
     acks_left: usize,
+}
+
+impl Request {
+    fn copies(&self) -> Copies {
+        Copies { serial: self.serial, unheard: self.unheard }
+    }
 }
 
 /// Sends requests, sends them again until they are answered, and puts replies together.
@@ -141,6 +154,7 @@ struct Request {
 pub struct ClientEndpoint {
     outstanding_max: usize,
     one_by_one: bool,
+    bypass: Option<Bypass>,
     requests: Slab<Request>,
     ids: RequestIds,
     by_identity: HashMap<Identity, usize, FixedState>,
@@ -170,6 +184,7 @@ impl ClientEndpoint {
         Self {
             outstanding_max: config.outstanding_max.min(IN_USE_MAX),
             one_by_one: config.one_by_one,
+            bypass: config.by_switch.then(Bypass::default),
             requests: Slab::new(),
             ids: RequestIds::new(seed as u16, seed),
             by_identity: HashMap::with_hasher(FixedState::with_seed(seed)),
@@ -226,8 +241,12 @@ impl ClientEndpoint {
             segments,
             copies_sent: 0,
             backoff: self.first_backoff,
+            unheard: 0,
             acks_left: 0,
         });
+        if let Some(bypass) = &mut self.bypass {
+            bypass.begun(now, serial);
+        }
         self.ids.take(request_id, number);
         if let Some(identity) = identity {
             self.by_identity.insert(identity, number);
@@ -338,6 +357,9 @@ impl ClientEndpoint {
             }
         };
         let request = self.remove(number);
+        if let Some(bypass) = &mut self.bypass {
+            bypass.answered(now, request.copies());
+        }
         Ok(Some(ClientEvent {
             handle: RequestHandle { number, serial: request.serial },
             from,
@@ -364,7 +386,11 @@ impl ClientEndpoint {
         // The replicas that do not acknowledge put the request together too (P4).
         let acknowledger = [from];
         let to_all = request.identity.is_some() && !self.one_by_one;
-        let destinations = if to_all { &*request.destinations } else { &acknowledger };
+        let destinations = match &self.bypass {
+            _ if !to_all => &acknowledger[..],
+            Some(bypass) => bypass.destinations(&request.destinations, request.copies()),
+            None => &*request.destinations,
+        };
         for &destination in destinations {
             let send = |index| outbox.push(destination, |out| request.segments.write(index, out));
             match &packet.missing {
@@ -390,7 +416,9 @@ impl ClientEndpoint {
     ) -> Option<ClientEvent<'a>> {
         let number = self.find(packet.options.identity, packet.header.request_id)?;
         self.back_off(number);
-        let request = &self.requests[number];
+        let request = &mut self.requests[number];
+        // Whoever refuses is there.
+        request.unheard = 0;
         self.retries.arm(now, number, request.backoff);
         Some(ClientEvent {
             handle: RequestHandle { number, serial: request.serial },
@@ -406,6 +434,8 @@ impl ClientEndpoint {
         let destinations = if self.one_by_one {
             let turn = request.copies_sent as usize % request.destinations.len();
             &request.destinations[turn..=turn]
+        } else if let Some(bypass) = &self.bypass {
+            bypass.destinations(&request.destinations, request.copies())
         } else {
             &*request.destinations
         };
@@ -414,6 +444,7 @@ impl ClientEndpoint {
         }
         request.acks_left = destinations.len();
         request.copies_sent = request.copies_sent.saturating_add(1);
+        request.unheard = request.unheard.saturating_add(1);
         self.retries.arm(now, number, request.backoff);
     }
 

@@ -1,6 +1,7 @@
 //! R2P2: a UDP transport made for RPCs (Kogias et al., ATC 2019).
 
 mod body;
+mod bypass;
 mod client;
 mod clock;
 mod link;
@@ -8,10 +9,12 @@ mod message;
 mod options;
 mod outbox;
 mod partial;
+mod pass_on;
 mod reassembly;
 mod repair;
 mod replies;
 mod request_ids;
+mod router;
 mod segments;
 mod server;
 // On real sockets alone: the simulation has a network of its own.
@@ -31,7 +34,9 @@ pub use link::{AsyncLink, Link, WaitLink};
 pub use message::{Message, MessageConfig, MessageReceiver, MessageSender};
 pub use options::{Identity, Missing, Options, OptionsError, Session};
 pub use outbox::{BATCH_BYTES_MAX, Batch, Outbox, SEGMENTS_MAX};
+pub use pass_on::pass_on;
 pub use reassembly::ReassemblyCounters;
+pub use router::{Router, RouterConfig, RouterCounters, Routing};
 pub use segments::SendError;
 pub use server::{Incoming, ReplyTo, ServerConfig, ServerEndpoint};
 #[cfg(not(madsim))]

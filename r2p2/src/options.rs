@@ -11,18 +11,20 @@
 //! | 7 | IDENTITY | client id u64, sequence u64 | responses, DROP, FEEDBACK |
 //! | 8 | OUTCOME | u8 | responses |
 //! | 9 | CHECKSUM | CRC-32 of the message's body, u32 | every packet of a multi-packet message with options |
+//! | 10 | UNDROPPABLE | nothing | requests that are not to be refused under load |
 //!
 //! Unknown kinds are skipped. A known kind of a wrong length, or twice, is an error.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 const SESSION: u8 = 1;
-const ORIGIN: u8 = 2;
+pub(crate) const ORIGIN: u8 = 2;
 const REQUEST_KIND: u8 = 5;
 const MISSING: u8 = 6;
 const IDENTITY: u8 = 7;
 const OUTCOME: u8 = 8;
 const CHECKSUM: u8 = 9;
+const UNDROPPABLE: u8 = 10;
 
 /// The bytes that ORIGIN adds to a header: senders of requests with SESSION leave room for it, so
 /// that a packet that is passed on still fits an MTU.
@@ -91,6 +93,8 @@ pub struct Options {
     /// may be answered anew; and it shows that the sender understands options and selective repeat.
     /// Endpoints compute it: in what they are given to send, the number does not matter.
     pub checksum: Option<u32>,
+    /// Not to be refused because of load, as far as there is room at all.
+    pub undroppable: bool,
 }
 
 impl Options {
@@ -102,6 +106,7 @@ impl Options {
         identity: None,
         outcome: None,
         checksum: None,
+        undroppable: false,
     };
 
     /// Options for a request without SESSION whose sender and receiver are of this crate: nothing
@@ -122,6 +127,7 @@ impl Options {
             + size(self.identity.is_some(), 16)
             + size(self.outcome.is_some(), 1)
             + size(self.checksum.is_some(), 4)
+            + size(self.undroppable, 0)
     }
 
     /// Appends the options to `out`, in ascending order of their kinds.
@@ -152,6 +158,9 @@ impl Options {
             out.extend_from_slice(&[CHECKSUM, 4]);
             out.extend_from_slice(&checksum.to_be_bytes());
         }
+        if self.undroppable {
+            out.extend_from_slice(&[UNDROPPABLE, 0]);
+        }
     }
 
     /// Reads all the options of a header.
@@ -173,6 +182,8 @@ impl Options {
                 IDENTITY => set(kind, &mut options.identity, value.identity()?)?,
                 OUTCOME => set(kind, &mut options.outcome, value.u8()?)?,
                 CHECKSUM => set(kind, &mut options.checksum, value.u32()?)?,
+                UNDROPPABLE if options.undroppable => return Err(OptionsError::Repeated(kind)),
+                UNDROPPABLE => options.undroppable = true,
                 _ => continue,
             }
             if !value.bytes.is_empty() {
@@ -300,15 +311,17 @@ pub(crate) mod tests {
             any::<(u64, u64)>().prop_map(|(client, sequence)| Identity { client, sequence });
         let origin = any::<(u32, u16)>()
             .prop_map(|(ip, port)| SocketAddrV4::new(Ipv4Addr::from_bits(ip), port));
-        let numbers = (any::<Option<u8>>(), any::<Option<u8>>(), any::<Option<u32>>());
+        let numbers =
+            (any::<Option<u8>>(), any::<Option<u8>>(), any::<Option<u32>>(), any::<bool>());
         (option::of(session), option::of(origin), option::of(identity), numbers).prop_map(
-            |(session, origin, identity, (request_kind, outcome, checksum))| Options {
+            |(session, origin, identity, (request_kind, outcome, checksum, undroppable))| Options {
                 session,
                 origin,
                 request_kind,
                 identity,
                 outcome,
                 checksum,
+                undroppable,
             },
         )
     }
@@ -363,6 +376,7 @@ pub(crate) mod tests {
             identity: Some(Identity { client: 11, sequence: 12 }),
             outcome: Some(3),
             checksum: Some(0xDEAD_BEEF),
+            undroppable: true,
         };
         let expected: Vec<u8> = [
             &[1, 24, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 10][..],
@@ -371,6 +385,7 @@ pub(crate) mod tests {
             &[7, 16, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0, 12],
             &[8, 1, 3],
             &[9, 4, 0xDE, 0xAD, 0xBE, 0xEF],
+            &[10, 0],
         ]
         .concat();
         assert_eq!(encode(&options), expected);

@@ -186,6 +186,11 @@ impl<'a> Packet<'a> {
         Self { header, options: Options::NONE, missing: None, has_options: false, body }
     }
 
+    /// The packet of a DROP (P23), without options.
+    pub const fn drop(header: Header) -> Self {
+        Self::new(header, DROP_BODY)
+    }
+
     /// Reads a datagram. Options of unknown kinds are skipped.
     pub fn parse(datagram: &'a [u8]) -> Result<Self, WireError> {
         let (fixed, _) =
@@ -398,6 +403,7 @@ mod tests {
                 identity: Some(session.identity()),
                 outcome: Some(1),
                 checksum: Some(1),
+                undroppable: true,
             },
             missing: Some(Missing::new(0, &[1; 255])),
             ..Packet::new(Header::single(MessageType::Ack, Policy::Fixed, 1), ACK_BODY)
