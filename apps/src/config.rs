@@ -22,8 +22,12 @@ use serde::Deserialize;
 pub struct Cluster {
     /// All replicas and their addresses.
     pub members: Vec<(NodeId, SocketAddrV4)>,
-    /// The group by which requests come; none if clients send to every replica (P3).
+    /// How a request reaches all replicas (P3).
+    pub dissemination: Dissemination,
+    /// A group by which requests may come.
     pub multicast: Option<Multicast>,
+    /// The switch: it passes requests on, or aggregates in the mode `hovercraft++`, or both.
+    pub switch: Option<SocketAddrV4>,
     /// What the replicas do with requests.
     pub mode: Mode,
     /// What `init` writes into the first configuration (P20).
@@ -35,11 +39,26 @@ impl Cluster {
     pub fn client(&self) -> ClientBuilder {
         let members = self.members.iter().map(|(_, address)| *address);
         let client = Client::builder().members(members).mode(self.mode);
-        match self.multicast {
-            Some(Multicast { group, interface }) => client.multicast(group, interface),
-            None => client,
+        match (self.dissemination, self.multicast, self.switch) {
+            (Dissemination::Multicast, Some(Multicast { group, interface }), _) => {
+                client.multicast(group, interface)
+            }
+            (Dissemination::Switch, _, Some(switch)) => client.switch(switch),
+            _ => client,
         }
     }
+}
+
+/// How a request reaches all replicas (P3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dissemination {
+    /// The client sends a datagram to each.
+    FanOut,
+    /// The client sends one to a multicast group.
+    Multicast,
+    /// The client sends one to the switch.
+    Switch,
 }
 
 /// How a replica is run.
@@ -153,6 +172,8 @@ struct File {
     data: Option<PathBuf>,
     #[serde(default)]
     mode: FileMode,
+    dissemination: Option<Dissemination>,
+    switch: Option<SocketAddrV4>,
     multicast: Option<FileMulticast>,
     #[serde(default)]
     durability: FileDurability,
@@ -199,7 +220,7 @@ fn default_log_bytes_max() -> usize {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FileMember {
+pub(crate) struct FileMember {
     id: u16,
     address: SocketAddrV4,
 }
@@ -218,6 +239,8 @@ enum FileMode {
     Raft,
     #[default]
     HovercRaft,
+    #[serde(rename = "hovercraft++")]
+    HovercRaftPlusPlus,
 }
 
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -284,18 +307,18 @@ impl Default for FileLimits {
 }
 
 /// A field that has a value that is not allowed.
-struct Wrong {
-    field: &'static str,
-    problem: String,
+pub(crate) struct Wrong {
+    pub(crate) field: &'static str,
+    pub(crate) problem: String,
 }
 
-fn wrong<T>(field: &'static str, problem: impl Into<String>) -> Result<T, Wrong> {
+pub(crate) fn wrong<T>(field: &'static str, problem: impl Into<String>) -> Result<T, Wrong> {
     let problem = problem.into();
     Err(Wrong { field, problem })
 }
 
 /// Checks that a number is within what is allowed.
-fn within<T>(field: &'static str, value: T, least: T, most: T) -> Result<T, Wrong>
+pub(crate) fn within<T>(field: &'static str, value: T, least: T, most: T) -> Result<T, Wrong>
 where
     T: Copy + PartialOrd + std::fmt::Display,
 {
@@ -320,16 +343,20 @@ impl File {
         if self.resp.is_some() && self.service != Service::Kv {
             return wrong("resp", "is set, but only the service \"kv\" speaks the Redis protocol");
         }
+        let dissemination = self.check_dissemination()?;
         let sync_interval_ms = within("sync_interval_ms", self.sync_interval_ms, 1, 60_000)?;
         Ok(Config {
             id,
             cluster: Cluster {
                 members,
+                dissemination,
+                switch: self.switch,
                 multicast: self.multicast.map(FileMulticast::check).transpose()?,
                 mode: match self.mode {
                     FileMode::Unreplicated => Mode::Unreplicated,
                     FileMode::Raft => Mode::Raft,
                     FileMode::HovercRaft => Mode::HovercRaft,
+                    FileMode::HovercRaftPlusPlus => Mode::HovercRaftPlusPlus,
                 },
                 limits: self.limits.check()?,
             },
@@ -367,7 +394,47 @@ impl File {
     }
 }
 
-fn check_members(members: &[FileMember]) -> Result<Vec<(NodeId, SocketAddrV4)>, Wrong> {
+impl File {
+    fn check_dissemination(&self) -> Result<Dissemination, Wrong> {
+        if self.mode == FileMode::HovercRaftPlusPlus && self.switch.is_none() {
+            return wrong("switch", "is missing; in the mode \"hovercraft++\" it aggregates");
+        }
+        if let Some(switch) = self.switch {
+            check_reachable("switch", switch)?;
+        }
+        let usual = match self.multicast {
+            Some(_) => Dissemination::Multicast,
+            None => Dissemination::FanOut,
+        };
+        let chosen = self.dissemination.unwrap_or(usual);
+        match chosen {
+            Dissemination::Multicast if self.multicast.is_none() => {
+                wrong("dissemination", "is \"multicast\", but there is no [multicast] group")
+            }
+            Dissemination::Switch if self.switch.is_none() => {
+                wrong("dissemination", "is \"switch\", but `switch` says of none")
+            }
+            Dissemination::Switch if self.mode == FileMode::Raft => wrong(
+                "dissemination",
+                "is \"switch\", but in the mode \"raft\" the leader sends requests on",
+            ),
+            chosen => Ok(chosen),
+        }
+    }
+}
+
+/// Checks that others can reach an address.
+pub(crate) fn check_reachable(field: &'static str, address: SocketAddrV4) -> Result<(), Wrong> {
+    if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 {
+        let problem = format!(
+            "is {address}; allowed is the address and the port by which the others reach it"
+        );
+        return wrong(field, problem);
+    }
+    Ok(())
+}
+
+pub(crate) fn check_members(members: &[FileMember]) -> Result<Vec<(NodeId, SocketAddrV4)>, Wrong> {
     const MEMBERS_MAX: usize = 64;
     let (mut ids, mut addresses) = (HashSet::new(), HashSet::new());
     within("members: their number", members.len(), 1, MEMBERS_MAX)?;
@@ -465,7 +532,8 @@ mod tests {
         let full = SAMPLE.lines().map(uncommented).collect::<Vec<_>>().join("\n");
         let full = parse(&full).expect("what is commented out is good too");
         assert!(full.cluster.multicast.is_some() && full.resp.is_some());
-        let cluster = Cluster { multicast: None, ..full.cluster.clone() };
+        assert!(full.cluster.switch.is_some());
+        let cluster = Cluster { multicast: None, switch: None, ..full.cluster.clone() };
         let as_given = Config { cluster, resp: None, ..full };
         assert_eq!(as_given, given);
         for (section, known) in [("", ""), ("[multicast]\n", "multicast"), ("[limits]\n", "limits")]
@@ -489,6 +557,11 @@ mod tests {
             ("queue_bound = -1", "queue_bound = -1"),
             ("queue_limit = 7", "unknown field `queue_limit`, expected one of `id`, `members`"),
             ("mode = 'paxos'", "expected one of `unreplicated`, `raft`, `hovercraft`"),
+            ("mode = 'hovercraft++'", "switch is missing; in the mode"),
+            ("dissemination = 'switch'", "dissemination is \"switch\", but `switch`"),
+            ("dissemination = 'multicast'", "dissemination is \"multicast\", but there is no"),
+            ("dissemination = 'air'", "expected one of `fan-out`, `multicast`, `switch`"),
+            ("switch = '0.0.0.0:1'", "switch is 0.0.0.0:1; allowed is"),
             ("durability = 'some'", "expected one of `sync`, `interval`, `memory`"),
             ("store = 'paper'", "expected `segmented` or `sled`"),
             ("policy = 'best'", "expected one of `jbsq`, `random`, `leader`"),

@@ -7,4 +7,6 @@ pub mod demo;
 pub mod kv;
 pub mod node;
 pub mod resp;
+pub mod switch;
+pub mod switch_config;
 pub mod synthetic;

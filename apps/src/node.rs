@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Cluster, Config, Service},
+    config::{Cluster, Config, Dissemination, Service},
     kv::KvService,
     resp::Gateway,
     synthetic::SyntheticService,
@@ -109,7 +109,7 @@ fn start(config: &Config) -> Result<Node, NodeError> {
 }
 
 fn builder(config: &Config) -> NodeBuilder {
-    let Cluster { members, multicast, mode, limits } = &config.cluster;
+    let Cluster { members, multicast, mode, limits, switch, dissemination } = &config.cluster;
     let (_, address) = *members
         .iter()
         .find(|(id, _)| *id == config.id)
@@ -131,6 +131,13 @@ fn builder(config: &Config) -> NodeBuilder {
     }
     if let Some(multicast) = multicast {
         builder = builder.multicast(multicast.group, multicast.interface);
+    }
+    if let Some(switch) = switch {
+        builder = builder.aggregator(*switch);
+        // Who does not pass requests on does not count them (P19).
+        if *dissemination == Dissemination::Switch {
+            builder = builder.switch(*switch);
+        }
     }
     builder
 }

@@ -17,6 +17,7 @@ use crate::{
     entry::{ClusterLimits, Configuration, Incarnation, Member, NodeId},
     messages::{Message, MessageError, PROTOCOL_VERSION},
     storage::Birth,
+    switch::SwitchStatus,
 };
 
 /// A question to a replica.
@@ -48,6 +49,8 @@ pub enum Answer {
     Refused(String),
     /// Answers [`Question::Status`].
     Status(Box<NodeStatus>),
+    /// The same, by a switch.
+    Switch(Box<SwitchStatus>),
 }
 
 /// How a replica is.
@@ -116,8 +119,9 @@ impl ExchangeStatus {
     pub(crate) fn count(&mut self, message: &Message, bytes: usize) {
         let sent = match message {
             Message::AppendEntries(append) if append.entries.is_empty() => &mut self.announcements,
-            Message::AppendEntries(_) => &mut self.ordering,
-            Message::AppendReply(_) => &mut self.acknowledgements,
+            Message::Aggregate(it) if it.append.entries.is_empty() => &mut self.announcements,
+            Message::AppendEntries(_) | Message::Aggregate(_) => &mut self.ordering,
+            Message::AppendReply(_) | Message::Acknowledge(_) => &mut self.acknowledgements,
             Message::FetchBodies { .. }
             | Message::Bodies { .. }
             | Message::FetchEntries { .. }
@@ -311,6 +315,18 @@ pub async fn status_on(
     }
 }
 
+/// Asks a switch how it is.
+pub async fn switch_status(
+    address: SocketAddrV4,
+    timeout: Duration,
+) -> Result<SwitchStatus, AdminError> {
+    let mut asker = Asker::new(timeout).await?;
+    match asker.ask(address, &Question::Status).await? {
+        Answer::Switch(status) => Ok(*status),
+        answer => Err(unexpected(address, &answer)),
+    }
+}
+
 fn check_members(members: &[(NodeId, SocketAddrV4)]) -> Result<(), AdminError> {
     const MEMBERS_MAX: usize = 64;
     if members.is_empty() || members.len() > MEMBERS_MAX {
@@ -335,6 +351,8 @@ fn check_members(members: &[(NodeId, SocketAddrV4)]) -> Result<(), AdminError> {
 fn unexpected(address: SocketAddrV4, answer: &Answer) -> AdminError {
     let reason = match answer {
         Answer::Refused(reason) => reason.clone(),
+        Answer::Switch(_) => "it is a switch, and no replica".to_owned(),
+        Answer::Status(_) => "it is a replica, and no switch".to_owned(),
         _ => "it answered another question".to_owned(),
     };
     AdminError::Refused { address, reason }

@@ -5,7 +5,7 @@ use std::{net::SocketAddrV4, path::PathBuf};
 use clap::Args;
 use hovercraft::{ClusterLimits, Mode, NodeId};
 
-use crate::config::{Cluster, Config, ConfigError};
+use crate::config::{Cluster, Config, ConfigError, Dissemination};
 
 /// How a command is told which cluster it is about. Global, so that it may stand before and behind
 /// a subcommand; clap cannot demand a global argument, so [`Self::resolve`] does.
@@ -40,6 +40,8 @@ impl ClusterArguments {
             (Some(path), true) => Ok(Config::read(&path)?.cluster),
             (None, false) => Ok(Cluster {
                 members: (1..).map(NodeId).zip(self.members).collect(),
+                dissemination: Dissemination::FanOut,
+                switch: None,
                 multicast: None,
                 mode: Mode::default(),
                 limits: ClusterLimits::default(),

@@ -23,6 +23,7 @@ With --json the file holds one object:
   p50_us, p99_us       percentiles of their latency in microseconds; null if there was none
   outage_ms            the longest time around the fault without an acknowledgement, in
                        milliseconds; 0 with --no-fault
+  switch_outage_ms     the same around the death of the switch; only in the mode hovercraft++
   verdict              \"ok\", or what is wrong
 
 Exit codes: 0 if the verdict is ok; 1 if not, or if the replicas could not be run; 2 if it was
@@ -32,7 +33,8 @@ interrupted; 3 bad input or usage.";
 ///
 /// The replicas are processes of their own on loopback that sync every write to disk. Callers read
 /// and write the key-value service. After a third of the time the leader is killed with SIGKILL, after
-/// two thirds it is started again. Then everything is read and compared with what was acknowledged.
+/// two thirds it is started again. In the mode hovercraft++ the switch is killed before that, after a
+/// sixth of the time, and started again after a quarter. Then everything is read and compared with what was acknowledged.
 /// Throughput and latency over time are drawn in hovercraft-demo.svg, or demo.svg in the kept
 /// directory.
 #[derive(Debug, clap::Args)]
@@ -76,6 +78,9 @@ pub(super) struct Arguments {
 enum ModeArgument {
     /// Only metadata in the log's messages; replies and reads balanced
     Hovercraft,
+    /// The same with a switch that passes requests on and aggregates; it is killed too
+    #[value(name = "hovercraft++")]
+    HovercraftPlusPlus,
     /// The baseline: the leader sends requests on and answers them
     Raft,
     /// One server without consensus and without a disk
@@ -98,6 +103,7 @@ impl Arguments {
         let Self { seconds, clients, json, history, keep, .. } = self;
         let (mode, most) = match self.mode {
             ModeArgument::Hovercraft => (Mode::HovercRaft, 3),
+            ModeArgument::HovercraftPlusPlus => (Mode::HovercRaftPlusPlus, 3),
             ModeArgument::Raft => (Mode::Raft, 3),
             ModeArgument::Unreplicated => (Mode::Unreplicated, 1),
         };

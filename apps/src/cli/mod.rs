@@ -7,6 +7,8 @@ mod kv;
 mod log;
 mod node;
 mod status;
+mod switch;
+mod switch_status;
 
 use std::{ffi::OsString, fmt::Display, io::Write, process::ExitCode};
 
@@ -47,6 +49,7 @@ pub struct Arguments {
 enum Command {
     Node(node::Arguments),
     Init(init::Arguments),
+    Switch(switch::Arguments),
     Status(status::Arguments),
     Kv(kv::Arguments),
     Log(log::Arguments),
@@ -59,6 +62,7 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
         Ok(Arguments { command }) => match command {
             Command::Node(arguments) => node::run(&arguments),
             Command::Init(arguments) => init::run(arguments),
+            Command::Switch(arguments) => switch::run(&arguments),
             Command::Status(arguments) => status::run(arguments),
             Command::Kv(arguments) => kv::run(arguments),
             Command::Log(arguments) => log::run(&arguments),

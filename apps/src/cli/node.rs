@@ -53,13 +53,13 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
 }
 
 /// Ends the process without further ado when standard input does.
-fn exit_with_stdin() {
+pub(super) fn exit_with_stdin() {
     // What is written there means nothing; an error is an end too.
     let _ = io::copy(&mut io::stdin(), &mut io::sink());
     process::exit(Exit::Bad as i32);
 }
 
-fn start_logging() {
+pub(super) fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::builder()
         .with_default_directive(tracing::Level::INFO.into())
         .with_env_var("HOVERCRAFT_LOG")

@@ -13,7 +13,7 @@ use hovercraft::{
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{ClusterArguments, Exit, fail, runtime};
+use super::{ClusterArguments, Exit, fail, runtime, switch_status};
 
 const KEYS: &str = "\
 With --json the output is one object with the key `replicas`: an array with an object for each
@@ -42,7 +42,11 @@ replica, in the order asked. Indices are positions in the log.
   datagrams_in, datagrams_out, bytes_in, bytes_out, datagrams_lost
                    what its sockets have done; lost is what the kernel had no room for
 
-Exit codes: 0 if every replica answered, is well and the same one leads all of them; 1 if not; 3 bad
+With a configuration that names a switch there is a key `switch` too: its address, and for each of its
+roles what it has counted, or an error.
+
+Exit codes: 0 if every replica answered, is well and the same one leads all of them, and the switch
+answered if there is one; 1 if not; 3 bad
 input or usage.";
 
 /// Show how every replica is: leader, term, indices, queues.
@@ -69,23 +73,43 @@ pub(super) fn run(arguments: Arguments) -> Exit {
         Ok(cluster) => cluster,
         Err(error) => return fail(Exit::Usage, error),
     };
+    let switch = cluster.switch;
     let addresses = cluster.members.into_iter().map(|(_, address)| address);
     let timeout = Duration::from_secs(arguments.timeout.into());
-    let replicas = match runtime() {
-        Ok(runtime) => runtime.block_on(ask(addresses.collect(), timeout)),
+    let (replicas, switch) = match runtime() {
+        Ok(runtime) => runtime.block_on(async {
+            let asked =
+                tokio::join!(ask(addresses.collect(), timeout), ask_switch(switch, timeout));
+            asked
+        }),
         Err(error) => return fail(Exit::Bad, error),
     };
     let mut output = io::stdout().lock();
     let printed = if arguments.json {
         let replicas: Vec<Value> = replicas.iter().map(to_json).collect();
-        writeln!(output, "{:#}", json!({ "replicas": replicas }))
+        let mut all = json!({ "replicas": replicas });
+        if let Some(asked) = &switch {
+            all["switch"] = switch_status::to_json(asked);
+        }
+        writeln!(output, "{all:#}")
     } else {
-        write!(output, "{}", table(&replicas))
+        let switch = switch.as_ref().map(switch_status::lines).unwrap_or_default();
+        write!(output, "{}{switch}", table(&replicas))
     };
     if let Err(error) = printed {
         return fail(Exit::Bad, error);
     }
-    if is_well(&replicas) { Exit::Good } else { Exit::Bad }
+    let is_silent = switch.is_some_and(|(_, answer)| answer.is_err());
+    if is_well(&replicas) && !is_silent { Exit::Good } else { Exit::Bad }
+}
+
+/// Asks the switch, if there is one.
+async fn ask_switch(
+    address: Option<SocketAddrV4>,
+    timeout: Duration,
+) -> Option<switch_status::Asked> {
+    let address = address?;
+    Some((address, admin::switch_status(address, timeout).await))
 }
 
 /// Asks all replicas at the same time.

@@ -5,6 +5,7 @@ mod picture;
 mod progress;
 pub mod replicas;
 mod summary;
+mod switch;
 mod timeline;
 pub mod workload;
 
@@ -28,6 +29,7 @@ use measure::Acknowledged;
 use progress::Progress;
 use replicas::{Replicas, ReplicasError};
 use summary::{Observed, Summary, line};
+use switch::Switch;
 use timeline::Timeline;
 use workload::{Shared, Workload};
 
@@ -145,8 +147,16 @@ async fn observe(plan: &Plan, directory: &Path) -> Result<(Observed, History), D
         let action = "find the hovercraft command".to_owned();
         ReplicasError::System { action, source }
     })?;
-    let settings = |_: NodeId| format!("mode = \"{mode}\"\ndurability = \"sync\"");
+    let mut switch = match mode {
+        Mode::HovercRaftPlusPlus => Some(Switch::prepare(&binary, directory)?),
+        _ => None,
+    };
+    let by_switch = switch.as_ref().map(Switch::replica_settings).unwrap_or_default();
+    let settings = |_: NodeId| format!("mode = \"{mode}\"\ndurability = \"sync\"\n{by_switch}");
     let mut replicas = Replicas::prepare(&binary, directory, count, settings)?;
+    if let Some(switch) = &mut switch {
+        switch.start(&replicas.members())?;
+    }
     if mode == Mode::Unreplicated {
         replicas.start(0)?;
     } else {
@@ -156,6 +166,10 @@ async fn observe(plan: &Plan, directory: &Path) -> Result<(Observed, History), D
     let mut connections = Vec::new();
     for _ in 0..clients.min(SESSIONS_MAX) {
         let client = Client::builder().members(members.iter().map(|member| member.1)).mode(mode);
+        let client = match &switch {
+            Some(switch) => client.switch(switch.address()),
+            None => client,
+        };
         connections.push(client.connect().await?);
     }
     let kvs: Vec<_> = connections.iter().cloned().map(Kv::new).collect();
@@ -164,7 +178,8 @@ async fn observe(plan: &Plan, directory: &Path) -> Result<(Observed, History), D
     let workload = Workload::start(&kvs, clients, duration);
     let shared = workload.shared.clone();
     let mut timeline =
-        timeline::play(&mut replicas, duration, with_fault, &shared, &mut progress).await;
+        timeline::play(&mut replicas, &mut switch, duration, with_fault, &shared, &mut progress)
+            .await;
     progress.end();
     progress.stage("checking");
     let mut history = workload.stop().await;

@@ -147,7 +147,9 @@ fn outage(summary: &Summary, height: Range<f64>) -> Option<Rectangle<(f64, f64)>
 /// A line over the whole height when the leader is killed, and when it is started again.
 fn events(summary: &Summary, height: Range<f64>) -> Vec<PathElement<(f64, f64)>> {
     let fault = summary.observed.timeline.fault.iter();
+    let switch = summary.observed.timeline.switch_ns.iter();
     let times = fault.flat_map(|fault| [(fault.killed_ns, FAULT), (fault.restarted_ns, MEDIAN)]);
+    let times = switch.flat_map(|(killed, back)| [(*killed, FAULT), (*back, MEDIAN)]).chain(times);
     let line = |(time, color): (u64, RGBColor)| {
         let time = time as f64 / 1e9;
         PathElement::new([(time, height.start), (time, height.end)], color.stroke_width(1))
@@ -162,6 +164,9 @@ fn names(summary: &Summary, top: f64) -> Vec<Text<'static, (f64, f64), String>> 
         (fault.killed_ns, 0.98, FAULT, format!("leader (replica {}) killed", fault.node)),
         (fault.restarted_ns, 0.98, MEDIAN, format!("replica {} started again", fault.node)),
     ];
+    if let Some((killed_ns, _)) = summary.observed.timeline.switch_ns {
+        lines.push((killed_ns, 0.86, FAULT, "switch killed".to_owned()));
+    }
     if let Some(outage) = &summary.outage {
         let text = format!("{} without service", Nanos(outage.end - outage.start));
         lines.push((fault.killed_ns, 0.90, FAULT, text));

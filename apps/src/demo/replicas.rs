@@ -55,7 +55,7 @@ pub enum ReplicasError {
     },
 }
 
-fn failed(action: impl Into<String>) -> impl FnOnce(io::Error) -> ReplicasError {
+pub(super) fn failed(action: impl Into<String>) -> impl FnOnce(io::Error) -> ReplicasError {
     let action = action.into();
     move |source| ReplicasError::System { action, source }
 }
@@ -273,7 +273,7 @@ fn configuration(id: NodeId, members: &[(NodeId, SocketAddrV4)], settings: &str)
 
 /// Ports that stay free while a replica is down: the operating system gives none of them to a socket
 /// that does not name its port.
-fn free_addresses(count: u16) -> io::Result<Vec<SocketAddrV4>> {
+pub(super) fn free_addresses(count: u16) -> io::Result<Vec<SocketAddrV4>> {
     const ATTEMPTS: usize = 1000;
     let dynamic = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();
     let dynamic_first = dynamic

@@ -38,6 +38,8 @@ pub(super) struct Summary {
     pub(super) whole: Span,
     /// The longest time without service around the fault.
     pub(super) outage: Option<Range<u64>>,
+    /// The longest time without service around the death of the switch.
+    pub(super) switch_outage: Option<Range<u64>>,
     /// What is wrong; nothing if all is well.
     wrong: Vec<String>,
 }
@@ -56,6 +58,8 @@ struct Json<'a> {
     p50_us: Option<u64>,
     p99_us: Option<u64>,
     outage_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    switch_outage_ms: Option<u64>,
     verdict: &'a str,
 }
 
@@ -63,11 +67,20 @@ impl Summary {
     pub(super) fn new(observed: Observed, acknowledged: &Acknowledged) -> Self {
         let stopped = observed.timeline.stopped_ns;
         let whole = acknowledged.span(0..stopped);
-        let mut summary =
-            Self { observed, phases: Vec::new(), whole, outage: None, wrong: Vec::new() };
+        let mut summary = Self {
+            observed,
+            phases: Vec::new(),
+            whole,
+            outage: None,
+            switch_outage: None,
+            wrong: Vec::new(),
+        };
         summary.wrong.clone_from(&summary.observed.timeline.accidents);
         if summary.observed.acknowledged == 0 {
             summary.wrong.push("nothing was acknowledged".to_owned());
+        }
+        if let Some((killed_ns, restarted_ns)) = summary.observed.timeline.switch_ns {
+            summary.judge_switch(killed_ns, restarted_ns, acknowledged);
         }
         if let Some(fault) = summary.observed.timeline.fault {
             summary.judge_fault(fault, acknowledged);
@@ -76,6 +89,20 @@ impl Summary {
         }
         summary.judge_history();
         summary
+    }
+
+    /// Nobody needs the switch: there is service before it is back.
+    fn judge_switch(&mut self, killed_ns: u64, restarted_ns: u64, acknowledged: &Acknowledged) {
+        let end = self
+            .observed
+            .timeline
+            .fault
+            .map_or(self.observed.timeline.stopped_ns, |it| it.killed_ns);
+        let outage = acknowledged.longest_pause(&(killed_ns..end));
+        if outage.end >= restarted_ns {
+            self.wrong.push("no service while the switch was down".to_owned());
+        }
+        self.switch_outage = Some(outage);
     }
 
     fn judge_fault(&mut self, fault: Fault, acknowledged: &Acknowledged) {
@@ -139,6 +166,8 @@ impl Summary {
             p50_us: micros(|latency| latency.p50_ns),
             p99_us: micros(|latency| latency.p99_ns),
             outage_ms: self.outage_ns().div_ceil(1_000_000),
+            switch_outage_ms: (self.switch_outage.as_ref())
+                .map(|outage| (outage.end - outage.start).div_ceil(1_000_000)),
             verdict: &self.verdict(),
         };
         let text = serde_json::to_string_pretty(&json);
@@ -170,6 +199,11 @@ impl fmt::Display for Summary {
                 "without service",
                 format_args!("{outage}, around the death of replica {}", fault.node),
             ))?;
+        }
+        if let Some(outage) = &self.switch_outage {
+            let outage = Nanos(outage.end - outage.start);
+            let what = format_args!("{outage}, around the death of the switch");
+            f.write_str(&line("without service", what))?;
         }
         let total = answered_by.iter().map(|(_, count)| count).sum::<u64>().max(1) as f64;
         let shares = answered_by
@@ -271,7 +305,7 @@ pub(super) mod samples {
             unknown: 1,
             not_executed: 0,
             answered_by: vec![(NodeId(1), 600), (NodeId(2), 300), (NodeId(3), 100)],
-            timeline: Timeline { fault, stopped_ns: 10_000_000_000, accidents },
+            timeline: Timeline { fault, switch_ns: None, stopped_ns: 10_000_000_000, accidents },
             findings: Some(Findings::default()),
         };
         (Summary::new(observed, &acknowledged), acknowledged)

@@ -5,13 +5,15 @@ use std::{sync::atomic::Ordering, time::Duration};
 use hovercraft::NodeId;
 use tokio::time::{Instant, sleep_until};
 
-use super::{progress::Progress, replicas::Replicas, workload::Shared};
+use super::{progress::Progress, replicas::Replicas, switch::Switch, workload::Shared};
 
 /// What happened, in nanoseconds since the load began.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Timeline {
     /// The fault, if there was to be one.
     pub(super) fault: Option<Fault>,
+    /// When the switch was killed and started again, if there is one.
+    pub(super) switch_ns: Option<(u64, u64)>,
     /// When the load was stopped.
     pub(super) stopped_ns: u64,
     /// What was not meant to happen.
@@ -29,6 +31,7 @@ pub(super) struct Fault {
 /// Lets `duration` pass, with or without the fault.
 pub(super) async fn play(
     replicas: &mut Replicas,
+    switch: &mut Option<Switch>,
     duration: Duration,
     with_fault: bool,
     load: &Shared,
@@ -36,7 +39,14 @@ pub(super) async fn play(
 ) -> Timeline {
     let mut player = Player { replicas, load, progress, accidents: Vec::new() };
     let at = |part: u32| load.started + duration * part / 3;
-    let mut fault = None;
+    let (mut fault, mut switch_ns) = (None, None);
+    if let Some(switch) = switch.as_mut().filter(|_| with_fault) {
+        player.watch_until(load.started + duration / 6).await;
+        let killed_ns = player.kill_the_switch(switch).await;
+        player.watch_until(load.started + duration / 4).await;
+        let restarted_ns = player.restart_the_switch(switch);
+        switch_ns = Some((killed_ns, restarted_ns));
+    }
     if with_fault {
         player.watch_until(at(1)).await;
         let killed = player.kill_the_leader().await;
@@ -48,7 +58,7 @@ pub(super) async fn play(
     }
     player.watch_until(at(3)).await;
     let Player { accidents, .. } = player;
-    Timeline { fault, stopped_ns: load.nanos(), accidents }
+    Timeline { fault, switch_ns, stopped_ns: load.nanos(), accidents }
 }
 
 struct Player<'a> {
@@ -91,6 +101,23 @@ impl Player<'_> {
         }
         self.event(&format!("replica {node}, the leader, is killed with SIGKILL"));
         Some((position, node, killed_ns))
+    }
+
+    async fn kill_the_switch(&mut self, switch: &mut Switch) -> u64 {
+        let killed_ns = self.load.nanos();
+        match switch.kill().await {
+            Ok(()) => self.event("the switch is killed with SIGKILL"),
+            Err(error) => self.accident(error.to_string()),
+        }
+        killed_ns
+    }
+
+    fn restart_the_switch(&mut self, switch: &mut Switch) -> u64 {
+        match switch.start(&self.replicas.members()) {
+            Ok(()) => self.event("the switch is started again"),
+            Err(error) => self.accident(error.to_string()),
+        }
+        self.load.nanos()
     }
 
     fn restart(&mut self, position: usize, node: NodeId) -> u64 {

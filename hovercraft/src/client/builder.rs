@@ -27,6 +27,7 @@ const QUEUE: usize = 4096;
 pub struct ClientBuilder {
     members: Vec<SocketAddrV4>,
     multicast: Option<Multicast>,
+    switch: Option<SocketAddrV4>,
     mode: Mode,
     timeout: Duration,
 }
@@ -36,6 +37,7 @@ impl ClientBuilder {
         Self {
             members: Vec::new(),
             multicast: None,
+            switch: None,
             mode: Mode::default(),
             timeout: TIMEOUT_DEFAULT,
         }
@@ -52,6 +54,13 @@ impl ClientBuilder {
     /// of this host that leads there (P3).
     pub fn multicast(mut self, group: SocketAddrV4, interface: Ipv4Addr) -> Self {
         self.multicast = Some(Multicast { group, interface });
+        self
+    }
+
+    /// A switch, which passes every request on to all replicas (P3). While it seems to be gone the
+    /// client sends to the members itself, if it has been told of them.
+    pub fn switch(mut self, address: SocketAddrV4) -> Self {
+        self.switch = Some(address);
         self
     }
 
@@ -108,6 +117,18 @@ impl ClientBuilder {
 
     fn destinations(&self) -> Result<Destinations, ConnectError> {
         let wrong = |setting, reason| Err(ConnectError::Setting { setting, reason });
+        if let Some(switch) = self.switch {
+            let members = self.members.clone();
+            return match (self.mode, self.multicast) {
+                (_, Some(_)) => {
+                    wrong("switch", "requests go by a switch or by multicast, not by both")
+                }
+                (Mode::Raft, None) => {
+                    wrong("switch", "in the mode raft a request goes to one replica: name members")
+                }
+                (_, None) => Ok(Destinations::BySwitch { switch, members }),
+            };
+        }
         match (self.mode, self.multicast) {
             (Mode::Raft, Some(_)) => {
                 wrong("multicast", "in the mode raft a request goes to one replica: name members")

@@ -10,6 +10,14 @@ pub enum Destinations {
     /// Every request goes to one of these, and a retry to the next: for the mode `raft`, where any
     /// replica passes requests on to the leader.
     OneByOne(Vec<SocketAddrV4>),
+    /// Every request goes to a switch, which passes it on to all replicas; to these themselves
+    /// while the switch seems to be gone.
+    BySwitch {
+        /// Where the switch is.
+        switch: SocketAddrV4,
+        /// The replicas.
+        members: Vec<SocketAddrV4>,
+    },
 }
 
 /// The destinations in the order in which they are to be tried.
@@ -24,6 +32,9 @@ impl Route {
     pub(super) fn new(destinations: &Destinations) -> Self {
         let orders: Vec<Arc<[SocketAddrV4]>> = match destinations {
             Destinations::All(addresses) => vec![Arc::from(&addresses[..])],
+            Destinations::BySwitch { switch, members } => {
+                vec![[&[*switch][..], members].concat().into()]
+            }
             Destinations::OneByOne(addresses) => (0..addresses.len())
                 .map(|first| [&addresses[first..], &addresses[..first]].concat().into())
                 .collect(),

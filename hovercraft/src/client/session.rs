@@ -108,6 +108,7 @@ impl<T> Session<T> {
             retry_after_max: RETRY_AFTER_MAX,
             outstanding_max: CALLS_MAX + 1,
             one_by_one: matches!(destinations, Destinations::OneByOne(_)),
+            by_switch: matches!(destinations, Destinations::BySwitch { members, .. } if !members.is_empty()),
             ..ClientConfig::default()
         };
         let mut nonces = fastrand::Rng::with_seed(seed);

@@ -1,4 +1,5 @@
-//! Admission by the leader: how many identities may be in the system at once (P23, P24).
+//! Admission: how many identities may be in the system at once (P23, P24). The leader has one of
+//! these, and so has a switch.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -12,11 +13,11 @@ use crate::{
 /// The identities that are in the system, with when they were admitted.
 ///
 /// An identity leaves when its replier has applied it, when it waited in vain for an order, or by
-/// age. So neither a lost report nor a
-/// dead replier leaks capacity, and a retry adds nothing.
+/// age. So neither a lost report nor a dead replier leaks capacity, and a retry adds nothing. Beside
+/// each there is what the authority wants to know when it leaves.
 #[derive(Debug)]
-pub(crate) struct Admission {
-    admitted: Lookup<Identity, Time>,
+pub(crate) struct Admission<T = ()> {
+    admitted: Lookup<Identity, (Time, T)>,
     /// In order of admission; some may have left since.
     by_age: VecDeque<(Time, Identity)>,
     limit: usize,
@@ -24,25 +25,33 @@ pub(crate) struct Admission {
 }
 
 impl Admission {
-    pub(crate) fn new(limit: usize, age_max: Duration, seed: u64) -> Self {
-        Self { admitted: Lookup::new(seed), by_age: VecDeque::new(), limit, age_max }
-    }
-
     /// Admits an identity if there is room; one that is in the system stays in it.
     pub(crate) fn admit(&mut self, now: Time, identity: Identity) -> bool {
-        if self.admitted.len() >= self.limit {
-            self.expire(now);
+        if self.len() >= self.limit {
+            self.expire(now, |()| ());
         }
-        let has_room = self.admitted.len() < self.limit;
+        let has_room = self.len() < self.limit;
         match self.admitted.entry(identity) {
             Entry::Occupied(_) => true,
             Entry::Vacant(place) if has_room => {
-                place.insert(now);
+                place.insert((now, ()));
                 self.by_age.push_back((now, identity));
                 true
             }
             Entry::Vacant(_) => false,
         }
+    }
+}
+
+impl<T: Copy> Admission<T> {
+    pub(crate) fn new(limit: usize, age_max: Duration, seed: u64) -> Self {
+        Self { admitted: Lookup::new(seed), by_age: VecDeque::new(), limit, age_max }
+    }
+
+    /// Takes in an identity that is not in the system, whatever the limit says.
+    pub(crate) fn insert(&mut self, now: Time, identity: Identity, beside: T) {
+        self.admitted.insert(identity, (now, beside));
+        self.by_age.push_back((now, identity));
     }
 
     /// Whether an identity is in the system.
@@ -50,13 +59,18 @@ impl Admission {
         self.admitted.contains(identity)
     }
 
-    /// The identity has been answered, or will not be.
-    pub(crate) fn release(&mut self, identity: &Identity) {
-        self.admitted.remove(identity);
+    /// The identity has been answered, or will not be. Returns when it was admitted, and what was
+    /// beside it.
+    pub(crate) fn release(&mut self, identity: &Identity) -> Option<(Time, T)> {
+        let released = self.admitted.remove(identity);
         if self.by_age.len() > 2 * self.admitted.len() + 1024 {
             let admitted = &self.admitted;
-            self.by_age.retain(|(at, identity)| admitted.get(identity) == Some(at));
+            let is_current = |(at, identity): &(Time, Identity)| {
+                admitted.get(identity).is_some_and(|(admitted_at, _)| admitted_at == at)
+            };
+            self.by_age.retain(is_current);
         }
+        released
     }
 
     /// Forgets everything: this replica has become leader, and fills the set from its log.
@@ -69,17 +83,24 @@ impl Admission {
         self.admitted.len()
     }
 
-    /// Removes what is too old, and what was released from the front of the queue by age.
-    fn expire(&mut self, now: Time) {
-        while let Some((admitted, identity)) = self.by_age.front() {
-            let is_current = self.admitted.get(identity) == Some(admitted);
-            if is_current && now.since(*admitted) < self.age_max {
-                return;
-            }
-            if is_current {
-                self.admitted.remove(identity);
+    /// When the oldest identity that is in the system was admitted.
+    pub(crate) fn oldest(&mut self) -> Option<Time> {
+        while let Some((at, identity)) = self.by_age.front() {
+            if self.admitted.get(identity).is_some_and(|(admitted_at, _)| admitted_at == at) {
+                return Some(*at);
             }
             self.by_age.pop_front();
+        }
+        None
+    }
+
+    /// Removes what is too old, handing what was beside it to `each`, and what was released from
+    /// the front of the queue by age.
+    pub(crate) fn expire(&mut self, now: Time, mut each: impl FnMut(T)) {
+        while self.oldest().is_some_and(|at| now.since(at) >= self.age_max) {
+            let (_, identity) = self.by_age.pop_front().expect("there is an oldest one");
+            let (_, beside) = self.admitted.remove(&identity).expect("it is in the system");
+            each(beside);
         }
     }
 }

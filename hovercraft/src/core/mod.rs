@@ -5,7 +5,7 @@
 //! and calls again at [`Core::poll_timeout`] at the latest. Nothing is sent or written before
 //! `flush`, so batches grow with what happened in one turn and never wait.
 
-mod admission;
+pub(crate) mod admission;
 mod aggregation;
 mod apply;
 mod arrival;
@@ -15,7 +15,7 @@ mod configuration;
 mod election;
 mod follower;
 mod log;
-mod lookup;
+pub(crate) mod lookup;
 mod ordering;
 mod output;
 mod recovering;

@@ -177,6 +177,7 @@ impl Core {
             return;
         };
         let admission = &mut self.admission;
+        // It does not start again as a leader: one round is as good as another.
         leader.repliers.report(now, node, (0, applied), |identity| admission.release(identity));
     }
 
@@ -193,7 +194,9 @@ impl Core {
 
     pub(super) fn expire_unordered(&mut self, now: Time) {
         let admission = &mut self.admission;
-        self.unordered.expire(now, |request| admission.release(&request.identity()));
+        self.unordered.expire(now, |request| {
+            admission.release(&request.identity());
+        });
         self.ensure_expiry_timer();
     }
 

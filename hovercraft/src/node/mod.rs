@@ -33,7 +33,9 @@ use crate::{
     state_machine::StateMachine,
     storage::{self, Durability, HardState, Loaded, LogStore, StoreError, StoreKind},
 };
+pub(crate) use network::Clock;
 use roles::{Panicked, Role};
+pub(crate) use run::network_status;
 use run::{Prepared, endpoints};
 use unreplicated::Unreplicated;
 
@@ -129,6 +131,7 @@ pub struct NodeBuilder {
     data: Option<PathBuf>,
     mode: Mode,
     aggregator: Option<SocketAddrV4>,
+    switch: Option<SocketAddrV4>,
     multicast: Option<Multicast>,
     settings: Settings,
     store: StoreKind,
@@ -155,6 +158,13 @@ impl NodeBuilder {
     /// Where the switch aggregates, in mode `hovercraft++`: equal on all replicas.
     pub fn aggregator(mut self, address: SocketAddrV4) -> Self {
         self.aggregator = Some(address);
+        self
+    }
+
+    /// The switch that admits requests, or gives them to the workers of an unreplicated service:
+    /// whoever answers tells it so (P19).
+    pub fn switch(mut self, address: SocketAddrV4) -> Self {
+        self.switch = Some(address);
         self
     }
 
@@ -293,7 +303,8 @@ impl NodeBuilder {
         let stopper = Stopper { stopped: Arc::default(), waker: link.waker() };
         let name = format!("node-{}", self.id);
         let seed = random_u64();
-        let endpoints = endpoints(self.limits.request_bytes_max as usize, seed);
+        let mut endpoints = endpoints(self.limits.request_bytes_max as usize, seed);
+        endpoints.switch = self.switch;
         let handle = stopper.clone();
         let role = match store {
             None => {
@@ -377,6 +388,7 @@ impl Node {
             data: None,
             mode: Mode::default(),
             aggregator: None,
+            switch: None,
             multicast: None,
             settings: Settings::default(),
             store: StoreKind::default(),
@@ -435,13 +447,17 @@ pub struct Stopper {
 }
 
 impl Stopper {
+    pub(crate) fn new(stopped: Arc<AtomicBool>, waker: Waker) -> Self {
+        Self { stopped, waker }
+    }
+
     /// The node stops gracefully, soon.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
         self.waker.wake_by_ref();
     }
 
-    fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
 }

@@ -62,6 +62,8 @@ pub(crate) struct Endpoints {
     pub(crate) receiver: MessageReceiver,
     pub(crate) sender: MessageSender,
     pub(crate) outbox: Outbox,
+    /// Who is told of every answer (P19).
+    pub(crate) switch: Option<SocketAddrV4>,
 }
 
 impl Endpoints {
@@ -78,11 +80,21 @@ impl Endpoints {
         if let Err(error) = sent {
             tracing::warn!(%identity, %error, "a reply cannot be sent");
         }
+        self.tell_switch(to, option_of(identity));
+    }
+
+    /// A request has been answered (P19).
+    pub(crate) fn tell_switch(&mut self, request: ReplyTo, identity: Option<r2p2::Identity>) {
+        if let Some(switch) = self.switch {
+            self.requests.feedback(switch, request, identity, &mut self.outbox);
+        }
     }
 
     /// Tells a client that its request is not admitted now (P23).
     pub(crate) fn drop_request(&mut self, to: ReturnPath, identity: Identity) {
-        self.requests.drop_request(reply_to(to), option_of(identity), &mut self.outbox);
+        let (to, identity) = (reply_to(to), option_of(identity));
+        self.requests.drop_request(to, identity, &mut self.outbox);
+        self.tell_switch(to, identity);
     }
 
     /// Answers an operator.

@@ -169,6 +169,7 @@ pub(crate) fn endpoints(request_bytes_max: usize, seed: u64) -> Endpoints {
         receiver: MessageReceiver::new(MessageConfig::default(), seed),
         sender: MessageSender::new(seed),
         outbox: Outbox::new(),
+        switch: None,
     }
 }
 
@@ -177,7 +178,7 @@ fn request_endpoint(request_bytes_max: usize, seed: u64) -> ServerEndpoint {
     ServerEndpoint::new(config, seed)
 }
 
-fn network_status(link: &impl WaitLink) -> NetworkStatus {
+pub(crate) fn network_status(link: &impl WaitLink) -> NetworkStatus {
     let statistics = link.statistics();
     NetworkStatus {
         datagrams_in: statistics.datagrams_in,

@@ -129,6 +129,7 @@ impl Unreplicated {
             if let Err(error) = sent {
                 tracing::warn!(%error, "a reply cannot be sent");
             }
+            endpoints.tell_switch(to, options.identity);
         });
         if let Err(poisoned) = result {
             tracing::error!(%poisoned, "the service is stopped");
