@@ -367,10 +367,12 @@ mod tests {
         let mut bench = Bench::new(10_000, Some(slo));
         let mut run = |periods: u32, takes: Duration| {
             for _ in 0..periods * 5 {
-                let number = bench.ask(1);
+                let (number, next) = (bench.ask(1), bench.now + Duration::from_millis(4));
                 bench.now += takes;
-                number.into_iter().for_each(|number| bench.answer(number));
-                bench.now += Duration::from_millis(4) - takes;
+                if let Some(number) = number {
+                    bench.answer(number);
+                }
+                bench.now = next;
             }
             bench.admission.drop_share()
         };

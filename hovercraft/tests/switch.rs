@@ -1,0 +1,188 @@
+//! Clusters behind a switch that dies.
+
+mod support;
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use hovercraft::{
+    Client, Mode, Node, NodeId,
+    admin::{self, NodeStatus},
+    switch::{AdmissionConfig, RouterConfig, Routing, RunningSwitch, SwitchConfig, SwitchStatus},
+};
+use r2p2::{CallSettings, Policy};
+use support::{Cluster, Journal, is_level};
+
+/// Three replicas behind a switch that does everything for them.
+struct Bench {
+    cluster: Cluster,
+    switch: Option<RunningSwitch>,
+    address: SocketAddrV4,
+    config: SwitchConfig,
+}
+
+impl Bench {
+    async fn start(data: &Path, limit: usize) -> Self {
+        // First without replicas, because they must know where it is.
+        let any_port = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        let alone = SwitchConfig { aggregates: true, ..SwitchConfig::default() };
+        let switch = RunningSwitch::start(any_port, alone, Duration::ZERO).unwrap();
+        let address = switch.address();
+        let cluster = Cluster::start(3, data, |builder| {
+            builder.mode(Mode::HovercRaftPlusPlus).aggregator(address).switch(address)
+        })
+        .await;
+        switch.stop().unwrap();
+        let age_max = Duration::from_millis(200);
+        let config = SwitchConfig {
+            members: cluster.addresses().collect(),
+            admission: Some(AdmissionConfig { limit, age_max, slo: None }),
+            aggregates: true,
+            router: None,
+        };
+        let mut bench = Self { cluster, switch: None, address, config };
+        bench.start_switch();
+        bench
+    }
+
+    fn start_switch(&mut self) {
+        let started = RunningSwitch::start(self.address, self.config.clone(), Duration::ZERO);
+        self.switch = Some(started.unwrap());
+    }
+
+    /// A client of a cluster with a leader: while there is none it cannot tell that from a dead
+    /// switch, and goes around it.
+    async fn client(&self) -> Client {
+        self.cluster.leader().await;
+        let client = Client::builder().members(self.cluster.addresses()).switch(self.address);
+        client.timeout(Duration::from_secs(20)).connect().await.unwrap()
+    }
+
+    async fn status(&self) -> SwitchStatus {
+        admin::switch_status(self.address, Duration::from_secs(5)).await.unwrap()
+    }
+
+    /// Waits until the leader sends by the aggregator.
+    async fn until_aggregated(&self) {
+        let found =
+            |node: &NodeStatus| node.counters.aggregator_found > node.counters.aggregator_lost;
+        self.cluster.until("an aggregator that is used", |all| all.iter().any(found)).await;
+    }
+}
+
+#[tokio::test]
+async fn everything_goes_by_the_switch_and_around_it_when_it_is_gone() {
+    let data = tempfile::tempdir().unwrap();
+    let mut bench = Bench::start(data.path(), 100).await;
+    bench.until_aggregated().await;
+    let client = bench.client().await;
+    for count in 1..=50_u64 {
+        assert_eq!(client.call("a").await.unwrap().as_ref(), count.to_be_bytes());
+    }
+    let status = bench.status().await;
+    let admission = status.admission.expect("it admits");
+    let (serving, counters) = status.aggregator.expect("it aggregates");
+    assert!(admission.counters.admitted >= 51 && serving.commit >= 50, "{admission:?} {serving:?}");
+    assert!(counters.commits_announced >= 50, "{counters:?}");
+    assert!(status.fan_out.is_some_and(|fan_out| fan_out.packets_out >= 3 * 51));
+
+    let terms = |status: &[NodeStatus]| -> Vec<_> {
+        status.iter().filter_map(|node| Some(node.protocol.as_ref()?.term)).collect()
+    };
+    let before = terms(&bench.cluster.status().await);
+    bench.switch.take().unwrap().stop().unwrap();
+    let since = Instant::now();
+    for count in 51..=100_u64 {
+        assert_eq!(client.call("b").await.unwrap().as_ref(), count.to_be_bytes());
+    }
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    // P32: without an election.
+    assert_eq!(terms(&bench.cluster.status().await), before);
+    bench.start_switch();
+    bench.until_aggregated().await;
+    bench.cluster.until("equal logs", is_level).await;
+    for count in 101..=110_u64 {
+        assert_eq!(client.call("c").await.unwrap().as_ref(), count.to_be_bytes());
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_much_waits_and_nothing_leaks() {
+    // P24: room for two, and many callers.
+    let data = tempfile::tempdir().unwrap();
+    let bench = Bench::start(data.path(), 2).await;
+    let client = bench.client().await;
+    let calls = (0..40).map(|_| {
+        let client = client.clone();
+        tokio::spawn(async move { client.call("a").await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        call.await.unwrap().unwrap();
+    }
+    let admission = bench.status().await.admission.expect("it admits");
+    let counters = admission.counters;
+    assert!(counters.refused_full + counters.refused_unfair > 0, "{counters:?}");
+    let reply = client.query("count").await.unwrap();
+    assert_eq!(reply.as_ref(), 40_u64.to_be_bytes());
+}
+
+#[tokio::test]
+async fn large_requests_and_replies_pass_a_switch() {
+    // P4: the first packet is admitted, and the leader asks for the rest.
+    let data = tempfile::tempdir().unwrap();
+    let bench = Bench::start(data.path(), 100).await;
+    let client = bench.client().await;
+    for count in 1..=5_u64 {
+        let command = vec![count as u8; 100_000];
+        assert_eq!(client.call(command).await.unwrap().as_ref(), count.to_be_bytes());
+    }
+    bench.cluster.until("equal logs", is_level).await;
+}
+
+#[tokio::test]
+async fn a_router_gives_requests_to_workers_and_does_without_a_dead_one() {
+    let any_port = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+    let alone = SwitchConfig { aggregates: true, ..SwitchConfig::default() };
+    let switch = RunningSwitch::start(any_port, alone, Duration::ZERO).unwrap();
+    let address = switch.address();
+    switch.stop().unwrap();
+    let worker = |id| {
+        let worker = Node::builder(NodeId(id), any_port).mode(Mode::Unreplicated).switch(address);
+        worker.start(Journal::default()).unwrap()
+    };
+    let mut workers = vec![worker(1), worker(2)];
+    let router = RouterConfig {
+        workers: workers.iter().map(Node::address).collect(),
+        routing: Routing::Jbsq(2),
+        age_max: Duration::from_millis(200),
+        waiting_max: 100,
+    };
+    let config = SwitchConfig { router: Some(router), ..SwitchConfig::default() };
+    let switch = RunningSwitch::start(address, config, Duration::ZERO).unwrap();
+    let settings = CallSettings {
+        timeout: Duration::from_secs(20),
+        retry_after: Some(Duration::from_millis(50)),
+        policy: Policy::LoadBalance,
+        original_server: true,
+    };
+    let client = r2p2::Client::connect_with(address, settings).await.unwrap();
+    for _ in 0..20 {
+        client.call("a").await.unwrap();
+    }
+    // A large one: the worker asks the client itself for the rest.
+    client.call(vec![1; 20_000]).await.unwrap();
+    let router = |status: SwitchStatus| status.router.expect("it routes");
+    let asked = admin::switch_status(address, Duration::from_secs(5)).await.unwrap();
+    assert!(router(asked).answered >= 21);
+    workers.pop().unwrap().stop().unwrap();
+    for _ in 0..20 {
+        client.call("b").await.unwrap();
+    }
+    let asked = router(admin::switch_status(address, Duration::from_secs(5)).await.unwrap());
+    assert_eq!(asked.workers_lost, 1, "{asked:?}");
+    switch.stop().unwrap();
+    workers.pop().unwrap().stop().unwrap();
+}
