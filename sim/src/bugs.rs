@@ -105,4 +105,46 @@ pub const BUGS: &[Bug] = &[
     bug("name-not-synced", "P37", "a file is renamed into its place, and its directory not synced"),
     bug("mark-before-sync", "P38", "the log notes what is on disk before it is"),
     bug("checksum-not-checked", "P38", "a record of the log is taken without its checksum"),
+    bug(
+        "agg-commit-own-tail",
+        "P12, P29",
+        "a follower takes its own log as committed as far as an aggregator announces, verified or not",
+    ),
+    bug(
+        "agg-old-answers",
+        "P28",
+        "the aggregator counts answers to an earlier term and of an earlier configuration",
+    ),
+    bug(
+        "agg-leader-unsynced",
+        "P28",
+        "the leader is counted by the aggregator before its own sync",
+    ),
+    bug(
+        "agg-below-noop",
+        "P28, P13",
+        "the aggregator announces entries of earlier terms by counting",
+    ),
+    bug(
+        "agg-acks-last",
+        "P28, P6",
+        "a follower acknowledges to the aggregator the end of the message, whatever it holds",
+    ),
+    bug(
+        "agg-resets-election",
+        "P29",
+        "an announcement of the aggregator counts as a sign of the leader",
+    ),
+    bug(
+        "agg-feeds-check-quorum",
+        "P31",
+        "what the aggregator remembers keeps a leader in office that no quorum hears",
+    ),
+    bug("agg-no-fallback", "P32", "a leader does not notice that its aggregator is silent"),
+    bug(
+        "agg-dead-link",
+        "P26, P30",
+        "a follower that the aggregator does not reach is never served directly",
+    ),
+    bug("feedback-leaks", "P24", "a place in the system that no FEEDBACK frees is never freed"),
 ];

@@ -49,6 +49,10 @@ pub struct ClusterOptions {
     /// `hovercraft++`.
     #[serde(default)]
     pub aggregators: u8,
+    /// Clients send by the first of them, as a switch that admits requests; to the replicas what that
+    /// does not get answered.
+    #[serde(default)]
+    pub by_switch: bool,
     /// Who answers.
     #[serde(with = "PolicyName")]
     pub policy: Policy,
@@ -199,6 +203,7 @@ impl ClusterOptions {
             replicas,
             mode: settings.mode,
             aggregators: 0,
+            by_switch: false,
             policy: settings.policy,
             queue_bound: settings.queue_bound,
             heartbeat_us: micros(settings.timing.heartbeat),
@@ -277,7 +282,8 @@ impl ClusterOptions {
         if self.mode != Mode::HovercRaft || self.replicas < 2 || rng.bool() {
             return self;
         }
-        Self { mode: Mode::HovercRaftPlusPlus, aggregators: pick(rng, &[1, 1, 1, 2]), ..self }
+        let (aggregators, by_switch) = (pick(rng, &[1, 1, 1, 2]), rng.bool());
+        Self { mode: Mode::HovercRaftPlusPlus, aggregators, by_switch, ..self }
     }
 }
 
@@ -336,8 +342,9 @@ impl Options {
             "the times of heartbeats and elections contradict each other".to_owned()
         } else if self.clients.len() > 64 || self.drift_ppm_max > 500_000 {
             "there are too many clients, or clocks drift too much".to_owned()
-        } else if cluster.aggregators > 2 {
-            "there are more than two aggregators".to_owned()
+        } else if cluster.aggregators > 2 || (cluster.by_switch && cluster.aggregators == 0) {
+            "there are more than two aggregators, or clients send by one that is not there"
+                .to_owned()
         } else if cluster.queue_bound == 0 || cluster.admission_limit == 0 {
             "`queue_bound` and `admission_limit` must be above 0".to_owned()
         } else if self.clients.iter().any(|client| client.window == 0 || client.retry_after_us == 0)

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hovercraft::{
     Identity, Incarnation, Index, NodeId, Outcome, Request, ReturnPath,
     core::{Applier, Committed, Conflict, Core, Output, Response, Settings, Start, WriteNumber},
-    messages::Envelope,
+    messages::{Envelope, Message},
     node::{begin_run, end_run},
     storage::Durability,
 };
@@ -248,7 +248,13 @@ impl Life {
 
     fn input(&mut self, now: Time, input: Input, disk: &mut Disk, effects: &mut Vec<Effect>) {
         match input {
-            Input::Message(envelope) => self.core.handle_message(now, *envelope),
+            Input::Message(envelope) => {
+                let is_announced = is_announced_to_follower(&self.core, &envelope);
+                let before = self.core.poll_timeout();
+                self.core.handle_message(now, *envelope);
+                let is_later = is_announced && self.core.poll_timeout() > before;
+                assert!(!is_later, "an announcement of the aggregator is no sign of life (P29)");
+            }
             Input::Request(request, path) => self.core.handle_request(now, request, path),
             Input::Stored(number) => self.core.handle_stored(now, number),
             Input::SnapshotTaken(snapshot) => {
@@ -336,6 +342,14 @@ impl Life {
         effects.push(Effect::Applied { committed, call, state });
         effects.append(&mut self.replies);
     }
+}
+
+/// Whether this is what an aggregator says to a follower in its term: hearing that must put off
+/// nothing (P29).
+fn is_announced_to_follower(core: &Core, envelope: &Envelope) -> bool {
+    let is_announcement = matches!(envelope.message, Message::AggCommit(_));
+    let is_current = envelope.term == core.hard_state().term;
+    is_announcement && is_current && !core.is_leader()
 }
 
 fn reply(response: &Response<'_>) -> Effect {

@@ -127,8 +127,13 @@ impl Trace {
                 let before = std::mem::replace(known, reply.acknowledged);
                 reply.rejected_after.is_some() || reply.acknowledged > before
             }
+            Message::Aggregate(aggregate) => !aggregate.append.entries.is_empty(),
             _ => true,
         };
+        if from == NodeId::AGGREGATOR {
+            let text = || format!("aggregator → {to}  {}", describe(envelope));
+            return self.tell(at, Place::At(position(to)), text);
+        }
         let text = || format!("{from} → {to}  {}", describe(envelope));
         let place = Place::Between(position(from), position(to), sent);
         if is_news { self.tell(at, place, text) } else { self.mention(at, place, text) }

@@ -155,6 +155,9 @@ impl Core {
         let Some(stream) = &leader.aggregation.stream else {
             return;
         };
+        if planted!("agg-dead-link") {
+            return;
+        }
         let round = leader.round;
         for follower in leader.followers.iter_mut().filter(|follower| follower.direct.is_none()) {
             let is_behind = follower.round + ROUNDS_BEHIND_MAX <= stream.round;
@@ -187,6 +190,9 @@ impl Core {
         let Some(stream) = self.stream() else {
             return;
         };
+        if planted!("agg-no-fallback") {
+            return;
+        }
         if now.since(stream.heard) >= silence {
             self.fall_back(now, "the aggregator is silent");
         } else {
@@ -199,6 +205,12 @@ impl Core {
         match self.role {
             Role::Leader(_) => self.agg_commit_at_leader(now, commit),
             Role::Follower { leader: Some(_) } if !self.snapshots.is_installing() => {
+                if planted!("agg-commit-own-tail") {
+                    self.commit.verify(commit.commit.min(self.log.last()));
+                }
+                if planted!("agg-resets-election") {
+                    self.restart_election_timer(now);
+                }
                 // Never further than its own log is known to be the leader's (P12); and it says
                 // nothing of whether the leader is still there (P29).
                 self.commit.state_by_aggregator(commit.commit);
@@ -265,6 +277,12 @@ impl Core {
             rejected_after: None,
         };
         self.take_reply(now, member.id, member.incarnation, &reply);
+        if planted!("agg-feeds-check-quorum")
+            && let Role::Leader(leader) = &mut self.role
+            && let Some(follower) = leader.follower_mut(member.id)
+        {
+            follower.answered = now;
+        }
     }
 
     /// A quorum has answered a round through the aggregator. It is alive as of when that round was
@@ -357,7 +375,8 @@ impl Core {
         let Some(append) = self.append_from(next, count_max) else {
             return 0;
         };
-        let (count, durable) = (append.entries.len(), self.held_index());
+        let (count, held) = (append.entries.len(), self.held_index());
+        let durable = if planted!("agg-leader-unsynced") { self.log.last() } else { held };
         let configuration = self.configurations.current();
         let is_governed = next > self.configurations.current_index() || count == 0;
         assert!(is_governed, "only what the configuration governs goes by the aggregator (P28)");
@@ -400,7 +419,8 @@ impl Core {
         let Some(owed) = &mut self.acknowledging.owed else {
             return;
         };
-        let acknowledged = held.min(owed.last);
+        let all = planted!("agg-acks-last");
+        let acknowledged = if all { owed.last } else { held.min(owed.last) };
         if owed.round <= owed.round_answered && acknowledged <= owed.acknowledged {
             return;
         }

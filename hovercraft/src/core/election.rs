@@ -169,8 +169,10 @@ impl Core {
         // ready, if the write that it waited for was done in the same turn.
         self.held.clear();
         self.outputs.retain(|output| {
-            let Output::Send { envelope, .. } = output else { return true };
-            !matches!(envelope.message, Message::AppendReply(_))
+            let (Output::Send { envelope, .. } | Output::Aggregate { envelope }) = output else {
+                return true;
+            };
+            !matches!(envelope.message, Message::AppendReply(_) | Message::Acknowledge(_))
         });
         self.write_hard_state();
         self.forget_term(now);

@@ -66,7 +66,7 @@ pub(crate) struct Follower {
     /// The newest round that it answered.
     pub(crate) round: u64,
     /// When the newest round that it answered was sent.
-    answered: Time,
+    pub(crate) answered: Time,
     /// The same, whichever life of it answered.
     heard: Time,
     /// What was sent was sent again: one message at a time, until `matched` moves.
@@ -345,7 +345,9 @@ impl Core {
         if counted {
             let admission = &mut self.admission;
             leader.repliers.exclude(from, reply.poisoned);
-            let release = |identity: &_| admission.release(identity);
+            let release = |identity: &_| {
+                admission.release(identity);
+            };
             // Nor has it applied more than that.
             let report = (reply.round, reply.applied.min(last));
             leader.repliers.report(now, from, report, release);
@@ -362,7 +364,8 @@ impl Core {
         };
         for follower in &mut leader.followers {
             let is_waiting = follower.matched + 1 < follower.next.min(last + 1);
-            if is_waiting && now.since(follower.progressed) >= after {
+            let is_left_alone = planted!("agg-dead-link") && follower.direct.is_none();
+            if is_waiting && now.since(follower.progressed) >= after && !is_left_alone {
                 self.counters.resends += 1;
                 if planted!("rechoose-replier")
                     && let Some(slot) = self.log.slot_mut(follower.matched + 1)

@@ -5,6 +5,7 @@
 
 mod acknowledged_writes;
 mod acknowledgement;
+mod announced;
 mod body_presence;
 mod bounded;
 mod cancelled;
@@ -17,6 +18,7 @@ mod linearizable;
 pub(crate) mod liveness;
 mod log_matching;
 mod queue_bound;
+mod quorum_heard;
 mod read_only;
 mod session_tables;
 mod state_machine_safety;
@@ -25,6 +27,7 @@ mod verified_commit;
 use std::sync::Arc;
 
 use hovercraft::{Configuration, Index, NodeId, core::Committed, messages::Envelope};
+use r2p2::Time;
 
 use crate::{
     client::{Client, Completion},
@@ -65,6 +68,7 @@ pub(crate) struct Invariants {
     /// How far each replica has applied in any of its runs.
     applied_max: Vec<Index>,
     promises: Vec<acknowledgement::Promise>,
+    heard: quorum_heard::Heard,
     elections: election_safety::Elections,
     states: state_machine_safety::States,
     executed: exactly_once::Executed,
@@ -90,6 +94,7 @@ impl Invariants {
             mirrors: (0..replicas).map(|_| None).collect(),
             applied_max: vec![0; replicas],
             promises: vec![acknowledgement::Promise::default(); replicas],
+            heard: quorum_heard::Heard::new(replicas),
             elections: election_safety::Elections::default(),
             states: state_machine_safety::States::default(),
             executed: exactly_once::Executed::default(),
@@ -99,6 +104,11 @@ impl Invariants {
             is_off: false,
             turns: 0,
         }
+    }
+
+    /// Clocks may go wrong by more than is promised: nothing is said of how long things take.
+    pub(crate) fn trust_no_clock(&mut self) {
+        self.heard.is_off = true;
     }
 
     /// From now on they look at nothing.
@@ -117,6 +127,7 @@ impl Invariants {
     /// A replica's turn has ended. Returns what became of its log.
     pub(crate) fn turn_ended(
         &mut self,
+        now: Time,
         replicas: &[Replica],
         at: usize,
     ) -> Result<Option<Change>, Violation> {
@@ -143,6 +154,7 @@ impl Invariants {
             }
         }
         self.promises[at].check(replica, core)?;
+        self.heard.check(now, replica, core)?;
         let before = std::mem::replace(&mut mirror.commit, core.commit_index());
         verified_commit::check(&mut self.history, replicas, replica.node, core, before)?;
         if core.is_leader() && !change.appended.is_empty() {
@@ -154,6 +166,7 @@ impl Invariants {
     /// A replica sends a message.
     pub(crate) fn sent(
         &mut self,
+        now: Time,
         replicas: &[Replica],
         at: usize,
         to: NodeId,
@@ -163,8 +176,18 @@ impl Invariants {
             return Ok(());
         }
         self.promises[at].note(&replicas[at], envelope);
+        self.heard.note(now, at, envelope);
         durable_term::check(&replicas[at], to, envelope)?;
         acknowledgement::check(replicas, at, envelope)
+    }
+
+    /// An aggregator says what a quorum holds.
+    pub(crate) fn announced(
+        &self,
+        replicas: &[Replica],
+        envelope: &Envelope,
+    ) -> Result<(), Violation> {
+        if self.is_off { Ok(()) } else { announced::check(replicas, envelope) }
     }
 
     /// A replica has applied an entry.

@@ -1,6 +1,13 @@
-//! The aggregators of `hovercraft++`: processes without a disk, which die and forget (P27).
+//! The switches of `hovercraft++`: processes without a disk, which aggregate, admit and pass on
+//! requests, die and forget (P24, P27).
 
-use hovercraft::{messages::Envelope, switch::Aggregator};
+use std::{sync::Arc, time::Duration};
+
+use hovercraft::{
+    Identity, Kind, Request, ReturnPath,
+    messages::Envelope,
+    switch::{AdmissionConfig, Aggregator, SwitchAdmission},
+};
 
 use super::{Event, Packet, Stepper};
 use crate::{
@@ -8,8 +15,28 @@ use crate::{
     history::position,
     invariants::Violation,
     network::{Cause, Endpoint},
+    options::Options,
     trace::Place,
 };
+
+/// What a switch has in memory.
+#[derive(Debug)]
+pub(super) struct Machine {
+    aggregator: Aggregator,
+    admission: SwitchAdmission,
+}
+
+/// After so long a request that was admitted does not count any more.
+const AGE_MAX: Duration = Duration::from_millis(300);
+
+impl Machine {
+    pub(super) fn new(options: &Options) -> Self {
+        let limit = options.cluster.admission_limit;
+        let config = AdmissionConfig { limit, age_max: AGE_MAX, slo: None };
+        let admission = SwitchAdmission::new(config, options.seed);
+        Self { aggregator: Aggregator::new(), admission }
+    }
+}
 
 impl Stepper {
     /// Aggregators come last among the endpoints.
@@ -18,7 +45,7 @@ impl Stepper {
     }
 
     fn find_aggregator(&self, number: usize) -> usize {
-        number.saturating_sub(1) % self.aggregators.len()
+        number.saturating_sub(1) % self.machines.len()
     }
 
     /// A replica has something for the aggregator; if there are two by a mistake, for both.
@@ -28,24 +55,38 @@ impl Stepper {
         envelope: &Envelope,
     ) -> Result<(), Violation> {
         let nobody = hovercraft::NodeId::AGGREGATOR;
-        self.invariants.sent(&self.replicas, at, nobody, envelope)?;
-        for to in 0..self.aggregators.len() {
+        self.invariants.sent(self.now, &self.replicas, at, nobody, envelope)?;
+        for to in 0..self.machines.len() {
             let packet = self.packet(Box::new(envelope.clone()), false);
             self.send(at, self.first_aggregator() + to, packet);
         }
         Ok(())
     }
 
-    pub(super) fn deliver_to_aggregator(&mut self, to: Endpoint, packet: &Packet) {
+    pub(super) fn deliver_to_aggregator(
+        &mut self,
+        to: Endpoint,
+        packet: &Packet,
+    ) -> Result<(), Violation> {
         let number = to - self.first_aggregator();
         let envelope = match packet {
             Packet::Message(envelope) => envelope.as_ref().clone(),
             Packet::Encoded(bytes) => {
                 Envelope::decode(bytes).expect("an aggregator understands what a replica says")
             }
-            _ => return,
+            Packet::Request(request, path) => {
+                self.request_at_switch(to, request, *path);
+                return Ok(());
+            }
+            Packet::Feedback(identity) => {
+                if let Some(machine) = &mut self.machines[number] {
+                    machine.admission.answered(self.now, identity);
+                }
+                return Ok(());
+            }
+            Packet::Damaged(_) | Packet::Reply { .. } | Packet::Drop => return Ok(()),
         };
-        let Some(aggregator) = &mut self.aggregators[number] else { return };
+        let Some(Machine { aggregator, .. }) = &mut self.machines[number] else { return Ok(()) };
         let followers: Vec<_> = if aggregator.handle_message(self.now, &envelope) {
             aggregator.followers().map(|member| position(member.id)).collect()
         } else {
@@ -57,8 +98,10 @@ impl Stepper {
             self.send(to, at, packet.clone());
         }
         if let Some(envelope) = announcement {
+            self.invariants.announced(&self.replicas, &envelope)?;
             self.announce(to, &members, &envelope);
         }
+        Ok(())
     }
 
     fn announce(&mut self, from: Endpoint, members: &[usize], envelope: &Envelope) {
@@ -74,16 +117,53 @@ impl Stepper {
         }
     }
 
+    /// A client's request comes by the switch (P3, P23).
+    fn request_at_switch(&mut self, from: Endpoint, request: &Arc<Request>, path: ReturnPath) {
+        let number = from - self.first_aggregator();
+        let Some(machine) = &mut self.machines[number] else { return };
+        let undroppable = request.kind() == Kind::Cancel;
+        let (identity, client) = (request.identity(), path.address);
+        if !machine.admission.admit(self.now, identity, client, undroppable) {
+            self.coverage.add("requests refused by a switch", 1);
+            self.send(from, self.endpoint_of(path), Packet::Drop);
+            return;
+        }
+        self.coverage.add("requests by a switch", 1);
+        for to in 0..self.replicas.len() {
+            self.send(from, to, Packet::Request(Arc::clone(request), path));
+        }
+    }
+
+    /// Whoever answers or refuses says so to the switch (P19).
+    pub(super) fn tell_switch(&mut self, at: usize, identity: Identity) {
+        if self.schedule.options.cluster.by_switch {
+            self.send(at, self.first_aggregator(), Packet::Feedback(identity));
+        }
+    }
+
+    /// When everything is done, nothing is in the system after one age (P24).
+    pub(super) fn check_admission(&mut self) -> Result<(), Violation> {
+        let later = self.now + AGE_MAX;
+        for machine in self.machines.iter_mut().flatten() {
+            machine.admission.handle_timeout(later);
+            if !machine.admission.is_empty() {
+                let what = format!("{} requests count for ever", machine.admission.len());
+                return Err(Violation { invariant: "capacity", rule: "P24", what });
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn kill_aggregator(&mut self, number: usize) {
         let at = self.find_aggregator(number);
-        self.aggregators[at] = None;
+        self.machines[at] = None;
     }
 
     pub(super) fn start_aggregator(&mut self, number: usize) {
         let at = self.find_aggregator(number);
         let what = || format!("aggregator {number} starts again and knows nothing");
         self.trace.fault(self.now, Place::World, what);
-        self.aggregators[at] = Some(Aggregator::new());
+        self.machines[at] = Some(Machine::new(&self.schedule.options));
     }
 
     /// Cuts the links between an aggregator and a replica, whose ways they are.

@@ -23,9 +23,7 @@ impl Stepper {
             | Fault::WriteError { target, .. }
             | Fault::FullDisk { target, .. }
             | Fault::Damage { target, .. } => self.may_lose(self.find(*target)),
-            Fault::KillAggregator { .. } | Fault::CutAggregator { .. } => {
-                !self.aggregators.is_empty()
-            }
+            Fault::KillAggregator { .. } | Fault::CutAggregator { .. } => !self.machines.is_empty(),
             _ => true,
         }
     }

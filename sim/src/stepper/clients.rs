@@ -41,6 +41,12 @@ impl Stepper {
             let request = trace::request(&request, self.workload.as_ref());
             format!("client {position} asks{again}: {request}")
         });
+        // A switch that is dead or refuses must not keep a request for ever.
+        if self.schedule.options.cluster.by_switch && attempt < 2 {
+            let switch = self.first_aggregator();
+            self.send(count + position, switch, Packet::Request(request, path));
+            return;
+        }
         let is_raft = self.schedule.options.cluster.mode == Mode::Raft;
         let to = if is_raft {
             let preferred = &mut self.preferred[position];

@@ -34,8 +34,7 @@ impl Stepper {
             return Ok(());
         }
         if to >= self.first_aggregator() {
-            self.deliver_to_aggregator(to, &packet);
-            return Ok(());
+            return self.deliver_to_aggregator(to, &packet);
         }
         if to >= self.replicas.len() {
             return self.deliver_to_client(to - self.replicas.len(), packet);
@@ -62,7 +61,7 @@ impl Stepper {
                 let _ = Envelope::decode(&bytes);
                 return Ok(());
             }
-            Packet::Reply { .. } | Packet::Drop => return Ok(()),
+            Packet::Reply { .. } | Packet::Drop | Packet::Feedback(_) => return Ok(()),
         };
         self.trace.message(self.now, sent, self.replicas[to].node, &envelope);
         self.input(self.process(to), Input::Message(envelope))
@@ -74,16 +73,18 @@ impl Stepper {
             match effect {
                 Effect::Send { to, mut envelope } => {
                     self.count_message(at, &envelope);
-                    self.invariants.sent(&self.replicas, at, to, &envelope)?;
+                    self.invariants.sent(self.now, &self.replicas, at, to, &envelope)?;
                     let to = position(to);
                     let is_damaged = self.network.damage(at, to, &mut envelope.message);
                     self.send(at, to, self.packet(envelope, is_damaged));
                 }
                 Effect::Aggregate { envelope } => self.send_to_aggregators(at, &envelope)?,
                 Effect::Reply { to, identity, outcome, body } => {
+                    self.tell_switch(at, identity);
                     self.answer(at, to, identity, outcome, body);
                 }
                 Effect::Drop { to, identity } => {
+                    self.tell_switch(at, identity);
                     self.trace.tell(self.now, Place::At(at), || {
                         let identity = trace::identity_of(&identity);
                         format!("{} has no room for {identity}", at + 1)
@@ -183,7 +184,7 @@ impl Stepper {
     pub(super) fn observe(&mut self, at: usize) -> Result<(), Violation> {
         let led = self.leader();
         let commit = self.invariants.mirror(at).map_or(0, |mirror| mirror.commit);
-        let change = self.invariants.turn_ended(&self.replicas, at)?;
+        let change = self.invariants.turn_ended(self.now, &self.replicas, at)?;
         if let Some(change) = change.filter(|_| self.trace.is_on()) {
             self.tell_change(at, commit, &change);
             if led != self.leader()
@@ -255,7 +256,7 @@ impl Stepper {
         self.send(at, self.endpoint_of(to), Packet::Reply { identity, outcome, body });
     }
 
-    fn endpoint_of(&self, to: ReturnPath) -> Endpoint {
+    pub(super) fn endpoint_of(&self, to: ReturnPath) -> Endpoint {
         self.replicas.len() + Client::position_of(to)
     }
 

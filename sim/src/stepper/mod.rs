@@ -15,10 +15,10 @@ use hovercraft::{
     Configuration, Identity, Incarnation, Member, NodeId, Outcome, Request, ReturnPath, Term,
     messages::Envelope,
     storage::{Birth, Durability, HardState},
-    switch::Aggregator,
 };
 use r2p2::Time;
 
+use self::aggregators::Machine;
 use crate::{
     agenda::Agenda,
     client::Client,
@@ -51,6 +51,8 @@ enum Packet {
     },
     /// Not admitted now.
     Drop,
+    /// A request has been answered, or refused (P19).
+    Feedback(Identity),
 }
 
 /// One run of a replica, by its position; what was to happen to an earlier run does not.
@@ -147,7 +149,7 @@ pub struct Stepper {
     network: Network,
     replicas: Vec<Replica>,
     clients: Vec<Client>,
-    aggregators: Vec<Option<Aggregator>>,
+    machines: Vec<Option<Machine>>,
     /// Whom each client talks to in mode `raft`.
     preferred: Vec<usize>,
     /// When each replica's, then each client's next wake-up is.
@@ -203,7 +205,7 @@ impl Stepper {
             network: Network::new(seed, options.network, count + clients + aggregators),
             replicas: (0..count).map(|at| replica(options, &configuration, at)).collect(),
             clients: options.clients.iter().enumerate().map(client).collect(),
-            aggregators: (0..aggregators).map(|_| Some(Aggregator::new())).collect(),
+            machines: (0..aggregators).map(|_| Some(Machine::new(options))).collect(),
             preferred: vec![0; clients],
             wakes: vec![None; count + clients],
             rngs: (0..count).map(|at| seed.stream("turns", at as u64)).collect(),
@@ -219,6 +221,9 @@ impl Stepper {
             workload,
             schedule,
         };
+        if stepper.schedule.beyond {
+            stepper.invariants.trust_no_clock();
+        }
         for at in 0..count {
             stepper.start(at);
         }
@@ -273,6 +278,7 @@ impl Stepper {
             self.step()?;
             self.check_patience()?;
         }
+        self.check_admission()?;
         self.invariants.at_rest(&self.replicas)
     }
 
@@ -443,7 +449,7 @@ impl Packet {
             Self::Encoded(bytes) | Self::Damaged(bytes) => bytes.len(),
             Self::Request(request, _) => request.body().len() + 40,
             Self::Reply { body, .. } => body.len() + 40,
-            Self::Drop => 12,
+            Self::Drop | Self::Feedback(_) => 12,
         }
     }
 }

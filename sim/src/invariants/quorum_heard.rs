@@ -1,0 +1,76 @@
+//! Check-quorum (P31, P33): a leader that no quorum has answered for long has stepped down, whatever
+//! an aggregator remembers.
+//!
+//! From Raft's check-quorum (dissertation §6.2).
+
+use std::time::Duration;
+
+use hovercraft::{
+    core::Core,
+    messages::{Envelope, Message},
+};
+use r2p2::Time;
+
+use super::{Violation, broken};
+use crate::replica::Replica;
+
+/// When each replica last answered the leader of a term, itself or by way of an aggregator.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    answered: Vec<(u64, Time)>,
+    /// Since when each leads, and in which term.
+    leading: Vec<(u64, Time)>,
+    /// Clocks go so wrong that times mean nothing.
+    pub(super) is_off: bool,
+}
+
+impl Heard {
+    pub(super) fn new(replicas: usize) -> Self {
+        let never = vec![(0, Time::ZERO); replicas];
+        Self { answered: never.clone(), leading: never, is_off: false }
+    }
+
+    pub(super) fn note(&mut self, now: Time, at: usize, envelope: &Envelope) {
+        if matches!(envelope.message, Message::AppendReply(_) | Message::Acknowledge(_)) {
+            self.answered[at] = (envelope.term, now);
+        }
+    }
+
+    /// At the end of a replica's turn.
+    pub(super) fn check(
+        &mut self,
+        now: Time,
+        replica: &Replica,
+        core: &Core,
+    ) -> Result<(), Violation> {
+        let term = core.hard_state().term;
+        let at = crate::history::position(replica.node);
+        if !core.is_leader() || self.is_off {
+            return Ok(());
+        }
+        if self.leading[at].0 != term {
+            self.leading[at] = (term, now);
+        }
+        // It looks once every shortest election timeout whether what it sent within the longest was
+        // answered. Its clock may be slow, and so may it be.
+        let timing = replica.settings.timing;
+        let patience = (timing.election_max + timing.election_min) * 6 / 5 + TURN_MAX;
+        let is_recent = |since: Time| now.since(since) <= patience;
+        if is_recent(self.leading[at].1) {
+            return Ok(());
+        }
+        let answers = |(other, (in_term, since)): (usize, &(u64, Time))| {
+            other != at && *in_term == term && is_recent(*since)
+        };
+        let answered = self.answered.iter().enumerate().filter(|it| answers(*it)).count();
+        if answered + 1 < core.configuration().quorum() {
+            let node = replica.node;
+            let what = format!("{node} leads term {term}, and {answered} have answered of late");
+            return broken("a leader is heard", "P31", what);
+        }
+        Ok(())
+    }
+}
+
+/// The longest that a turn is put off.
+const TURN_MAX: Duration = Duration::from_millis(50);
