@@ -113,10 +113,8 @@ enum FileRouting {
 impl File {
     fn check(self) -> Result<SwitchFile, Wrong> {
         check_reachable("address", self.address)?;
-        let members = match self.members.is_empty() {
-            true => Vec::new(),
-            false => check_members(&self.members)?,
-        };
+        let members =
+            if self.members.is_empty() { Vec::new() } else { check_members(&self.members)? };
         let members: Vec<_> = members.into_iter().map(|(_, address)| address).collect();
         if members.contains(&self.address) {
             return wrong("members", format!("has the switch's own address {}", self.address));

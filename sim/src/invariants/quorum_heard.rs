@@ -3,9 +3,10 @@
 //!
 //! From Raft's check-quorum (dissertation §6.2).
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use hovercraft::{
+    Term,
     core::Core,
     messages::{Envelope, Message},
 };
@@ -17,22 +18,22 @@ use crate::replica::Replica;
 /// When each replica last answered the leader of a term, itself or by way of an aggregator.
 #[derive(Debug)]
 pub(crate) struct Heard {
-    answered: Vec<(u64, Time)>,
+    answered: Vec<BTreeMap<Term, Time>>,
     /// Since when each leads, and in which term.
-    leading: Vec<(u64, Time)>,
+    leading: Vec<(Term, Time)>,
     /// Clocks go so wrong that times mean nothing.
     pub(super) is_off: bool,
 }
 
 impl Heard {
     pub(super) fn new(replicas: usize) -> Self {
-        let never = vec![(0, Time::ZERO); replicas];
-        Self { answered: never.clone(), leading: never, is_off: false }
+        let leading = vec![(0, Time::ZERO); replicas];
+        Self { answered: vec![BTreeMap::new(); replicas], leading, is_off: false }
     }
 
     pub(super) fn note(&mut self, now: Time, at: usize, envelope: &Envelope) {
         if matches!(envelope.message, Message::AppendReply(_) | Message::Acknowledge(_)) {
-            self.answered[at] = (envelope.term, now);
+            self.answered[at].insert(envelope.term, now);
         }
     }
 
@@ -59,8 +60,8 @@ impl Heard {
         if is_recent(self.leading[at].1) {
             return Ok(());
         }
-        let answers = |(other, (in_term, since)): (usize, &(u64, Time))| {
-            other != at && *in_term == term && is_recent(*since)
+        let answers = |(other, answered): (usize, &BTreeMap<Term, Time>)| {
+            other != at && answered.get(&term).is_some_and(|since| is_recent(*since))
         };
         let answered = self.answered.iter().enumerate().filter(|it| answers(*it)).count();
         if answered + 1 < core.configuration().quorum() {
