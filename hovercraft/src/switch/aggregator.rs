@@ -283,8 +283,9 @@ impl Serving {
         let (held, _) = self.ranked(quorum, own.0, |progress| progress.matched);
         let (round, round_of_all) = self.ranked(quorum, own.1, |progress| progress.round);
         // Nothing above what was received here, nothing below the term's first entry (P28).
-        let is_own = held >= self.noop || planted!("agg-below-noop");
-        let commit = if is_own { held.min(self.last) } else { 0 };
+        let received = held.min(self.last);
+        let is_own = received >= self.noop || planted!("agg-below-noop");
+        let commit = if is_own { received } else { 0 };
         let before = self.announced;
         Announced {
             commit: commit.max(before.commit),
@@ -411,6 +412,16 @@ mod tests {
         assert_eq!(bench.announced(), None);
         bench.acknowledge(2, 2, 4, 0);
         assert_eq!(bench.announced(), Some((4, 0)));
+    }
+
+    #[test]
+    fn a_probe_that_ends_below_the_term_announces_nothing() {
+        // P28: restarted, it has heard of entry 3 only, and the no-op is entry 4, which both hold.
+        let mut bench = Bench::new();
+        let append = AppendEntries { noop: 4, ..append_noops((3, 1), 2, 0) };
+        bench.send(&envelope(1, 2, Message::Aggregate(Box::new(aggregate(9, append)))));
+        bench.acknowledge(2, 2, 9, 0);
+        assert_eq!(bench.announced(), None);
     }
 
     #[test]
