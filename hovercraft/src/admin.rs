@@ -316,11 +316,21 @@ pub async fn status_on(
 }
 
 /// Asks a switch how it is.
+#[cfg(not(madsim))]
 pub async fn switch_status(
     address: SocketAddrV4,
     timeout: Duration,
 ) -> Result<SwitchStatus, AdminError> {
-    let mut asker = Asker::new(timeout).await?;
+    switch_status_on(bind()?, address, timeout).await
+}
+
+/// Asks a switch how it is, over a link of the caller's: a simulated network, for example.
+pub async fn switch_status_on(
+    link: impl AsyncLink,
+    address: SocketAddrV4,
+    timeout: Duration,
+) -> Result<SwitchStatus, AdminError> {
+    let mut asker = Asker::new(link, timeout);
     match asker.ask(address, &Question::Status).await? {
         Answer::Switch(status) => Ok(*status),
         answer => Err(unexpected(address, &answer)),

@@ -178,7 +178,9 @@ impl Core {
         };
         let admission = &mut self.admission;
         // It does not start again as a leader: one round is as good as another.
-        leader.repliers.report(now, node, (0, applied), |identity| admission.release(identity));
+        leader.repliers.report(now, node, (0, applied), |identity| {
+            admission.release(identity);
+        });
     }
 
     /// How far behind the commit index a replier may be (P15).

@@ -3,7 +3,7 @@
 mod application;
 mod network;
 mod persistence;
-mod roles;
+pub(crate) mod roles;
 mod run;
 mod startup;
 mod unborn;
@@ -34,8 +34,9 @@ use crate::{
     storage::{self, Durability, HardState, Loaded, LogStore, StoreError, StoreKind},
 };
 pub(crate) use network::Clock;
-use roles::{Panicked, Role};
 pub(crate) use run::network_status;
+
+use roles::{Panicked, Role};
 use run::{Prepared, endpoints};
 use unreplicated::Unreplicated;
 

@@ -1,18 +1,13 @@
 //! A switch as a part of a process: a socket and a thread around [`Switch`].
 
-use std::{
-    net::SocketAddrV4,
-    sync::Arc,
-    thread::{self, JoinHandle},
-    time::Duration,
-};
+use std::{net::SocketAddrV4, sync::Arc, time::Duration};
 
-use r2p2::{Link, Outbox, Time, UdpConfig, UdpLink};
+use r2p2::{Link, Outbox, Time, UdpConfig, UdpLink, WaitLink};
 
 use super::{Switch, SwitchConfig};
 use crate::{
     entropy::random_u64,
-    node::{Clock, NodeError, Stopper, network_status},
+    node::{Clock, NodeError, Stopper, network_status, roles},
 };
 
 /// How many datagram batches one turn takes before what came of them is sent.
@@ -23,7 +18,7 @@ const RECEIVES_MAX: usize = 16;
 pub struct RunningSwitch {
     address: SocketAddrV4,
     stopper: Stopper,
-    thread: JoinHandle<Result<(), NodeError>>,
+    role: roles::Role<Result<(), NodeError>>,
 }
 
 impl RunningSwitch {
@@ -35,15 +30,31 @@ impl RunningSwitch {
         spin: Duration,
     ) -> Result<Self, NodeError> {
         check(&config)?;
-        let mut link = UdpLink::bind(&UdpConfig::new(address))?;
+        Self::launch(UdpLink::bind(&UdpConfig::new(address))?, config, spin)
+    }
+
+    /// Starts a switch as [`Self::start`] does, on a link of the caller's: a simulated network, for
+    /// example.
+    pub fn start_on(
+        link: impl WaitLink + 'static,
+        config: SwitchConfig,
+        spin: Duration,
+    ) -> Result<Self, NodeError> {
+        check(&config)?;
+        Self::launch(link, config, spin)
+    }
+
+    fn launch(
+        link: impl WaitLink + 'static,
+        config: SwitchConfig,
+        spin: Duration,
+    ) -> Result<Self, NodeError> {
         let address = link.local_address()?;
         let stopper = Stopper::new(Arc::default(), link.waker());
         let handle = stopper.clone();
         let switch = Switch::new(config, random_u64());
-        let thread = thread::Builder::new()
-            .name("switch".to_owned())
-            .spawn(move || run(switch, &mut link, &stopper, spin))?;
-        Ok(Self { address, stopper: handle, thread })
+        let role = roles::spawn("switch", run(switch, link, stopper, spin))?;
+        Ok(Self { address, stopper: handle, role })
     }
 
     /// Where it receives, with the port that was chosen.
@@ -57,14 +68,26 @@ impl RunningSwitch {
     }
 
     /// Stops it. What it knew is gone, which harms nobody (P24, P27).
+    #[cfg(not(madsim))]
     pub fn stop(self) -> Result<(), NodeError> {
         self.stopper.stop();
         self.join()
     }
 
     /// Waits until it ends: because a [`Stopper`] was used, or because it failed.
+    #[cfg(not(madsim))]
     pub fn join(self) -> Result<(), NodeError> {
-        self.thread.join().map_err(|_| NodeError::Panicked)?
+        roles::finish(self.ended())
+    }
+
+    /// Waits until it ends: because a [`Stopper`] was used, or because it failed.
+    #[cfg(madsim)]
+    pub async fn join(self) -> Result<(), NodeError> {
+        self.ended().await
+    }
+
+    async fn ended(self) -> Result<(), NodeError> {
+        self.role.join().await.map_err(|roles::Panicked| NodeError::Panicked)?
     }
 }
 
@@ -85,19 +108,21 @@ fn check(config: &SwitchConfig) -> Result<(), NodeError> {
     Ok(())
 }
 
-fn run(
+async fn run(
     mut switch: Switch,
-    link: &mut UdpLink,
-    stopper: &Stopper,
+    mut link: impl WaitLink,
+    stopper: Stopper,
     spin: Duration,
 ) -> Result<(), NodeError> {
     let clock = Clock::new();
     let mut outbox = Outbox::new();
     while !stopper.is_stopped() {
-        switch.network = network_status(link);
-        if !turn(&mut switch, link, &clock, &mut outbox)? {
+        switch.network = network_status(&link);
+        if turn(&mut switch, &mut link, &clock, &mut outbox)? {
+            roles::breathe().await;
+        } else {
             let now = clock.now();
-            link.wait(switch.poll_timeout().map(|at: Time| at.since(now)), spin)?;
+            link.wait(switch.poll_timeout().map(|at: Time| at.since(now)), spin).await?;
         }
     }
     Ok(())
@@ -106,7 +131,7 @@ fn run(
 /// Takes what has arrived and sends what came of it; returns whether there may be more.
 fn turn(
     switch: &mut Switch,
-    link: &mut UdpLink,
+    link: &mut impl Link,
     clock: &Clock,
     outbox: &mut Outbox,
 ) -> Result<bool, NodeError> {

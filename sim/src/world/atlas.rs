@@ -16,6 +16,10 @@ impl World {
         match fault {
             // All hosts here have one clock: the stepper has those.
             Fault::ClockJump { .. } | Fault::ClockDrift { .. } => false,
+            // And there is no switch.
+            Fault::KillAggregator { .. } | Fault::CutAggregator { .. } | Fault::Echo { .. } => {
+                false
+            }
             _ if self.plan.beyond => true,
             Fault::Blackout { .. } => self.survives_blackouts(),
             Fault::Kill { target, .. }

@@ -77,7 +77,8 @@ impl Plan {
     pub(super) fn mode(&self) -> Mode {
         match self.options.cluster.mode {
             core::Mode::Raft => Mode::Raft,
-            core::Mode::HovercRaft => Mode::HovercRaft,
+            // There is no switch in this world.
+            core::Mode::HovercRaft | core::Mode::HovercRaftPlusPlus => Mode::HovercRaft,
         }
     }
 
