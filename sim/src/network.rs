@@ -39,7 +39,7 @@ pub(crate) struct Weather {
     pub(crate) damaged_per_mille: u32,
     pub(crate) late_per_mille: u32,
     late_us: u64,
-    /// What aggregators announce is announced again.
+    /// What comes from or goes to aggregators comes again.
     echoed_per_mille: u32,
     echo_us: u64,
     /// None: packets of any size come through.
@@ -212,7 +212,7 @@ impl Network {
         self.links[from * self.endpoints + to].is_dead = true;
     }
 
-    /// When an old announcement comes again, if it does, long after it was made.
+    /// When something old comes again, if it does, long after it was sent.
     pub(crate) fn echo(&mut self, now: Time, from: Endpoint, to: Endpoint) -> Option<Time> {
         let rng = &mut self.links[from * self.endpoints + to].rng;
         let (per_mille, echo_us) = (self.weather.echoed_per_mille, self.weather.echo_us);

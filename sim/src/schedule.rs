@@ -106,6 +106,12 @@ impl Schedule {
         self.faults.iter().map(|timed| timed.fault.kind()).collect()
     }
 
+    /// Whether nothing goes wrong but with aggregators.
+    pub(crate) fn is_of_aggregators(&self) -> bool {
+        let has_any = self.options.cluster.aggregators > 0;
+        has_any && self.faults.iter().all(|timed| timed.fault.kind().is_of_aggregators())
+    }
+
     /// Reads a schedule from a file.
     pub fn load(path: &Path) -> Result<Self, ScheduleError> {
         let name = path.display().to_string();

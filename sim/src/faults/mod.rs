@@ -35,6 +35,15 @@ pub enum Sides {
 }
 
 impl Sides {
+    /// Whether a replica, by its position, is on the first side.
+    pub(crate) fn is_first(&self, at: usize, find: impl Fn(Target) -> usize) -> bool {
+        match self {
+            Self::Alone(target) => find(*target) == at,
+            Self::Halves(side) => side.contains(&(at + 1)),
+            Self::Ring => false,
+        }
+    }
+
     /// Whether the link between two of `count` replicas, by their positions, leads from the first
     /// side to the other.
     pub(crate) fn part(
@@ -53,6 +62,13 @@ impl Sides {
     }
 }
 
+impl Switches {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+    fn are_between(&self) -> bool {
+        *self == Self::Between
+    }
+}
+
 /// Whether two replicas hear each other on a ring in which each hears a bare majority, itself
 /// included.
 fn are_neighbours(a: usize, b: usize, count: usize) -> bool {
@@ -62,6 +78,19 @@ fn are_neighbours(a: usize, b: usize, count: usize) -> bool {
     let reach = (count / 2).div_ceil(2);
     let distance = a.abs_diff(b);
     distance.min(count - distance) <= reach
+}
+
+/// On which side of a cut aggregators are: a switch stands somewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Switches {
+    /// Everybody still reaches them: the two sides hear each other by way of them.
+    #[default]
+    Between,
+    /// With the first side.
+    First,
+    /// With the others.
+    Second,
 }
 
 /// In which direction links are cut.
@@ -111,7 +140,14 @@ pub enum Fault {
     Mtu { bytes: usize, for_us: u64 },
     /// Replicas do not hear each other; clients still reach all. `eats`: what is on its way is lost
     /// too.
-    Partition { sides: Sides, ways: Ways, eats: bool, for_us: u64 },
+    Partition {
+        sides: Sides,
+        ways: Ways,
+        eats: bool,
+        for_us: u64,
+        #[serde(default, skip_serializing_if = "Switches::are_between")]
+        switches: Switches,
+    },
     /// The same, on and off.
     Flapping { sides: Sides, ways: Ways, period_us: u64, for_us: u64 },
     /// Nothing that clients send reaches a replica: multicast that reaches some and not others.
@@ -148,7 +184,7 @@ pub enum Fault {
     KillAggregator { number: usize, down_us: u64, for_good: bool },
     /// An aggregator and a replica, by number, do not hear each other; `ways` are the replica's.
     CutAggregator { number: usize, replica: usize, ways: Ways, for_us: u64, for_good: bool },
-    /// Of a thousand announcements of aggregators so many are heard again, long after.
+    /// Of a thousand packets from and to aggregators so many are heard again, long after.
     Echo { per_mille: u32, late_us: u64, for_us: u64 },
 }
 

@@ -1,7 +1,7 @@
 //! Which faults a seed has: swarm testing. Each seed turns on some sorts, so that what would hide
 //! something else is absent in other seeds.
 
-use super::{Fault, FaultKind, Leaves, Sides, Target, Ways};
+use super::{Fault, FaultKind, Leaves, Sides, Switches, Target, Ways};
 use crate::{options::Options, schedule::Timed, seed::Seed};
 
 /// Which faults there are in a run.
@@ -62,6 +62,7 @@ impl FaultOptions {
         if options.cluster.aggregators > 0 {
             let own = OF_AGGREGATORS.into_iter().filter(|(_, share)| rng.u8(..100) < *share);
             kinds.extend(own.map(|(kind, _)| kind));
+            leave_the_rest_alone(&mut kinds, options);
         }
         Self { kinds, pause_max_us, length_max_us, steady, beyond }
     }
@@ -125,6 +126,7 @@ impl FaultOptions {
                 ways: ways(rng),
                 eats: rng.bool(),
                 for_us,
+                switches: switches(rng, options),
             },
             FaultKind::Flapping => {
                 let sides = sides(rng, target, replicas);
@@ -161,6 +163,25 @@ impl FaultOptions {
     }
 }
 
+/// In some runs nothing goes wrong but with aggregators, which costs no election (P32).
+fn leave_the_rest_alone(kinds: &mut Vec<FaultKind>, options: &Options) {
+    let mut rng = Seed(options.seed).stream("only aggregators", 0);
+    if rng.u8(..4) == 0 {
+        kinds.retain(|kind| kind.is_of_aggregators());
+        if kinds.is_empty() {
+            kinds.push(FaultKind::KillAggregator);
+        }
+    }
+}
+
+/// A cut where there is no aggregator is drawn as ever.
+fn switches(rng: &mut fastrand::Rng, options: &Options) -> Switches {
+    if options.cluster.aggregators == 0 {
+        return Switches::Between;
+    }
+    [Switches::Between, Switches::First, Switches::Second, Switches::Second][rng.usize(..4)]
+}
+
 fn draw_of_aggregators(
     kind: FaultKind,
     rng: &mut fastrand::Rng,
@@ -184,6 +205,11 @@ fn draw_of_aggregators(
 }
 
 impl FaultKind {
+    /// Whether it happens to aggregators alone.
+    pub(crate) fn is_of_aggregators(self) -> bool {
+        self >= Self::KillAggregator
+    }
+
     /// Whether it happens to packets here and there, rather than to somebody.
     fn is_of_packets(self) -> bool {
         self <= Self::Mtu

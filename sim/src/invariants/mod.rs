@@ -13,6 +13,7 @@ mod durable_term;
 mod election_safety;
 mod entries_never_change;
 mod exactly_once;
+mod fallback;
 mod leader_completeness;
 mod linearizable;
 pub(crate) mod liveness;
@@ -33,6 +34,7 @@ use crate::{
     client::{Client, Completion},
     disk::Snapshot,
     history::{Change, History, Mirror, position},
+    options::Options,
     replica::Replica,
     service::Call,
     workload::Workload,
@@ -69,6 +71,7 @@ pub(crate) struct Invariants {
     applied_max: Vec<Index>,
     promises: Vec<acknowledgement::Promise>,
     heard: quorum_heard::Heard,
+    fallback: fallback::Fallback,
     elections: election_safety::Elections,
     states: state_machine_safety::States,
     executed: exactly_once::Executed,
@@ -95,6 +98,7 @@ impl Invariants {
             applied_max: vec![0; replicas],
             promises: vec![acknowledgement::Promise::default(); replicas],
             heard: quorum_heard::Heard::new(replicas),
+            fallback: fallback::Fallback::default(),
             elections: election_safety::Elections::default(),
             states: state_machine_safety::States::default(),
             executed: exactly_once::Executed::default(),
@@ -111,6 +115,11 @@ impl Invariants {
         self.heard.is_off = true;
     }
 
+    /// Nothing goes wrong but with aggregators.
+    pub(crate) fn expect_no_election(&mut self, options: &Options) {
+        self.fallback = fallback::Fallback::of(options);
+    }
+
     /// From now on they look at nothing.
     pub(crate) fn turn_off(&mut self) {
         self.is_off = true;
@@ -118,6 +127,7 @@ impl Invariants {
 
     /// A replica has started: what it has is what its disk gave back.
     pub(crate) fn started(&mut self, replica: &Replica) {
+        self.fallback.started();
         if let Some(life) = &replica.life {
             let mirror = Mirror::new(self.mirrors.len(), &life.core);
             self.mirrors[position(replica.node)] = Some(mirror);
@@ -155,6 +165,7 @@ impl Invariants {
         }
         self.promises[at].check(replica, core)?;
         self.heard.check(now, replica, core)?;
+        self.fallback.check(now, replica, core)?;
         let before = std::mem::replace(&mut mirror.commit, core.commit_index());
         verified_commit::check(&mut self.history, replicas, replica.node, core, before)?;
         if core.is_leader() && !change.appended.is_empty() {

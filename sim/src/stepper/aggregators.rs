@@ -11,7 +11,7 @@ use hovercraft::{
 
 use super::{Event, Packet, Stepper};
 use crate::{
-    faults::{Target, Ways},
+    faults::{Sides, Switches, Target, Ways},
     history::position,
     invariants::Violation,
     network::{Cause, Endpoint},
@@ -56,9 +56,10 @@ impl Stepper {
     ) -> Result<(), Violation> {
         let nobody = hovercraft::NodeId::AGGREGATOR;
         self.invariants.sent(self.now, &self.replicas, at, nobody, envelope)?;
-        for to in 0..self.machines.len() {
+        for number in 0..self.machines.len() {
+            let to = self.first_aggregator() + number;
             let packet = self.packet(Box::new(envelope.clone()), false);
-            self.send(at, self.first_aggregator() + to, packet);
+            self.send_with_echo(at, to, packet);
         }
         Ok(())
     }
@@ -108,13 +109,18 @@ impl Stepper {
         self.coverage.add("announcements of aggregators", 1);
         for &at in members {
             let packet = self.packet(Box::new(envelope.clone()), false);
-            if let Some(late) = self.network.echo(self.now, from, at) {
-                let (sent, packet) = (self.now, packet.clone());
-                self.coverage.add("announcements heard again", 1);
-                self.agenda.add(late, Event::Deliver { from, to: at, sent, packet });
-            }
-            self.send(from, at, packet);
+            self.send_with_echo(from, at, packet);
         }
+    }
+
+    /// From or to an aggregator; perhaps it is heard again long after.
+    fn send_with_echo(&mut self, from: Endpoint, to: Endpoint, packet: Packet) {
+        if let Some(late) = self.network.echo(self.now, from, to) {
+            let (sent, packet) = (self.now, packet.clone());
+            self.coverage.add("packets of aggregators heard again", 1);
+            self.agenda.add(late, Event::Deliver { from, to, sent, packet });
+        }
+        self.send(from, to, packet);
     }
 
     /// A client's request comes by the switch (P3, P23).
@@ -164,6 +170,39 @@ impl Stepper {
         let what = || format!("aggregator {number} starts again and knows nothing");
         self.trace.fault(self.now, Place::World, what);
         self.machines[at] = Some(Machine::new(&self.schedule.options));
+    }
+
+    /// Cuts the links between aggregators and the side where they are not.
+    pub(super) fn part_aggregators(
+        &mut self,
+        cause: Cause,
+        sides: &Sides,
+        ways: Ways,
+        switches: Switches,
+    ) {
+        // What is out of the first side is in to the second.
+        let (is_cut_from_first, out, into) = match switches {
+            Switches::Between => return,
+            Switches::First => (false, Ways::In, Ways::Out),
+            Switches::Second => (true, Ways::Out, Ways::In),
+        };
+        if *sides == Sides::Ring {
+            return;
+        }
+        for at in 0..self.replicas.len() {
+            if sides.is_first(at, |target| self.find(target)) != is_cut_from_first {
+                continue;
+            }
+            let first = self.first_aggregator();
+            for aggregator in first..first + self.machines.len() {
+                if ways != into {
+                    self.network.cut(self.now, cause, at, aggregator, false);
+                }
+                if ways != out {
+                    self.network.cut(self.now, cause, aggregator, at, false);
+                }
+            }
+        }
     }
 
     /// Cuts the links between an aggregator and a replica, whose ways they are.

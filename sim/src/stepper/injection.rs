@@ -37,8 +37,9 @@ impl Stepper {
                 self.network.disturb(number, fault.clone());
                 Some(Relief::Mend(number))
             }
-            Fault::Partition { sides, ways, eats, .. } => {
+            Fault::Partition { sides, ways, eats, switches, .. } => {
                 self.part(number, sides, *ways, *eats);
+                self.part_aggregators(number, sides, *ways, *switches);
                 Some(Relief::Mend(number))
             }
             Fault::Flapping { period_us, .. } => {

@@ -224,6 +224,9 @@ impl Stepper {
         if stepper.schedule.beyond {
             stepper.invariants.trust_no_clock();
         }
+        if stepper.schedule.is_of_aggregators() {
+            stepper.invariants.expect_no_election(&stepper.schedule.options);
+        }
         for at in 0..count {
             stepper.start(at);
         }

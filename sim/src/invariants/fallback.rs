@@ -1,0 +1,116 @@
+//! Fallback (P32): whatever happens to aggregators, as long as nothing else goes wrong, costs no
+//! election, and no entry waits longer than is stated.
+//!
+//! From the rule itself: the paper's switch is a single point of failure, and its answer to that, a
+//! new election, is not ours.
+
+use std::{collections::VecDeque, time::Duration};
+
+use hovercraft::{Index, Term, core::Core};
+use r2p2::Time;
+
+use super::{Violation, broken};
+use crate::{options::Options, replica::Replica};
+
+const NAME: &str = "fallback";
+
+/// What is expected where nothing goes wrong but with aggregators.
+#[derive(Debug, Default)]
+pub(crate) struct Fallback {
+    /// None where other things go wrong too.
+    limits: Option<Limits>,
+    /// Whoever leads, and how many pre-votes there had been by then.
+    reign: Option<Reign>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// A replica may be about to ask for pre-votes when it hears of the first leader.
+    quiet_after: Duration,
+    /// From the append to the commit.
+    wait_max: Duration,
+}
+
+#[derive(Debug)]
+struct Reign {
+    term: Term,
+    since: Time,
+    /// What is appended and not committed, and since when.
+    waiting: VecDeque<(Index, Time)>,
+}
+
+impl Fallback {
+    pub(super) fn of(options: &Options) -> Self {
+        let (cluster, network, disk) = (&options.cluster, &options.network, &options.disk);
+        let hop_us = network.delay_min_us + network.delay_spread_us + options.pace.turn_max_us;
+        let sync_us = disk.sync_min_us + disk.sync_spread_us;
+        // A third of the shortest election timeout until it is noticed, a heartbeat until everyone
+        // says what got lost; and another where a body got lost too.
+        let wait_us = cluster.election_min_us / 3
+            + 2 * cluster.heartbeat_us
+            + HOPS * hop_us
+            + SYNCS * sync_us;
+        let slow =
+            |us: u64| Duration::from_micros(us + us * u64::from(options.drift_ppm_max) / 500_000);
+        let limits = Limits { quiet_after: slow(cluster.election_max_us), wait_max: slow(wait_us) };
+        Self { limits: Some(limits), reign: None }
+    }
+
+    /// A replica starts: elections are to be expected again.
+    pub(super) fn started(&mut self) {
+        self.reign = None;
+    }
+
+    /// At the end of a replica's turn.
+    pub(super) fn check(
+        &mut self,
+        now: Time,
+        replica: &Replica,
+        core: &Core,
+    ) -> Result<(), Violation> {
+        let Some(limits) = self.limits else { return Ok(()) };
+        let term = core.hard_state().term;
+        let Some(reign) = &mut self.reign else {
+            if core.is_leader() {
+                self.reign = Some(Reign { term, since: now, waiting: VecDeque::new() });
+            }
+            return Ok(());
+        };
+        let is_quiet = now.since(reign.since) > limits.quiet_after;
+        if core.is_leader() && term > reign.term && !is_quiet {
+            *reign = Reign { term, since: now, waiting: VecDeque::new() };
+        }
+        let is_candidate = !core.is_leader() && core.leader().is_none();
+        if is_quiet && (is_candidate || term > reign.term) {
+            let what = format!(
+                "{} asks for votes in term {term}, and nothing is wrong but with aggregators",
+                replica.node
+            );
+            return broken(NAME, "P32", what);
+        }
+        if !core.is_leader() || term != reign.term {
+            return Ok(());
+        }
+        let commit = core.commit_index();
+        while reign.waiting.pop_front_if(|(index, _)| *index <= commit).is_some() {}
+        let last = core.log_bounds().1;
+        if reign.waiting.back().map_or(commit, |(index, _)| *index) < last {
+            reign.waiting.push_back((last, now));
+        }
+        let waits = reign.waiting.front().map(|(index, since)| (*index, now.since(*since)));
+        if let Some((index, time)) = waits.filter(|(_, time)| is_quiet && *time > limits.wait_max) {
+            let what =
+                format!("{index} has waited for {time:?}, and {:?} is stated", limits.wait_max);
+            return broken(NAME, "P32", what);
+        }
+        Ok(())
+    }
+}
+
+/// How often something goes over the network until an entry is committed that was lost with an
+/// aggregator: a heartbeat, where to go on, the entries, the question for a body, the body, and the
+/// acknowledgement, each with one to spare.
+const HOPS: u64 = 12;
+
+/// The disks of the leader and of a follower, each of them busy with another batch.
+const SYNCS: u64 = 4;
