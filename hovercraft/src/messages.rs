@@ -455,9 +455,8 @@ impl Envelope {
     /// Appends the message's form on the wire to `buffer`.
     pub fn encode(&self, buffer: &mut Vec<u8>) {
         buffer.extend_from_slice(&PROTOCOL_VERSION.to_be_bytes());
-        let record = rkyv::to_bytes::<rancor::Error>(self)
+        rkyv::api::high::to_bytes_in::<_, rancor::Error>(self, buffer)
             .expect("serialising into memory fails only for lack of it");
-        buffer.extend_from_slice(&record);
     }
 
     /// Reads what [`Self::encode`] wrote; validates everything.

@@ -6,7 +6,7 @@
 //! without a sign of life gets one request at a time until there is one.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     net::SocketAddrV4,
     time::Duration,
 };
@@ -102,6 +102,8 @@ pub struct Router {
     by_age: VecDeque<(Time, Key)>,
     /// The first packets that wait for a worker.
     waiting: VecDeque<(Key, Vec<u8>)>,
+    /// The keys of those.
+    waits: HashSet<Key, FixedState>,
     turn: usize,
     rng: fastrand::Rng,
     counters: RouterCounters,
@@ -132,6 +134,7 @@ impl Router {
             slots: HashMap::with_hasher(FixedState::with_seed(seed)),
             by_age: VecDeque::new(),
             waiting: VecDeque::new(),
+            waits: HashSet::with_hasher(FixedState::with_seed(seed)),
             turn: 0,
             rng: fastrand::Rng::with_seed(seed),
             counters: RouterCounters::default(),
@@ -226,7 +229,7 @@ impl Router {
             return;
         }
         self.counters.requests += 1;
-        if self.waiting.iter().any(|(waiting, _)| *waiting == key) {
+        if self.waits.contains(&key) {
             return;
         }
         let chosen = self.choose(now, packet.header.policy);
@@ -234,6 +237,7 @@ impl Router {
             Some(worker) => self.give(now, worker, key, datagram, outbox),
             None if self.waiting.len() < self.config.waiting_max => {
                 self.counters.waited += 1;
+                self.waits.insert(key);
                 self.waiting.push_back((key, datagram.to_vec()));
             }
             None => {
@@ -270,9 +274,11 @@ impl Router {
 
     fn give_waiting(&mut self, now: Time, outbox: &mut Outbox) {
         while !self.waiting.is_empty()
+            && self.slots.len() < SLOTS_MAX
             && let Some(worker) = self.choose(now, Policy::LoadBalance)
         {
             let (key, datagram) = self.waiting.pop_front().expect("it is not empty");
+            self.waits.remove(&key);
             self.give(now, worker, key, &datagram, outbox);
         }
     }

@@ -162,7 +162,10 @@ impl Leader {
     }
 
     pub(crate) fn round_sent_at(&self, round: u64) -> Option<Time> {
-        self.rounds.iter().find(|(number, _)| *number == round).map(|(_, at)| *at)
+        // Rounds are counted without gaps.
+        let (first, _) = self.rounds.front()?;
+        let position = usize::try_from(round.checked_sub(*first)?).ok()?;
+        self.rounds.get(position).map(|(_, at)| *at)
     }
 
     pub(crate) fn follower(&self, node: NodeId) -> Option<&Follower> {
@@ -313,8 +316,11 @@ impl Core {
             follower.matched = 0;
             follower.next = follower.next.min(reply.acknowledged + 1);
         }
-        follower.is_poisoned = reply.poisoned;
-        follower.round = follower.round.max(reply.round);
+        // What was said before comes again, perhaps by way of an aggregator.
+        let is_old = reply.round < follower.round;
+        if !is_old {
+            (follower.is_poisoned, follower.round) = (reply.poisoned, reply.round);
+        }
         if let Some(sent_at) = sent_at {
             follower.heard = follower.heard.max(sent_at);
             if counted {
@@ -344,7 +350,9 @@ impl Core {
         }
         if counted {
             let admission = &mut self.admission;
-            leader.repliers.exclude(from, reply.poisoned);
+            if !is_old {
+                leader.repliers.exclude(from, reply.poisoned);
+            }
             let release = |identity: &_| {
                 admission.release(identity);
             };
