@@ -167,7 +167,7 @@ impl Aggregate {
 }
 
 /// See [`Message::Acknowledge`].
-#[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Archive, Serialize, Deserialize)]
 pub struct Acknowledge {
     /// As in the message that it answers, and so is the term.
     pub configuration: u64,
@@ -461,15 +461,24 @@ impl Envelope {
 
     /// Reads what [`Self::encode`] wrote; validates everything.
     pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+        rkyv::deserialize::<Self, rancor::Error>(Self::access(bytes)?)
+            .map_err(|error| invalid(&error))
+    }
+
+    /// The same where it lies: for whoever looks at a part of it and keeps nothing.
+    pub(crate) fn access(bytes: &[u8]) -> Result<&ArchivedEnvelope, MessageError> {
         let (version, record) =
             bytes.split_first_chunk::<2>().ok_or(MessageError::Short(bytes.len()))?;
         let version = u16::from_be_bytes(*version);
         if version != PROTOCOL_VERSION {
             return Err(MessageError::Version(version));
         }
-        rkyv::from_bytes::<Self, rancor::Error>(record)
-            .map_err(|error| MessageError::Invalid(error.to_string()))
+        rkyv::access::<ArchivedEnvelope, rancor::Error>(record).map_err(|error| invalid(&error))
     }
+}
+
+fn invalid(error: &rancor::Error) -> MessageError {
+    MessageError::Invalid(error.to_string())
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ pub const BUGS: &[Bug] = &[
     bug(
         "agg-old-answers",
         "P28",
-        "the aggregator counts answers to an earlier term and of an earlier configuration",
+        "the aggregator counts answers of earlier terms and configurations: late ones, and those that it remembers",
     ),
     bug(
         "agg-leader-unsynced",

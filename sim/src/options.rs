@@ -277,13 +277,18 @@ impl ClusterOptions {
 }
 
 impl ClusterOptions {
-    /// Half of the clusters that could have aggregators do.
+    /// Half of the clusters that could have aggregators do. The larger ones gain the most by them, and
+    /// only there a minority can hold what is not committed.
     fn perhaps_aggregated(self, rng: &mut fastrand::Rng) -> Self {
         if self.mode != Mode::HovercRaft || self.replicas < 2 || rng.bool() {
             return self;
         }
         let (aggregators, by_switch) = (pick(rng, &[1, 1, 1, 2]), rng.bool());
-        Self { mode: Mode::HovercRaftPlusPlus, aggregators, by_switch, ..self }
+        let replicas = pick(rng, &[self.replicas, 5]);
+        let log_bytes_max =
+            self.log_bytes_max.into_iter().cycle().take(usize::from(replicas)).collect();
+        let mode = Mode::HovercRaftPlusPlus;
+        Self { replicas, mode, aggregators, by_switch, log_bytes_max, ..self }
     }
 }
 

@@ -11,9 +11,10 @@ use std::time::Duration;
 use r2p2::Time;
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::heard::{self, Heard, Speaker, Stated};
 use crate::{
     entry::{Index, Member, NodeId, Term},
-    messages::{Acknowledge, AggCommit, Aggregate, Envelope, Message, Progress},
+    messages::{Acknowledge, AggCommit, Envelope, Message, MessageError, Progress},
 };
 
 /// A leader that has not been heard of for so long makes way for one of a lower term or another
@@ -67,6 +68,10 @@ pub struct AggregatorStatus {
 pub struct Aggregator {
     serving: Option<Serving>,
     counters: AggregatorCounters,
+    /// The voters of the last message of a leader.
+    voters: Vec<Member>,
+    /// That of the last announcement, to be used again.
+    replicas: Vec<Progress>,
 }
 
 /// What is known of the highest (term, configuration id).
@@ -118,16 +123,27 @@ impl Aggregator {
     /// Takes a message. Returns whether it is to be passed on, as it came, to
     /// [`Self::followers`].
     pub fn handle_message(&mut self, now: Time, envelope: &Envelope) -> bool {
-        match &envelope.message {
-            Message::Aggregate(aggregate) => self.aggregate_came(now, envelope, aggregate),
-            Message::Acknowledge(acknowledge) => {
-                let is_counted = self.acknowledged(envelope, acknowledge);
+        let (speaker, heard) = heard::read(envelope, &mut self.voters);
+        self.hear(now, speaker, heard)
+    }
+
+    /// Takes a message in its form on the wire, as [`Self::handle_message`] does.
+    pub fn handle_record(&mut self, now: Time, bytes: &[u8]) -> Result<bool, MessageError> {
+        let (speaker, heard) = heard::read_record(bytes, &mut self.voters, VOTERS_MAX)?;
+        Ok(self.hear(now, speaker, heard))
+    }
+
+    fn hear(&mut self, now: Time, speaker: Speaker, heard: Heard) -> bool {
+        match heard {
+            Heard::Stated(stated) => self.stated(now, speaker, stated),
+            Heard::Acknowledged(acknowledge) => {
+                let is_counted = self.acknowledged(speaker, acknowledge);
                 let counters = &mut self.counters;
                 counters.acknowledgements_counted += u64::from(is_counted);
                 counters.acknowledgements_ignored += u64::from(!is_counted);
                 false
             }
-            _ => {
+            Heard::Other => {
                 self.counters.messages_ignored += 1;
                 false
             }
@@ -143,12 +159,15 @@ impl Aggregator {
         }
         serving.announced = announced;
         self.counters.commits_announced += 1;
-        let replicas = serving.voters.iter().map(|voter| voter.progress);
+        let mut replicas = std::mem::take(&mut self.replicas);
+        replicas.clear();
+        let all = serving.voters.iter().map(|voter| voter.progress);
+        replicas.extend(all.filter(|progress| progress.round > 0));
         let commit = AggCommit {
             configuration: serving.configuration,
             commit: announced.commit,
             round: announced.round,
-            replicas: replicas.filter(|progress| progress.round > 0).collect(),
+            replicas,
         };
         Some(Envelope {
             cluster: serving.cluster,
@@ -157,6 +176,13 @@ impl Aggregator {
             term: serving.term,
             message: Message::AggCommit(commit),
         })
+    }
+
+    /// An announcement has been sent: its memory is used for the next one.
+    pub fn recycle(&mut self, announcement: Envelope) {
+        if let Message::AggCommit(commit) = announcement.message {
+            self.replicas = commit.replicas;
+        }
     }
 
     /// The voters that it counts.
@@ -186,20 +212,19 @@ impl Aggregator {
         &self.counters
     }
 
-    fn aggregate_came(&mut self, now: Time, envelope: &Envelope, aggregate: &Aggregate) -> bool {
-        if !is_credible(envelope, aggregate) || !self.follow(now, envelope, aggregate) {
+    fn stated(&mut self, now: Time, leader: Speaker, stated: Stated) -> bool {
+        if !self.is_credible(leader, stated) || !self.follow(now, leader, stated) {
             self.counters.messages_ignored += 1;
             return false;
         }
         let serving = self.serving.as_mut().expect("follow() serves the sender");
         serving.heard = now;
-        let append = &aggregate.append;
-        let is_round = append.round > serving.round;
-        serving.round = serving.round.max(append.round);
-        serving.durable = serving.durable.max(aggregate.durable);
-        serving.last = serving.last.max(aggregate.last());
-        serving.noop = append.noop;
-        let is_for_followers = is_round || !append.entries.is_empty();
+        let is_round = stated.round > serving.round;
+        serving.round = serving.round.max(stated.round);
+        serving.durable = serving.durable.max(stated.durable);
+        serving.last = serving.last.max(stated.last());
+        serving.noop = stated.noop;
+        let is_for_followers = is_round || stated.count > 0;
         self.counters.appends_passed_on += u64::from(is_for_followers);
         self.counters.appends_kept += u64::from(!is_for_followers);
         is_for_followers
@@ -207,13 +232,13 @@ impl Aggregator {
 
     /// Makes sure that the sender is the leader of the highest (term, configuration id); false if
     /// it is not.
-    fn follow(&mut self, now: Time, envelope: &Envelope, aggregate: &Aggregate) -> bool {
-        let sent = (envelope.cluster, envelope.term, aggregate.configuration);
+    fn follow(&mut self, now: Time, leader: Speaker, stated: Stated) -> bool {
+        let sent = (leader.cluster, leader.term, stated.configuration);
         if let Some(serving) = &self.serving {
             let here = (serving.cluster, serving.term, serving.configuration);
             let is_newer = sent.0 == here.0 && sent > here;
             if sent == here {
-                return envelope.from == serving.leader;
+                return leader.from == serving.leader;
             }
             if !is_newer && now.since(serving.heard) < FORGET_AFTER {
                 return false;
@@ -224,39 +249,45 @@ impl Aggregator {
             progress: Progress { node: member.id, ..Progress::default() },
         };
         self.counters.leaders_followed += 1;
+        let mut voters: Vec<_> = self.voters.iter().map(voter).collect();
+        if planted!("agg-old-answers")
+            && let Some(before) = self.serving.take()
+        {
+            voters = before.voters;
+        }
         self.serving = Some(Serving {
-            cluster: envelope.cluster,
-            term: envelope.term,
-            configuration: aggregate.configuration,
-            leader: envelope.from,
-            voters: aggregate.voters.iter().map(voter).collect(),
-            noop: aggregate.append.noop,
+            cluster: leader.cluster,
+            term: leader.term,
+            configuration: stated.configuration,
+            leader: leader.from,
+            voters,
+            noop: stated.noop,
             durable: 0,
             last: 0,
             round: 0,
             heard: now,
             announced: Announced::default(),
-            scratch: Vec::with_capacity(aggregate.voters.len()),
+            scratch: Vec::with_capacity(self.voters.len()),
         });
         true
     }
 
     /// Takes a follower's answer if it is to this leader in this configuration, and of the life
     /// that the configuration names (P28).
-    fn acknowledged(&mut self, envelope: &Envelope, acknowledge: &Acknowledge) -> bool {
+    fn acknowledged(&mut self, follower: Speaker, acknowledge: Acknowledge) -> bool {
         let Some(serving) = &mut self.serving else {
             return false;
         };
         let here = (serving.cluster, serving.term, serving.configuration);
-        let is_for_us = here == (envelope.cluster, envelope.term, acknowledge.configuration);
+        let is_for_us = here == (follower.cluster, follower.term, acknowledge.configuration);
         if !is_for_us && !planted!("agg-old-answers") {
             return false;
         }
-        let Acknowledge { round, acknowledged, applied, poisoned, .. } = *acknowledge;
-        let from = envelope.from;
+        let Acknowledge { round, acknowledged, applied, poisoned, .. } = acknowledge;
+        let from = follower.from;
         let voter = serving.voters.iter_mut().find(|voter| voter.member.id == from);
         let Some(voter) = voter.filter(|voter| {
-            voter.member.incarnation == envelope.incarnation && from != serving.leader
+            voter.member.incarnation == follower.incarnation && from != serving.leader
         }) else {
             return false;
         };
@@ -272,6 +303,18 @@ impl Aggregator {
             progress.poisoned = poisoned;
         }
         true
+    }
+
+    /// Whether a leader that keeps the rules could have sent this (P40).
+    fn is_credible(&self, leader: Speaker, stated: Stated) -> bool {
+        let voters = &self.voters;
+        let Stated { configuration, durable, previous, noop, round, .. } = stated;
+        let highest = previous.max(round).max(noop).max(durable);
+        let own = voters.iter().find(|voter| voter.id == leader.from);
+        (2..=VOTERS_MAX).contains(&voters.len())
+            && voters.is_sorted_by(|a, b| a.id < b.id)
+            && own.is_some_and(|own| own.incarnation == leader.incarnation)
+            && highest.max(configuration).max(leader.term) <= NUMBER_MAX
     }
 }
 
@@ -308,24 +351,13 @@ impl Serving {
     }
 }
 
-/// Whether a leader that keeps the rules could have sent this (P40).
-fn is_credible(envelope: &Envelope, aggregate: &Aggregate) -> bool {
-    let Aggregate { configuration, voters, durable, append } = aggregate;
-    let highest = append.previous_index.max(append.round).max(append.noop).max(*durable);
-    let leader = voters.iter().find(|voter| voter.id == envelope.from);
-    (2..=VOTERS_MAX).contains(&voters.len())
-        && voters.is_sorted_by(|a, b| a.id < b.id)
-        && leader.is_some_and(|leader| leader.incarnation == envelope.incarnation)
-        && highest.max(*configuration).max(envelope.term) <= NUMBER_MAX
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         core::testing::{CLUSTER, aggregate, append_noops, envelope},
         entry::Incarnation,
-        messages::AppendEntries,
+        messages::{Aggregate, AppendEntries},
     };
 
     struct Bench {
@@ -356,8 +388,16 @@ mod tests {
             self.send(&envelope(1, term, Message::Aggregate(Box::new(aggregate))))
         }
 
+        /// Both ways of reading it come to the same.
         fn send(&mut self, envelope: &Envelope) -> bool {
-            self.aggregator.handle_message(self.now, envelope)
+            let mut bytes = Vec::new();
+            envelope.encode(&mut bytes);
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            let read = heard::read(envelope, &mut ours);
+            let of_record = heard::read_record(&bytes, &mut theirs, VOTERS_MAX);
+            assert_eq!(of_record.as_ref(), Ok(&read));
+            assert_eq!(ours, theirs);
+            self.aggregator.handle_record(self.now, &bytes).expect("it was just written")
         }
 
         /// A follower holds up to `acknowledged`, and has heard of `round`.

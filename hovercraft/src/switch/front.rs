@@ -14,7 +14,6 @@ use super::{
 };
 use crate::{
     admin::{Answer, NetworkStatus, Question},
-    messages::Envelope,
     request::{Identity, Kind},
 };
 
@@ -95,6 +94,7 @@ impl Switch {
         };
         self.buffer.clear();
         announcement.encode(&mut self.buffer);
+        aggregator.recycle(announcement);
         for member in aggregator.members() {
             send(&mut self.sender, member.address, &self.buffer, outbox);
         }
@@ -217,12 +217,10 @@ impl Switch {
         let Some(message) = self.receiver.handle_datagram(now, from, datagram)? else {
             return Ok(());
         };
-        match Envelope::decode(&message.body) {
-            Ok(envelope) => {
-                if aggregator.handle_message(now, &envelope) {
-                    for member in aggregator.followers() {
-                        send(&mut self.sender, member.address, &message.body, outbox);
-                    }
+        match aggregator.handle_record(now, &message.body) {
+            Ok(is_for_followers) => {
+                for member in aggregator.followers().filter(|_| is_for_followers) {
+                    send(&mut self.sender, member.address, &message.body, outbox);
                 }
             }
             Err(error) => tracing::debug!(%from, %error, "not a message of a replica"),

@@ -6,6 +6,7 @@ mod aggregator;
 #[cfg(test)]
 mod cluster;
 mod front;
+mod heard;
 mod process;
 mod status;
 

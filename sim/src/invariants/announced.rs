@@ -1,10 +1,14 @@
 //! What an aggregator announces (P28): a quorum of the configuration holds it, in `sync` on its disks,
-//! and it is not below the first index of the term.
+//! and it is not below the first index of the term; and of a replica nothing that it did not
+//! acknowledge in that term and configuration.
 //!
 //! From the paper's `AGG_COMMIT` and Raft's rule that only entries of the own term are committed by
 //! counting (dissertation §3.6.2).
 
+use std::collections::BTreeMap;
+
 use hovercraft::{
+    Index, NodeId, Term,
     messages::{Envelope, Message},
     storage::Durability,
 };
@@ -14,10 +18,36 @@ use crate::{history::term_in, replica::Replica};
 
 const NAME: &str = "announced";
 
-pub(super) fn check(replicas: &[Replica], envelope: &Envelope) -> Result<(), Violation> {
+/// How far each replica has acknowledged to aggregators, and which round, by term and configuration.
+#[derive(Debug, Default)]
+pub(super) struct Said(BTreeMap<(Term, u64, NodeId), (Index, u64)>);
+
+impl Said {
+    pub(super) fn note(&mut self, envelope: &Envelope) {
+        if let Message::Acknowledge(said) = &envelope.message {
+            let key = (envelope.term, said.configuration, envelope.from);
+            let (index, round) = self.0.entry(key).or_default();
+            (*index, *round) = ((*index).max(said.acknowledged), (*round).max(said.round));
+        }
+    }
+}
+
+pub(super) fn check(
+    said: &Said,
+    replicas: &[Replica],
+    envelope: &Envelope,
+) -> Result<(), Violation> {
     let Message::AggCommit(commit) = &envelope.message else { return Ok(()) };
     let index = commit.commit;
     let term = envelope.term;
+    for progress in &commit.replicas {
+        let key = (term, commit.configuration, progress.node);
+        let (matched, round) = said.0.get(&key).copied().unwrap_or_default();
+        if progress.matched > matched || progress.round > round {
+            let what = format!("{progress:?} in term {term}, in which it said {matched}, {round}");
+            return broken(NAME, "P28", what);
+        }
+    }
     let lives = replicas.iter().filter_map(|replica| replica.life.as_ref());
     let leader = lives.map(|life| &life.core).find(|core| {
         core.is_leader()

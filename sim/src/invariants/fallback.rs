@@ -109,8 +109,8 @@ impl Fallback {
 
 /// How often something goes over the network until an entry is committed that was lost with an
 /// aggregator: a heartbeat, where to go on, the entries, the question for a body, the body, and the
-/// acknowledgement, each with one to spare.
-const HOPS: u64 = 12;
+/// acknowledgement, with as many to spare.
+const HOPS: u64 = 16;
 
 /// The disks of the leader and of a follower, each of them busy with another batch.
 const SYNCS: u64 = 4;

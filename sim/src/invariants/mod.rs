@@ -72,6 +72,7 @@ pub(crate) struct Invariants {
     promises: Vec<acknowledgement::Promise>,
     heard: quorum_heard::Heard,
     fallback: fallback::Fallback,
+    said: announced::Said,
     elections: election_safety::Elections,
     states: state_machine_safety::States,
     executed: exactly_once::Executed,
@@ -99,6 +100,7 @@ impl Invariants {
             promises: vec![acknowledgement::Promise::default(); replicas],
             heard: quorum_heard::Heard::new(replicas),
             fallback: fallback::Fallback::default(),
+            said: announced::Said::default(),
             elections: election_safety::Elections::default(),
             states: state_machine_safety::States::default(),
             executed: exactly_once::Executed::default(),
@@ -188,6 +190,7 @@ impl Invariants {
         }
         self.promises[at].note(&replicas[at], envelope);
         self.heard.note(now, at, envelope);
+        self.said.note(envelope);
         durable_term::check(&replicas[at], to, envelope)?;
         acknowledgement::check(replicas, at, envelope)
     }
@@ -198,7 +201,7 @@ impl Invariants {
         replicas: &[Replica],
         envelope: &Envelope,
     ) -> Result<(), Violation> {
-        if self.is_off { Ok(()) } else { announced::check(replicas, envelope) }
+        if self.is_off { Ok(()) } else { announced::check(&self.said, replicas, envelope) }
     }
 
     /// A replica has applied an entry.
