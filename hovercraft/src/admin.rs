@@ -143,7 +143,7 @@ impl Question {
             (_, Answer::Refused(_))
                 | (Self::Hello, Answer::Hello { .. })
                 | (Self::Init(_), Answer::Initialised)
-                | (Self::Status, Answer::Status(_))
+                | (Self::Status, Answer::Status(_) | Answer::Switch(_))
         )
     }
 }
