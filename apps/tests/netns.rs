@@ -111,7 +111,7 @@ impl Net {
             }
         }
         if loss_percent > 0
-            && let Err(problem) = self.lose(&name, loss_percent)
+            && let Err(problem) = Self::lose(&name, loss_percent)
         {
             println!("without loss: the kernel has neither nftables nor netem ({problem})");
         }
@@ -120,7 +120,7 @@ impl Net {
 
     /// Of what arrives at a host, so many in a hundred are lost: by nftables, or where that is not
     /// installed by netem on the way there.
-    fn lose(&self, name: &str, percent: u32) -> Result<(), String> {
+    fn lose(name: &str, percent: u32) -> Result<(), String> {
         let rules = format!(
             "add table ip loss; add chain ip loss in {{ type filter hook input priority 0; }}; \
              add rule ip loss in meta l4proto udp numgen random mod 100 < {percent} drop"
@@ -243,12 +243,12 @@ impl Cluster {
     }
 
     fn told(&self, output: &Output) -> String {
-        let mut text = String::from_utf8_lossy(&output.stderr).into_owned();
-        for host in 0..=SWITCH {
+        let log = |host| {
             let log = fs::read_to_string(self.directory.path().join(format!("log-{host}.txt")));
-            text += &format!("\n--- {host}\n{}", log.unwrap_or_default());
-        }
-        text
+            format!("\n--- {host}\n{}", log.unwrap_or_default())
+        };
+        let logs: Vec<_> = (0..=SWITCH).map(log).collect();
+        String::from_utf8_lossy(&output.stderr).into_owned() + &logs.concat()
     }
 
     fn set(&self, key: u32) {

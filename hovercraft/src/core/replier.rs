@@ -437,7 +437,7 @@ mod tests {
         };
         for _ in 0..4 {
             all_done(&mut bench);
-            bench.now = bench.now + IDLE;
+            bench.now += IDLE;
             assert_eq!(bench.order(Kind::Write), Some(A));
         }
         assert_eq!(bench.order(Kind::Write), Some(B), "whoever is not idle shares the work");
@@ -450,12 +450,12 @@ mod tests {
             .collect();
         assert!(soon.contains(&B), "at a high rate nothing to do now is not idle");
         all_done(&mut bench);
-        bench.now = bench.now + IDLE;
+        bench.now += IDLE;
         let reads: Vec<_> = (0..2).filter_map(|_| bench.order(Kind::Read)).collect();
         assert!(reads.contains(&B), "a read is executed by its replier alone, so it goes around");
         bench.repliers.exclude(A, true);
         all_done(&mut bench);
-        bench.now = bench.now + IDLE;
+        bench.now += IDLE;
         assert_eq!(bench.order(Kind::Write), Some(B));
     }
 
