@@ -203,7 +203,7 @@ fn figure_9(bench: &Bench<'_>) -> Figure {
         bars,
         notes: vec![
             "Ratios are to the same system with 3 replicas. The paper's hovercraft drops from 7 on; \
-             with the aggregator, which is not built here yet, it does not."
+             with the aggregator, which is not modelled here, it does not."
                 .to_owned(),
         ],
     }

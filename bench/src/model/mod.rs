@@ -1,7 +1,7 @@
 //! The paper's Figures 7 to 11 on modelled machines: the real core, and links, network cards and
 //! processors as queues. The costs of the machines are printed with every result.
 //!
-//! `HovercRaft++` is not modelled: its aggregator is not built yet.
+//! `HovercRaft++` is not modelled.
 
 pub mod cores;
 mod costs;
