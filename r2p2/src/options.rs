@@ -343,7 +343,7 @@ pub(crate) mod tests {
         #[test]
         fn unknown_kinds_are_skipped(
             options in any_options(),
-            kind in 10..=255_u8,
+            kind in 11..=255_u8,
             value in prop::collection::vec(any::<u8>(), 0..255),
         ) {
             let unknown = [&[kind, value.len() as u8][..], &value].concat();
