@@ -15,11 +15,12 @@ impl World {
     pub(super) fn may_happen(&self, fault: &Fault) -> bool {
         match fault {
             // All hosts here have one clock: the stepper has those.
-            Fault::ClockJump { .. } | Fault::ClockDrift { .. } => false,
             // And there is no switch.
-            Fault::KillAggregator { .. } | Fault::CutAggregator { .. } | Fault::Echo { .. } => {
-                false
-            }
+            Fault::ClockJump { .. }
+            | Fault::ClockDrift { .. }
+            | Fault::KillAggregator { .. }
+            | Fault::CutAggregator { .. }
+            | Fault::Echo { .. } => false,
             _ if self.plan.beyond => true,
             Fault::Blackout { .. } => self.survives_blackouts(),
             Fault::Kill { target, .. }
