@@ -126,8 +126,7 @@ impl Disk {
             return Ok(Damage::Harmless);
         }
         let seed = state.rng.u64(..);
-        let intact = state.disk.fork(seed);
-        intact.limit(None);
+        let intact = healthy(&state.disk, seed);
         state.before_damage = Some(intact.fork(seed));
         let whole =
             state.load(&intact).map_err(|error| format!("before it was damaged: {error}"))?;
@@ -140,8 +139,7 @@ impl Disk {
         let offset = state.rng.u64(..size.min(8192));
         let bit = state.rng.u8(..8);
         state.disk.flip_bit(&name, offset, bit);
-        let damaged = state.disk.fork(seed);
-        damaged.limit(None);
+        let damaged = healthy(&state.disk, seed);
         judge(&whole, state.load(&damaged)).map_err(|what| format!("{name}, byte {offset}: {what}"))
     }
 
@@ -193,6 +191,14 @@ pub(super) enum Damage {
     Found,
     /// It is where nothing is.
     Harmless,
+}
+
+/// The same contents on a disk that neither fails nor is full.
+fn healthy(disk: &SimDisk, seed: u64) -> SimDisk {
+    let healthy = disk.fork(seed);
+    healthy.limit(None);
+    healthy.break_after(u64::MAX);
+    healthy
 }
 
 /// Compares what a store reads with what it would have read. After a power cut the end of the log

@@ -201,6 +201,7 @@ impl Replica {
         self.resume();
         self.set_slow(0);
         self.disk.repair();
+        self.spoiling.end();
         self.is_wanted = true;
     }
 }

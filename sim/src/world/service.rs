@@ -119,21 +119,28 @@ pub(super) struct Watched {
     spoiling: Spoiling,
 }
 
-/// Which snapshots cannot be written.
+/// Which snapshots cannot be written: so many of a thousand.
 #[derive(Debug, Clone)]
-pub(super) struct Spoiling {
-    per_mille: u32,
-    rng: Arc<Mutex<fastrand::Rng>>,
-}
+pub(super) struct Spoiling(Arc<Mutex<(u32, fastrand::Rng)>>);
 
 impl Spoiling {
-    /// So many of a thousand.
     pub(super) fn new(per_mille: u32, rng: fastrand::Rng) -> Self {
-        Self { per_mille, rng: Arc::new(Mutex::new(rng)) }
+        Self(Arc::new(Mutex::new((per_mille, rng))))
+    }
+
+    /// From now on all can be.
+    pub(super) fn end(&self) {
+        self.state().0 = 0;
     }
 
     fn happens(&self) -> bool {
-        happens(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner), self.per_mille)
+        let (per_mille, rng) = &mut *self.state();
+        happens(rng, *per_mille)
+    }
+
+    fn state(&self) -> MutexGuard<'_, (u32, fastrand::Rng)> {
+        // The one thread that there is panicked: whatever it was, the run has failed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
