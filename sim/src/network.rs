@@ -81,6 +81,11 @@ impl Weather {
         }
         weather
     }
+
+    /// How long after it a packet from or to an aggregator is heard again, if it is.
+    pub(crate) fn echo(&self, rng: &mut fastrand::Rng) -> Option<Duration> {
+        happens(rng, self.echoed_per_mille).then(|| up_to_us(rng, self.echo_us))
+    }
 }
 
 /// When the copies of a packet arrive.
@@ -215,8 +220,7 @@ impl Network {
     /// When something old comes again, if it does, long after it was sent.
     pub(crate) fn echo(&mut self, now: Time, from: Endpoint, to: Endpoint) -> Option<Time> {
         let rng = &mut self.links[from * self.endpoints + to].rng;
-        let (per_mille, echo_us) = (self.weather.echoed_per_mille, self.weather.echo_us);
-        happens(rng, per_mille).then(|| now + up_to_us(rng, echo_us))
+        self.weather.echo(rng).map(|late| now + late)
     }
 
     /// Something happens to packets from now on.

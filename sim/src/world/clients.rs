@@ -52,6 +52,7 @@ impl Records {
 pub(super) struct Destination {
     pub(super) members: Vec<SocketAddrV4>,
     pub(super) group: Option<SocketAddrV4>,
+    pub(super) switch: Option<SocketAddrV4>,
     pub(super) mode: Mode,
 }
 
@@ -75,9 +76,10 @@ impl Caller {
         loop {
             let link = SimLink::bind(SocketAddrV4::new(host, 0), None, Pace::instant());
             let mut builder = Client::builder().mode(destination.mode).timeout(timeout);
-            builder = match destination.group {
-                Some(group) => builder.multicast(group, host),
-                None => builder.members(destination.members.clone()),
+            builder = match (destination.switch, destination.group) {
+                (Some(switch), _) => builder.switch(switch).members(destination.members.clone()),
+                (None, Some(group)) => builder.multicast(group, host),
+                (None, None) => builder.members(destination.members.clone()),
             };
             if let Ok(client) = builder.connect_on(link).await {
                 return Self { client, number, records };

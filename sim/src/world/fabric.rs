@@ -26,6 +26,7 @@ use madsim::{
 use r2p2::{DATAGRAM_BYTES_MAX, Packet};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::switches;
 use crate::{
     faults::Fault,
     network::{Cause, Weather, delay, happens},
@@ -50,6 +51,8 @@ pub(super) struct FabricCounters {
     pub(super) too_large: u64,
     pub(super) cut_off: u64,
     pub(super) multicast: u64,
+    /// Came from or went to the switch, and came again.
+    pub(super) echoed: u64,
     /// There was no room in a receive buffer.
     pub(super) overrun: u64,
     /// Nobody was there.
@@ -94,6 +97,8 @@ struct Socket {
 struct Line {
     rng: fastrand::Rng,
     cuts: Vec<Cut>,
+    /// It never comes back.
+    is_dead: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -167,6 +172,11 @@ impl Fabric {
     pub(super) fn cut(&self, cause: Cause, from: Ipv4Addr, to: Ipv4Addr, eats: bool) {
         let since = self.time.elapsed();
         self.state().line(from, to).cuts.push(Cut { cause, since, eats });
+    }
+
+    /// Cuts one direction between two hosts for good.
+    pub(super) fn kill_line(&self, from: Ipv4Addr, to: Ipv4Addr) {
+        self.state().line(from, to).is_dead = true;
     }
 
     /// What a fault did ends.
@@ -312,7 +322,7 @@ impl State {
         let seed = self.seed;
         self.lines.entry((from, to)).or_insert_with(|| {
             let number = u64::from(from.to_bits()) << 32 | u64::from(to.to_bits());
-            Line { rng: seed.stream("line", number), cuts: Vec::new() }
+            Line { rng: seed.stream("line", number), cuts: Vec::new(), is_dead: false }
         })
     }
 
@@ -323,8 +333,9 @@ impl State {
     fn transmit(&mut self, now: Duration, from: SocketAddrV4, to: SocketAddrV4, datagram: Bytes) {
         self.line(*from.ip(), *to.ip());
         let Self { options, weather, lines, counters, .. } = self;
-        let Some(Line { rng, cuts }) = lines.get_mut(&(*from.ip(), *to.ip())) else { return };
-        if !cuts.is_empty() {
+        let Some(line) = lines.get_mut(&(*from.ip(), *to.ip())) else { return };
+        let Line { rng, cuts, is_dead } = line;
+        if *is_dead || !cuts.is_empty() {
             counters.cut_off += 1;
             return;
         }
@@ -345,8 +356,11 @@ impl State {
             late += u64::from(is_late);
             *to_come = delay(rng, options, weather, is_late);
         }
+        let is_of_switch = [from, to].iter().any(|end| end.ip() == switches::ADDRESS.ip());
+        let echo = if is_of_switch { weather.echo(rng) } else { None };
         self.counters.late += late;
         self.counters.doubled += copies as u64 - 1;
+        self.counters.echoed += u64::from(echo.is_some());
         let datagram = match damage {
             Some(bit) => match damaged(&datagram, bit) {
                 Some(damaged) => {
@@ -360,7 +374,7 @@ impl State {
             },
             None => datagram,
         };
-        for delay in &delays[..copies] {
+        for delay in delays[..copies].iter().chain(&echo) {
             let (due, sequence) = (now + *delay, self.next_sequence());
             let is_next = self.flying.peek().is_none_or(|Reverse(next)| due < next.due);
             let datagram = datagram.clone();

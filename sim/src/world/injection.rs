@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use madsim::time::TimeHandle;
 use r2p2::Time;
 
-use super::{STEP, World, disk::Damage, pass, wrong};
+use super::{STEP, World, disk::Damage, pass, switches, wrong};
 use crate::{
     agenda::Agenda,
-    faults::{Fault, Leaves, Sides, Target, Ways},
+    faults::{Fault, Leaves, Sides, Switches, Target, Ways},
     invariants::Violation,
     network::Cause,
     trace::Place,
@@ -24,6 +24,7 @@ enum Relief {
     Resume(usize),
     QuickDisk(usize),
     QuickNode(usize),
+    StartSwitch,
     Mend(Cause),
     /// The cuts of a flapping link come or go.
     Flap(Cause, bool),
@@ -81,12 +82,14 @@ impl World {
             | Fault::Reordering { .. }
             | Fault::Corruption { .. }
             | Fault::DelayTail { .. }
+            | Fault::Echo { .. }
             | Fault::Mtu { .. } => {
                 self.fabric.disturb(number, fault.clone());
                 (length, Relief::Mend(number))
             }
-            Fault::Partition { sides, ways, eats, .. } => {
+            Fault::Partition { sides, ways, eats, switches, .. } => {
                 self.part(number, sides, *ways, *eats);
+                self.part_switch(number, sides, *ways, *switches);
                 (length, Relief::Mend(number))
             }
             Fault::Flapping { .. } => (Duration::ZERO, Relief::Flap(number, true)),
@@ -98,6 +101,15 @@ impl World {
             Fault::Blackout { leaves, .. } => {
                 (0..self.replicas.len()).for_each(|at| self.kill(at, *leaves));
                 (length, Relief::RestartAll)
+            }
+            Fault::KillAggregator { for_good, .. } => {
+                self.switch.iter_mut().for_each(|switch| switch.kill(*for_good));
+                (length, Relief::StartSwitch)
+            }
+            Fault::CutAggregator { replica, ways, for_good, .. } => {
+                let at = self.find(Target::Replica(*replica));
+                self.cut_off_switch(number, at, *ways, *for_good);
+                (length, Relief::Mend(number))
             }
             other => (length, self.hit(other, length)?),
         };
@@ -168,6 +180,7 @@ impl World {
             Relief::Resume(at) => self.replicas[at].resume(),
             Relief::QuickDisk(at) => self.replicas[at].disk.set_slowness(1),
             Relief::QuickNode(at) => self.replicas[at].set_slow(0),
+            Relief::StartSwitch => self.start_switch(),
             Relief::Mend(number) => {
                 self.watcher.tell(Place::World, format!("fault {number} is over"));
                 self.fabric.mend(number);
@@ -227,6 +240,40 @@ impl World {
         for client in &self.client_hosts {
             let (from, to) = if is_deaf { (*client, replica) } else { (replica, *client) };
             self.fabric.cut(number, from, to, false);
+        }
+    }
+
+    /// Cuts the links between the switch and the side where it is not.
+    fn part_switch(&mut self, number: Cause, sides: &Sides, ways: Ways, switches: Switches) {
+        // What is out of the first side is in to the second.
+        let (is_cut_from_first, ways) = match (switches, ways) {
+            (Switches::Between, _) => return,
+            (Switches::Second, ways) => (true, ways),
+            (Switches::First, Ways::Out) => (false, Ways::In),
+            (Switches::First, Ways::In) => (false, Ways::Out),
+            (Switches::First, Ways::Both) => (false, Ways::Both),
+        };
+        if *sides == Sides::Ring {
+            return;
+        }
+        for at in 0..self.replicas.len() {
+            if sides.is_first(at, |target| self.find(target)) == is_cut_from_first {
+                self.cut_off_switch(number, at, ways, false);
+            }
+        }
+    }
+
+    /// Cuts the links between the switch and a replica, whose ways they are.
+    fn cut_off_switch(&mut self, number: Cause, at: usize, ways: Ways, for_good: bool) {
+        let (switch, replica) = (*switches::ADDRESS.ip(), *self.replicas[at].address.ip());
+        let out = (ways != Ways::In).then_some((replica, switch));
+        let into = (ways != Ways::Out).then_some((switch, replica));
+        for (from, to) in [out, into].into_iter().flatten() {
+            if for_good {
+                self.fabric.kill_line(from, to);
+            } else {
+                self.fabric.cut(number, from, to, false);
+            }
         }
     }
 }

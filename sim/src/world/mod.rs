@@ -19,6 +19,7 @@ mod link;
 mod plan;
 mod replicas;
 mod service;
+mod switches;
 mod watcher;
 
 use std::{
@@ -44,6 +45,7 @@ use self::{
     plan::{Ending, Plan},
     replicas::{GROUP, Replica},
     service::Witness,
+    switches::SwitchHost,
     watcher::Watcher,
 };
 use crate::{
@@ -151,6 +153,7 @@ struct World {
     plan: Plan,
     workload: Arc<dyn Workload>,
     replicas: Vec<Replica>,
+    switch: Option<SwitchHost>,
     witness: Witness,
     records: Records,
     watcher: Watcher,
@@ -176,12 +179,14 @@ impl World {
         let count = usize::from(plan.options.cluster.replicas);
         let replica = |at| Replica::new(&plan, at, &workload, &witness);
         let replicas: Vec<_> = (0..count).map(replica).collect();
+        let switch = SwitchHost::new(&plan);
         let members = replicas.iter().map(|replica| (replica.id, replica.address)).collect();
         let watcher = Watcher::new(members, story);
         let mut world = Self {
             plan,
             workload,
             replicas,
+            switch,
             witness,
             records: Records::default(),
             watcher,
@@ -222,6 +227,7 @@ impl World {
     /// Starts the replicas, makes a cluster of them, and lets the clients go.
     async fn begin(&mut self) -> Result<(), Violation> {
         self.want_all();
+        self.start_switch();
         self.look()?;
         let members: Vec<_> =
             self.replicas.iter().map(|replica| (replica.id, replica.address)).collect();
@@ -245,8 +251,13 @@ impl World {
         Destination {
             members: self.replicas.iter().map(|replica| replica.address).collect(),
             group: self.plan.multicasts.then_some(GROUP),
+            switch: self.plan.options.cluster.by_switch.then_some(switches::ADDRESS),
             mode: self.plan.mode(),
         }
+    }
+
+    fn start_switch(&mut self) {
+        self.switch.iter_mut().for_each(SwitchHost::start);
     }
 
     /// From here on nothing goes wrong.
@@ -254,6 +265,7 @@ impl World {
         self.watcher.tell(Place::World, "nothing goes wrong any more".to_owned());
         self.fabric.calm();
         self.replicas.iter_mut().for_each(Replica::heal);
+        self.start_switch();
     }
 
     fn want_all(&mut self) {
@@ -396,6 +408,7 @@ impl World {
             ("packets too large", counters.too_large),
             ("packets cut off", counters.cut_off),
             ("packets multicast", counters.multicast),
+            ("packets of a switch heard again", counters.echoed),
             ("packets that overran a buffer", counters.overrun),
             ("packets to nobody", counters.unreachable),
         ] {

@@ -77,8 +77,8 @@ impl Plan {
     pub(super) fn mode(&self) -> Mode {
         match self.options.cluster.mode {
             core::Mode::Raft => Mode::Raft,
-            // There is no switch in this world.
-            core::Mode::HovercRaft | core::Mode::HovercRaftPlusPlus => Mode::HovercRaft,
+            core::Mode::HovercRaft => Mode::HovercRaft,
+            core::Mode::HovercRaftPlusPlus => Mode::HovercRaftPlusPlus,
         }
     }
 

@@ -14,6 +14,7 @@ use super::{
     link::{Pace, SimLink},
     plan::Plan,
     service::{Spoiling, Watched, Witness},
+    switches,
 };
 use crate::{faults::Leaves, workload::Workload};
 
@@ -76,6 +77,10 @@ impl Replica {
             .log_bytes_max(settings.log_bytes_max)
             .execution(plan.execution())
             .limits(options.cluster.limits());
+        let cluster = &options.cluster;
+        let builder =
+            if cluster.aggregators > 0 { builder.aggregator(switches::ADDRESS) } else { builder };
+        let builder = if cluster.by_switch { builder.switch(switches::ADDRESS) } else { builder };
         let host = Handle::current().create_node().name(format!("replica {id}")).build();
         let stream = |source| plan.seed.stream(source, at as u64);
         Self {
