@@ -25,6 +25,9 @@ pub(crate) struct Copies {
 pub(crate) struct Bypass {
     /// None while the switch works.
     gone: Option<Gone>,
+    /// How many copies went by the switch of requests that were given up before anything was heard
+    /// of them, since something was.
+    in_vain: u32,
 }
 
 #[derive(Debug)]
@@ -60,11 +63,29 @@ impl Bypass {
         }
     }
 
+    /// Nothing was ever heard of a request that is given up. Whoever is too impatient for a third
+    /// copy of one request goes around the switch with the next.
+    pub(crate) fn given_up(&mut self, now: Time, copies: Copies) {
+        if !self.goes_by_switch(copies) {
+            return;
+        }
+        self.in_vain = self.in_vain.saturating_add(copies.unheard);
+        if self.in_vain >= COPIES_BY_SWITCH {
+            self.gone = Some(Gone { probe_at: now + AGAIN_AFTER, probe: None });
+        }
+    }
+
+    /// A request has been refused.
+    pub(crate) fn refused(&mut self) {
+        self.in_vain = 0;
+    }
+
     /// A request has been answered.
     pub(crate) fn answered(&mut self, now: Time, copies: Copies) {
         if !self.goes_by_switch(copies) {
             return;
         }
+        self.in_vain = 0;
         let is_gone = copies.unheard > COPIES_BY_SWITCH;
         self.gone = is_gone.then(|| Gone { probe_at: now + AGAIN_AFTER, probe: None });
     }
@@ -113,6 +134,30 @@ mod tests {
         assert_eq!(ports(&bypass, copies(5, 0)), (2, 4));
         bypass.answered(now, copies(3, 1));
         assert_eq!(ports(&bypass, copies(5, 0)), (1, 1));
+    }
+
+    #[test]
+    fn requests_that_are_given_up_early_show_together_that_the_switch_is_gone() {
+        let all = [SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1); 2];
+        let mut bypass = Bypass::default();
+        let now = Time::ZERO;
+        bypass.given_up(now, copies(1, 1));
+        bypass.refused();
+        bypass.given_up(now, copies(2, 1));
+        bypass.answered(now, copies(3, 1));
+        bypass.given_up(now, copies(4, 1));
+        assert!(bypass.gone.is_none(), "it was heard of between any two of them");
+        bypass.given_up(now, copies(5, 1));
+        bypass.begun(now, 6);
+        assert_eq!(bypass.destinations(&all, copies(6, 0)), &all[1..]);
+        // A probe that is given up shows that it still is.
+        bypass.begun(now + AGAIN_AFTER, 7);
+        bypass.given_up(now + AGAIN_AFTER, copies(7, 1));
+        bypass.begun(now + AGAIN_AFTER, 8);
+        assert_eq!(bypass.destinations(&all, copies(8, 0)), &all[1..]);
+        bypass.begun(now + AGAIN_AFTER * 2, 9);
+        bypass.answered(now + AGAIN_AFTER * 2, copies(9, 1));
+        assert!(bypass.gone.is_none());
     }
 
     #[test]

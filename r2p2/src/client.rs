@@ -281,6 +281,11 @@ impl ClientEndpoint {
         let request = self.requests.get(handle.number);
         if request.is_some_and(|request| request.serial == handle.serial) {
             let request = self.remove(handle.number);
+            if let Some(bypass) = &mut self.bypass
+                && request.unheard == request.copies_sent
+            {
+                bypass.given_up(now, request.copies());
+            }
             if request.identity.is_none() {
                 self.ids.release_later(now, request.segments.request_id());
             }
@@ -419,6 +424,9 @@ impl ClientEndpoint {
         let request = &mut self.requests[number];
         // Whoever refuses is there.
         request.unheard = 0;
+        if let Some(bypass) = &mut self.bypass {
+            bypass.refused();
+        }
         self.retries.arm(now, number, request.backoff);
         Some(ClientEvent {
             handle: RequestHandle { number, serial: request.serial },

@@ -18,6 +18,10 @@ use crate::{Mode, Multicast, entropy::random_u64};
 /// How long a call may take unless the user says otherwise.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 
+/// How long connecting by a switch takes at least: no client is so impatient that it never gets
+/// around one that is dead, which takes two copies of a request.
+const BY_SWITCH_MIN: Duration = Duration::from_millis(200);
+
 /// How many calls may be on their way to the driver; more callers wait for their turn.
 const QUEUE: usize = 4096;
 
@@ -70,7 +74,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a call may take, and connecting too; 5 s unless said otherwise.
+    /// How long a call may take, and connecting too, though by a switch 200 ms at least; 5 s unless
+    /// said otherwise.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -107,9 +112,13 @@ impl ClientBuilder {
         let (clock, stats) = (Clock::start(), Stats::default());
         let driver = Driver { link, session, clock, stats: stats.clone(), calls };
         tokio::spawn(driver.drive());
-        let client = Client { calls: sender, clock, timeout: self.timeout, stats };
+        let timeout = match self.switch {
+            Some(_) => self.timeout.max(BY_SWITCH_MIN),
+            None => self.timeout,
+        };
+        let client = Client { calls: sender, clock, timeout, stats };
         match client.submit(CallKind::Connect, Bytes::new()).await {
-            Ok(_) => Ok(client),
+            Ok(_) => Ok(Client { timeout: self.timeout, ..client }),
             Err(CallError::NotSent(timeout)) => Err(ConnectError::TimedOut(timeout)),
             Err(_) => Err(ConnectError::Stopped),
         }
