@@ -1,18 +1,24 @@
-//! Packets that a switch passes on for their sender.
+//! What a switch does with a client's packet: it passes it on, or refuses it.
 
 use std::net::SocketAddrV4;
 
 use crate::{
-    options::{ORIGIN, ORIGIN_BYTES},
-    wire::HEADER_BYTES,
+    Outbox,
+    options::{ORIGIN, ORIGIN_BYTES, Options},
+    wire::{HEADER_BYTES, Header, MessageType, Packet, Policy},
 };
 
-/// Appends a client's packet to `out`, with ORIGIN saying who the client is, so that whoever gets
-/// it answers the client (protocol §1). Returns false, and appends nothing, if the header has no
-/// room for it.
+/// Passes a client's packet on to `to`, with ORIGIN saying who the client is, so that whoever gets
+/// it answers the client (protocol §1). Returns false, and sends nothing, if the header has no room
+/// for it.
 ///
 /// The datagram must have been parsed, and must have no ORIGIN yet.
-pub fn pass_on(datagram: &[u8], client: SocketAddrV4, out: &mut Vec<u8>) -> bool {
+pub fn pass_on(
+    datagram: &[u8],
+    client: SocketAddrV4,
+    to: SocketAddrV4,
+    outbox: &mut Outbox,
+) -> bool {
     let Some((fixed, rest)) = datagram.split_first_chunk::<HEADER_BYTES>() else {
         return false;
     };
@@ -21,12 +27,22 @@ pub fn pass_on(datagram: &[u8], client: SocketAddrV4, out: &mut Vec<u8>) -> bool
     };
     let [port_high, port_low] = client.port().to_be_bytes();
     let [a, b, c, d] = client.ip().octets();
-    out.extend_from_slice(fixed);
-    let start = out.len() - HEADER_BYTES;
-    out[start + 1] = size;
-    out.extend_from_slice(&[ORIGIN, ORIGIN_BYTES as u8 - 2, a, b, c, d, port_high, port_low]);
-    out.extend_from_slice(rest);
+    outbox.push(to, |out| {
+        let start = out.len();
+        out.extend_from_slice(fixed);
+        out[start + 1] = size;
+        out.extend_from_slice(&[ORIGIN, ORIGIN_BYTES as u8 - 2, a, b, c, d, port_high, port_low]);
+        out.extend_from_slice(rest);
+    });
     true
+}
+
+/// Tells a client by DROP that its request is not admitted now (P23).
+pub fn refuse(request: &Packet<'_>, client: SocketAddrV4, outbox: &mut Outbox) {
+    let header = Header::single(MessageType::Drop, Policy::Fixed, request.header.request_id);
+    let identity = request.options.session.map(|session| session.identity());
+    let answer = Packet { options: Options { identity, ..Options::NONE }, ..Packet::drop(header) };
+    outbox.push(client, |out| answer.encode(out));
 }
 
 #[cfg(test)]
@@ -36,7 +52,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Header, MessageType, Options, Packet, Policy, options::tests::any_options};
+    use crate::options::tests::any_options;
 
     proptest! {
         #[test]
@@ -44,13 +60,22 @@ mod tests {
             options.origin = None;
             let header = Header::single(MessageType::Request, Policy::Replicated, 7);
             let packet = Packet { options, ..Packet::new(header, &body) };
-            let (mut datagram, mut passed_on) = (Vec::new(), vec![1, 2, 3]);
+            let mut datagram = Vec::new();
             packet.encode(&mut datagram);
             let client = SocketAddrV4::new(Ipv4Addr::new(10, 1, 2, 3), 4567);
-            prop_assert!(pass_on(&datagram, client, &mut passed_on));
-            let parsed = Packet::parse(&passed_on[3..]).unwrap();
-            prop_assert_eq!(parsed.options, Options { origin: Some(client), ..options });
-            prop_assert_eq!((parsed.header, parsed.body), (header, &body[..]));
+            let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
+            let mut outbox = Outbox::new();
+            // One behind the other, as in a batch.
+            prop_assert!(pass_on(&datagram, client, to, &mut outbox));
+            prop_assert!(pass_on(&datagram, client, to, &mut outbox));
+            let mut passed_on = Vec::new();
+            outbox.drain(|batch| passed_on.extend(batch.datagrams().map(<[u8]>::to_vec)));
+            prop_assert_eq!(passed_on.len(), 2);
+            for datagram in &passed_on {
+                let parsed = Packet::parse(datagram).unwrap();
+                prop_assert_eq!(parsed.options, Options { origin: Some(client), ..options });
+                prop_assert_eq!((parsed.header, parsed.body), (header, &body[..]));
+            }
         }
     }
 
@@ -58,9 +83,10 @@ mod tests {
     fn a_header_without_room_is_left_alone() {
         let mut datagram = vec![0; 300];
         (datagram[0], datagram[1]) = (0xCC, 250);
-        let mut out = Vec::new();
+        let mut outbox = Outbox::new();
         let client = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
-        assert!(!pass_on(&datagram, client, &mut out) && out.is_empty());
-        assert!(!pass_on(&[0xCC], client, &mut out) && out.is_empty());
+        assert!(!pass_on(&datagram, client, client, &mut outbox));
+        assert!(!pass_on(&[0xCC], client, client, &mut outbox));
+        outbox.drain(|_| panic!("nothing is sent"));
     }
 }

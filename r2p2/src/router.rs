@@ -15,8 +15,8 @@ use foldhash::fast::FixedState;
 
 use crate::{
     Outbox, Time,
-    pass_on::pass_on,
-    wire::{Feedback, Header, MessageType, Packet, Policy, WireError},
+    pass_on::{pass_on, refuse},
+    wire::{Feedback, Packet, Policy},
 };
 
 /// How a worker is chosen.
@@ -141,27 +141,75 @@ impl Router {
         }
     }
 
-    /// Takes a datagram of type REQUEST from a client, or of type FEEDBACK from a worker.
-    pub fn handle_datagram(
+    /// Takes a packet of a client's request, and the datagram that it was parsed from.
+    pub fn handle_request(
         &mut self,
         now: Time,
         from: SocketAddrV4,
+        packet: &Packet<'_>,
         datagram: &[u8],
         outbox: &mut Outbox,
-    ) -> Result<(), WireError> {
-        let packet = Packet::parse(datagram)?;
-        match packet.header.message_type {
-            MessageType::Request => {
-                self.request(now, from, &packet, datagram, outbox);
-                Ok(())
-            }
-            MessageType::Feedback => {
-                let feedback = Feedback::parse(packet.body)?;
-                self.feedback(now, from, feedback, outbox);
-                Ok(())
-            }
-            other => Err(WireError::Misdirected(other)),
+    ) {
+        // Who says ORIGIN to a switch is none of its clients.
+        if packet.options.origin.is_some() || packet.header.policy.is_replicated() {
+            return;
         }
+        let key = Key { client: from, request_id: packet.header.request_id };
+        let known = self.slots.get(&key).copied();
+        if let Some(slot) = known.filter(|slot| !self.workers[slot.worker].is_lost) {
+            self.counters.retries += u64::from(packet.header.first);
+            pass_on(datagram, from, self.workers[slot.worker].address, outbox);
+            return;
+        }
+        if !packet.header.first {
+            return;
+        }
+        self.counters.requests += 1;
+        if self.waits.contains(&key) {
+            return;
+        }
+        let chosen = self.choose(now, packet.header.policy);
+        match chosen.filter(|_| self.waiting.is_empty() && self.slots.len() < SLOTS_MAX) {
+            Some(worker) => self.give(now, worker, key, datagram, outbox),
+            None if self.waiting.len() < self.config.waiting_max => {
+                self.counters.waited += 1;
+                self.waits.insert(key);
+                self.waiting.push_back((key, datagram.to_vec()));
+            }
+            None => {
+                self.counters.dropped += 1;
+                refuse(packet, from, outbox);
+            }
+        }
+    }
+
+    /// Takes what a worker says in a FEEDBACK.
+    pub fn handle_feedback(
+        &mut self,
+        now: Time,
+        from: SocketAddrV4,
+        said: Feedback,
+        outbox: &mut Outbox,
+    ) {
+        let Some(worker) = self.workers.iter().position(|worker| worker.address == from) else {
+            return;
+        };
+        self.workers[worker].heard = now;
+        self.workers[worker].probed = None;
+        if std::mem::take(&mut self.workers[worker].is_lost) {
+            self.counters.workers_found += 1;
+        }
+        let key = Key { client: said.client, request_id: said.request_id };
+        if self.slots.get(&key).is_some_and(|slot| slot.worker == worker) {
+            self.slots.remove(&key);
+            self.workers[worker].count -= 1;
+            self.counters.answered += 1;
+        }
+        if self.by_age.len() > 2 * self.slots.len() + 1024 {
+            let slots = &self.slots;
+            self.by_age.retain(|(at, key)| slots.get(key).is_some_and(|slot| slot.since == *at));
+        }
+        self.give_waiting(now, outbox);
     }
 
     /// Frees what is too old.
@@ -206,72 +254,6 @@ impl Router {
         self.waiting.len()
     }
 
-    fn request(
-        &mut self,
-        now: Time,
-        from: SocketAddrV4,
-        packet: &Packet<'_>,
-        datagram: &[u8],
-        outbox: &mut Outbox,
-    ) {
-        // Who says ORIGIN to a switch is none of its clients.
-        if packet.options.origin.is_some() || packet.header.policy.is_replicated() {
-            return;
-        }
-        let key = Key { client: from, request_id: packet.header.request_id };
-        let known = self.slots.get(&key).copied();
-        if let Some(slot) = known.filter(|slot| !self.workers[slot.worker].is_lost) {
-            self.counters.retries += u64::from(packet.header.first);
-            self.pass_on(slot.worker, key, datagram, outbox);
-            return;
-        }
-        if !packet.header.first {
-            return;
-        }
-        self.counters.requests += 1;
-        if self.waits.contains(&key) {
-            return;
-        }
-        let chosen = self.choose(now, packet.header.policy);
-        match chosen.filter(|_| self.waiting.is_empty() && self.slots.len() < SLOTS_MAX) {
-            Some(worker) => self.give(now, worker, key, datagram, outbox),
-            None if self.waiting.len() < self.config.waiting_max => {
-                self.counters.waited += 1;
-                self.waits.insert(key);
-                self.waiting.push_back((key, datagram.to_vec()));
-            }
-            None => {
-                self.counters.dropped += 1;
-                let header = Header::single(MessageType::Drop, Policy::Fixed, key.request_id);
-                let mut packet_out = Packet::drop(header);
-                packet_out.options.identity = packet.options.session.map(|it| it.identity());
-                outbox.push(from, |out| packet_out.encode(out));
-            }
-        }
-    }
-
-    fn feedback(&mut self, now: Time, from: SocketAddrV4, said: Feedback, outbox: &mut Outbox) {
-        let Some(worker) = self.workers.iter().position(|worker| worker.address == from) else {
-            return;
-        };
-        self.workers[worker].heard = now;
-        self.workers[worker].probed = None;
-        if std::mem::take(&mut self.workers[worker].is_lost) {
-            self.counters.workers_found += 1;
-        }
-        let key = Key { client: said.client, request_id: said.request_id };
-        if self.slots.get(&key).is_some_and(|slot| slot.worker == worker) {
-            self.slots.remove(&key);
-            self.workers[worker].count -= 1;
-            self.counters.answered += 1;
-        }
-        if self.by_age.len() > 2 * self.slots.len() + 1024 {
-            let slots = &self.slots;
-            self.by_age.retain(|(at, key)| slots.get(key).is_some_and(|slot| slot.since == *at));
-        }
-        self.give_waiting(now, outbox);
-    }
-
     fn give_waiting(&mut self, now: Time, outbox: &mut Outbox) {
         while !self.waiting.is_empty()
             && self.slots.len() < SLOTS_MAX
@@ -293,19 +275,7 @@ impl Router {
         if chosen.is_lost {
             chosen.probed = Some(now);
         }
-        self.pass_on(worker, key, datagram, outbox);
-    }
-
-    fn pass_on(&self, worker: usize, key: Key, datagram: &[u8], outbox: &mut Outbox) {
-        let mut fits = true;
-        let address = self.workers[worker].address;
-        outbox.push(address, |out| {
-            fits = pass_on(datagram, key.client, out);
-            if !fits {
-                // An outbox takes no empty datagram; a worker ignores what is not a packet.
-                out.push(0);
-            }
-        });
+        pass_on(datagram, key.client, chosen.address, outbox);
     }
 
     /// The worker for a request; none if it has to wait.
@@ -349,6 +319,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::wire::{Header, MessageType};
 
     fn address(port: u16) -> SocketAddrV4 {
         SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
@@ -388,9 +359,13 @@ mod tests {
         fn send(&mut self, from: u16, packet: &Packet<'_>) -> Vec<u16> {
             let mut datagram = Vec::new();
             packet.encode(&mut datagram);
-            let taken =
-                self.router.handle_datagram(self.now, address(from), &datagram, &mut self.outbox);
-            taken.unwrap();
+            let (now, from) = (self.now, address(from));
+            if packet.header.message_type == MessageType::Feedback {
+                let said = Feedback::parse(packet.body).unwrap();
+                self.router.handle_feedback(now, from, said, &mut self.outbox);
+            } else {
+                self.router.handle_request(now, from, packet, &datagram, &mut self.outbox);
+            }
             self.sent()
         }
 
@@ -516,11 +491,5 @@ mod tests {
         let mut packet = Packet::new(header, b"body");
         packet.options.origin = Some(address(5));
         assert_eq!(bench.send(CLIENT, &packet), []);
-        let response = Header::single(MessageType::Response, Policy::Fixed, 1);
-        let mut datagram = Vec::new();
-        Packet::new(response, b"body").encode(&mut datagram);
-        let taken =
-            bench.router.handle_datagram(bench.now, address(1), &datagram, &mut bench.outbox);
-        assert_eq!(taken, Err(WireError::Misdirected(MessageType::Response)));
     }
 }

@@ -4,8 +4,8 @@
 use std::net::SocketAddrV4;
 
 use r2p2::{
-    Feedback, Header, MessageConfig, MessageReceiver, MessageSender, MessageType, Options, Outbox,
-    Packet, Policy, Router, RouterConfig, Time, WireError, pass_on,
+    Feedback, MessageConfig, MessageReceiver, MessageSender, MessageType, Outbox, Packet, Router,
+    RouterConfig, Time, WireError, pass_on, refuse,
 };
 
 use super::{
@@ -132,14 +132,13 @@ impl Switch {
     ) -> Result<(), WireError> {
         let packet = Packet::parse(datagram)?;
         if !packet.header.policy.is_replicated() {
-            return match &mut self.router {
-                Some(router) => router.handle_datagram(now, from, datagram, outbox),
-                None => {
-                    self.fan_out.refused += 1;
-                    drop_request(from, &packet, outbox);
-                    Ok(())
-                }
-            };
+            if let Some(router) = &mut self.router {
+                router.handle_request(now, from, &packet, datagram, outbox);
+            } else {
+                self.fan_out.refused += 1;
+                refuse(&packet, from, outbox);
+            }
+            return Ok(());
         }
         // ORIGIN is for switches to say. A client that says it would have others answered.
         if packet.options.origin.is_some() || self.members.is_empty() {
@@ -148,20 +147,12 @@ impl Switch {
         }
         // On the first packet only (P4).
         if packet.header.first && !self.is_admitted(now, from, &packet) {
-            drop_request(from, &packet, outbox);
+            refuse(&packet, from, outbox);
             return Ok(());
         }
         self.fan_out.packets_in += 1;
         for &member in &self.members {
-            let mut fits = true;
-            outbox.push(member, |out| {
-                fits = pass_on(datagram, from, out);
-                if !fits {
-                    // An outbox takes no empty datagram; a replica ignores what is not a packet.
-                    out.push(0);
-                }
-            });
-            self.fan_out.packets_out += u64::from(fits);
+            self.fan_out.packets_out += u64::from(pass_on(datagram, from, member, outbox));
         }
         Ok(())
     }
@@ -198,10 +189,10 @@ impl Switch {
             };
             admission.answered(now, &identity);
         }
-        match &mut self.router {
-            Some(router) => router.handle_datagram(now, from, datagram, outbox),
-            None => Ok(()),
+        if let Some(router) = &mut self.router {
+            router.handle_feedback(now, from, said, outbox);
         }
+        Ok(())
     }
 
     fn message(
@@ -260,19 +251,11 @@ fn send(sender: &mut MessageSender, to: SocketAddrV4, body: &[u8], outbox: &mut 
     }
 }
 
-/// Tells a client that its request is not admitted now (P23).
-fn drop_request(to: SocketAddrV4, packet: &Packet<'_>, outbox: &mut Outbox) {
-    let header = Header::single(MessageType::Drop, Policy::Fixed, packet.header.request_id);
-    let identity = packet.options.session.map(|session| session.identity());
-    let answer = Packet { options: Options { identity, ..Options::NONE }, ..Packet::drop(header) };
-    outbox.push(to, |out| answer.encode(out));
-}
-
 #[cfg(test)]
 mod tests {
     use std::{net::Ipv4Addr, time::Duration};
 
-    use r2p2::{Identity as IdentityOption, Routing, Session};
+    use r2p2::{Header, Identity as IdentityOption, Options, Policy, Routing, Session};
 
     use super::*;
     use crate::core::testing::{aggregate, append_noops, envelope};
