@@ -250,11 +250,12 @@ impl Client {
 
     /// The lowest sequence whose reply it does not hold.
     fn lowest(&self, session: &Session) -> u64 {
-        let sequences = self.waiting.keys().filter_map(|identity| match identity {
+        // Identities are in order: of one client by sequence.
+        let mut sequences = self.waiting.keys().filter_map(|identity| match identity {
             Identity::Session { client, sequence } if *client == session.client => Some(*sequence),
             _ => None,
         });
-        sequences.min().unwrap_or(session.next)
+        sequences.next().unwrap_or(session.next)
     }
 
     /// Begins with a session, or with the next operation in it.

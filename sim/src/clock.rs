@@ -47,6 +47,10 @@ impl Clock {
         if u128::from(self.speed_ppm) == MILLION {
             return Time::from_nanos(self.shown_ns + passed_ns);
         }
+        // Most runs take seconds, and a division of 128 bits is a slow one.
+        if let Some(scaled) = passed_ns.checked_mul(self.speed_ppm) {
+            return Time::from_nanos(self.shown_ns.saturating_add(scaled / MILLION as u64));
+        }
         let passed = u128::from(passed_ns);
         let counted = u128::from(self.shown_ns) + passed * u128::from(self.speed_ppm) / MILLION;
         Time::from_nanos(u64::try_from(counted).unwrap_or(u64::MAX))
@@ -54,7 +58,12 @@ impl Clock {
 
     /// The first true time at which [`Self::local`] is at least `local`.
     pub(crate) fn global(&self, local: Time) -> Time {
-        let counted = u128::from(local.as_nanos().saturating_sub(self.shown_ns));
+        let counted_ns = local.as_nanos().saturating_sub(self.shown_ns);
+        if let Some(scaled) = counted_ns.checked_mul(MILLION as u64) {
+            let passed_ns = scaled.div_ceil(self.speed_ppm);
+            return Time::from_nanos(self.origin.as_nanos().saturating_add(passed_ns));
+        }
+        let counted = u128::from(counted_ns);
         let passed = (counted * MILLION).div_ceil(u128::from(self.speed_ppm));
         let at = u128::from(self.origin.as_nanos()) + passed;
         Time::from_nanos(u64::try_from(at).unwrap_or(u64::MAX))
@@ -77,7 +86,7 @@ mod tests {
             let mut clock = Clock::new(speed_ppm, 0);
             clock.start(Time::from_nanos(345));
             clock.drift(Time::from_nanos(12_345), 1717);
-            for nanos in [0, 1, 7, 999_999, 123_456_789_012] {
+            for nanos in [0, 1, 7, 999_999, 123_456_789_012, 123_456_789_012_345_678] {
                 let local = Time::from_nanos(nanos);
                 let at = clock.global(local);
                 assert!(clock.local(at) >= local);

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use foldhash::fast::FixedState;
 use hovercraft::{Configuration, Entry, Index, NodeId, Payload, Term, core::Core};
 
 /// An entry as it was when it was first seen in a log.
@@ -21,7 +22,7 @@ pub(crate) struct Recorded {
 /// All entries, by (index, term), and those that were committed.
 #[derive(Debug)]
 pub(crate) struct History {
-    entries: HashMap<(Index, Term), Arc<Recorded>>,
+    entries: HashMap<(Index, Term), Arc<Recorded>, FixedState>,
     /// Position 0 is index 1.
     committed: Vec<Arc<Recorded>>,
     /// The last one that was committed.
@@ -30,7 +31,7 @@ pub(crate) struct History {
 
 impl History {
     pub(crate) fn new(configuration: Arc<Configuration>) -> Self {
-        Self { entries: HashMap::new(), committed: Vec::new(), configuration }
+        Self { entries: HashMap::default(), committed: Vec::new(), configuration }
     }
 
     pub(crate) fn entry(&self, index: Index, term: Term) -> Option<&Arc<Recorded>> {

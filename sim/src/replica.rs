@@ -25,6 +25,9 @@ use crate::{
 /// The whole replicated state is compared across replicas at every index that this divides.
 const DIGEST_EVERY: Index = 16;
 
+/// What the state of most runs takes.
+const SMALL_SNAPSHOT_BYTES: usize = 4096;
+
 /// How many entries an application thread holds that it has not applied.
 const UNDER_WAY_MAX: usize = 16;
 
@@ -34,8 +37,8 @@ pub(crate) enum Input {
     Message(Box<Envelope>),
     Request(Arc<Request>, ReturnPath),
     Stored(WriteNumber),
-    SnapshotTaken(Snapshot),
-    Installed(Option<Snapshot>),
+    SnapshotTaken(Box<Snapshot>),
+    Installed(Option<Box<Snapshot>>),
     Applied(Index),
 }
 
@@ -67,11 +70,11 @@ pub(crate) enum Effect {
         state: Option<u64>,
     },
     /// A snapshot replaced the state; with a digest of what is there now.
-    Restored(Snapshot, u64),
+    Restored(Box<Snapshot>, u64),
     /// A snapshot that it received was not whole.
     RefusedSnapshot,
     /// A snapshot of its own, to be published after a while.
-    TookSnapshot(Snapshot),
+    TookSnapshot(Box<Snapshot>),
     Stop(Conflict),
 }
 
@@ -110,6 +113,8 @@ pub(crate) struct Life {
     /// Its service has panicked; nothing is applied any more.
     is_poisoned: bool,
     in_thread: bool,
+    /// Its snapshots have so many bytes more than they need, so that they travel in parts.
+    ballast_bytes: usize,
     /// At which indices the whole state is looked at; 0 for none.
     digest_every: Index,
     /// Used again, so that a turn allocates nothing.
@@ -156,11 +161,11 @@ impl Replica {
         self.disk.save_hard_state(&hard_state);
         let birth = hard_state.birth.clone().expect("every disk of the simulation was initialised");
         let calls = Calls::default();
-        let watched = Watched::new(workload.service(), calls.clone(), pace.ballast_bytes);
+        let watched = Watched::new(workload.service(), calls.clone());
         let mut applier =
             Applier::new(Box::new(watched), birth.cluster, Arc::new(birth.configuration));
         if let Some(snapshot) = self.disk.snapshot() {
-            restore(&mut applier, snapshot);
+            restore(&mut applier, snapshot, pace.ballast_bytes);
         }
         let start = Start { hard_state, loaded, settings: self.settings, seed: self.rng.u64(..) };
         let core = Core::new(start, self.clock.local(now));
@@ -174,6 +179,7 @@ impl Replica {
             is_applying: false,
             is_poisoned: false,
             in_thread: pace.apply_max_us.is_some(),
+            ballast_bytes: pace.ballast_bytes,
             digest_every: if self.digests { DIGEST_EVERY } else { 0 },
             replies: Vec::new(),
         });
@@ -250,16 +256,16 @@ impl Life {
         match input {
             Input::Message(envelope) => {
                 let is_announced = is_announced_to_follower(&self.core, &envelope);
-                let before = self.core.poll_timeout();
+                let before = is_announced.then(|| self.core.poll_timeout());
                 self.core.handle_message(now, *envelope);
-                let is_later = is_announced && self.core.poll_timeout() > before;
+                let is_later = before.is_some_and(|before| self.core.poll_timeout() > before);
                 assert!(!is_later, "an announcement of the aggregator is no sign of life (P29)");
             }
             Input::Request(request, path) => self.core.handle_request(now, request, path),
             Input::Stored(number) => self.core.handle_stored(now, number),
             Input::SnapshotTaken(snapshot) => {
                 let meta = snapshot.meta.clone();
-                let is_published = disk.publish(snapshot);
+                let is_published = disk.publish(*snapshot);
                 self.core.handle_snapshot(now, is_published.then_some(&meta));
             }
             Input::Installed(None) => {
@@ -269,7 +275,7 @@ impl Life {
             Input::Installed(Some(snapshot)) => {
                 self.tasks.clear();
                 self.is_poisoned = false;
-                restore(&mut self.applier, &snapshot);
+                restore(&mut self.applier, &snapshot, self.ballast_bytes);
                 self.core.handle_installed(now, Some(&snapshot.meta));
                 let state = if self.digest_every > 0 { digest(&self.applier) } else { 0 };
                 effects.push(Effect::Restored(snapshot, state));
@@ -282,14 +288,8 @@ impl Life {
 
     fn output(&mut self, now: Time, output: Output, disk: &mut Disk, effects: &mut Vec<Effect>) {
         match output {
-            Output::Send { to, envelope } => {
-                let envelope = Box::new(envelope);
-                effects.push(Effect::Send { to, envelope });
-            }
-            Output::Aggregate { envelope } => {
-                let envelope = Box::new(envelope);
-                effects.push(Effect::Aggregate { envelope });
-            }
+            Output::Send { to, envelope } => effects.push(Effect::Send { to, envelope }),
+            Output::Aggregate { envelope } => effects.push(Effect::Aggregate { envelope }),
             Output::Write(write) => disk.write(write),
             Output::Drop { to, identity } => effects.push(Effect::Drop { to, identity }),
             Output::AnswerRetry { request, to } => {
@@ -298,7 +298,10 @@ impl Life {
                     self.core.order_again(now, &request, to);
                 }
             }
-            Output::TakeSnapshot => effects.push(Effect::TookSnapshot(take(&self.applier))),
+            Output::TakeSnapshot => {
+                let snapshot = take(&self.applier, self.ballast_bytes);
+                effects.push(Effect::TookSnapshot(Box::new(snapshot)));
+            }
             Output::ReadSnapshot { to, index, offset } => {
                 let Some(snapshot) = disk.snapshot() else { return };
                 // Of a newer snapshot than was asked for, the reader needs the beginning.
@@ -308,7 +311,7 @@ impl Life {
                 self.core.send_snapshot_part(to, &snapshot.meta, offset, data);
             }
             Output::KeepSnapshotPart { offset, data } => disk.keep_part(offset, &data),
-            Output::InstallSnapshot { meta, keep_tail } => disk.install(meta, keep_tail),
+            Output::InstallSnapshot { meta, keep_tail } => disk.install(*meta, keep_tail),
             Output::Stop(conflict) => effects.push(Effect::Stop(conflict)),
         }
     }
@@ -361,12 +364,13 @@ fn reply(response: &Response<'_>) -> Effect {
     }
 }
 
-/// The whole replicated state of one replica, as a snapshot.
-pub(crate) fn take(applier: &Applier) -> Snapshot {
+/// The whole replicated state of one replica, as a snapshot, and so many bytes behind it.
+pub(crate) fn take(applier: &Applier, ballast_bytes: usize) -> Snapshot {
     let (mut meta, writer) =
         applier.snapshot().expect("a snapshot is taken of a service in good order");
-    let mut data = Vec::new();
+    let mut data = Vec::with_capacity(SMALL_SNAPSHOT_BYTES + ballast_bytes);
     writer(&mut data).expect("writing into memory does not fail");
+    data.resize(data.len() + ballast_bytes, meta.index as u8);
     meta.size_bytes = data.len() as u64;
     meta.checksum = crc32fast::hash(&data);
     Snapshot { meta, data: Bytes::from(data) }
@@ -397,9 +401,10 @@ impl io::Write for Hash {
     }
 }
 
-fn restore(applier: &mut Applier, snapshot: &Snapshot) {
+fn restore(applier: &mut Applier, snapshot: &Snapshot, ballast_bytes: usize) {
+    let state = &snapshot.data[..snapshot.data.len() - ballast_bytes];
     applier
-        .restore(&snapshot.meta, &mut &snapshot.data[..])
+        .restore(&snapshot.meta, &mut &state[..])
         .expect("a snapshot with the right checksum can be read");
 }
 

@@ -30,7 +30,7 @@ pub(crate) struct Call {
     pub(crate) context: Context,
     pub(crate) is_query: bool,
     /// An [`Answer`], encoded.
-    pub(crate) reply: Vec<u8>,
+    pub(crate) reply: Arc<[u8]>,
     /// Digest of everything that was executed so far, this call included.
     pub(crate) history: u64,
 }
@@ -56,19 +56,17 @@ pub(crate) struct Watched {
     service: Box<dyn StateMachine>,
     /// Digest of every command, its context and its reply, in their order.
     history: u64,
-    /// Its snapshots have so many bytes more than they need, so that they travel in parts.
-    ballast: usize,
     calls: Calls,
 }
 
 impl Watched {
-    pub(crate) fn new(service: Box<dyn StateMachine>, calls: Calls, ballast: usize) -> Self {
-        Self { service, history: 0, ballast, calls }
+    pub(crate) fn new(service: Box<dyn StateMachine>, calls: Calls) -> Self {
+        Self { service, history: 0, calls }
     }
 
     fn note(&self, context: &Context, is_query: bool, reply: &[u8]) {
         let history = self.history;
-        self.calls.add(Call { context: *context, is_query, reply: reply.to_vec(), history });
+        self.calls.add(Call { context: *context, is_query, reply: reply.into(), history });
     }
 }
 
@@ -91,10 +89,8 @@ impl StateMachine for Watched {
 
     fn snapshot(&self) -> SnapshotWriter {
         let (service, history) = (self.service.snapshot(), self.history);
-        let ballast = vec![history as u8; self.ballast];
         Box::new(move |to: &mut dyn Write| {
             to.write_all(&history.to_le_bytes())?;
-            to.write_all(&ballast)?;
             service(to)
         })
     }
@@ -102,8 +98,6 @@ impl StateMachine for Watched {
     fn restore(&mut self, snapshot: &mut dyn Read) -> io::Result<()> {
         let mut history = [0; 8];
         snapshot.read_exact(&mut history)?;
-        let mut ballast = vec![0; self.ballast];
-        snapshot.read_exact(&mut ballast)?;
         self.history = u64::from_le_bytes(history);
         self.service.restore(snapshot)
     }

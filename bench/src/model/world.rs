@@ -424,7 +424,7 @@ impl<'a> World<'a> {
                 let costs = self.costs;
                 let out = costs.datagram_out_us;
                 let (us, bytes) = message_us(costs, &envelope, out, &mut self.buffer);
-                sends.push((usize::from(to) - 1, bytes, Input::Message(Box::new(envelope))));
+                sends.push((usize::from(to) - 1, bytes, Input::Message(envelope)));
                 us
             }
             // Nothing but hard state is written here, and the disk is not what is modelled.

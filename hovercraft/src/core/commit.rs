@@ -4,7 +4,7 @@ use r2p2::Time;
 
 use crate::{
     core::{Core, Role},
-    entry::Index,
+    entry::{Index, Member},
 };
 
 /// The commit index of one replica, and what bounds it.
@@ -20,12 +20,21 @@ pub(crate) struct Commit {
     /// In this run, entries above this are answered; none before a leader stated a commit index
     /// to this replica (P17).
     answers_above: Option<Index>,
+    /// Used again, so that counting allocates nothing.
+    matched: Vec<Index>,
 }
 
 impl Commit {
     /// Everything up to `index` is in a snapshot.
     pub(crate) fn new(index: Index) -> Self {
-        Self { index, verified: index, stated: 0, began_with: index, answers_above: None }
+        Self {
+            index,
+            verified: index,
+            stated: 0,
+            began_with: index,
+            answers_above: None,
+            matched: Vec::new(),
+        }
     }
 
     pub(crate) fn index(&self) -> Index {
@@ -102,11 +111,10 @@ impl Core {
             let configuration = self.configurations.current();
             let unsynced = planted!("leader-counts-unsynced");
             let own = if unsynced { self.log.last() } else { self.held_index() };
-            let mut matched: Vec<Index> = configuration
-                .members
-                .iter()
-                .map(|member| if member.id == self.node { own } else { leader.matched(member) })
-                .collect();
+            let matched = &mut self.commit.matched;
+            matched.clear();
+            let of_member = |it: &Member| if it.id == self.node { own } else { leader.matched(it) };
+            matched.extend(configuration.members.iter().map(of_member));
             matched.sort_unstable_by(|a, b| b.cmp(a));
             let by_quorum = matched[configuration.quorum() - 1];
             // Only an entry of its own term is committed by counting (P13).

@@ -470,7 +470,7 @@ impl Core {
 
     fn write_hard_state(&mut self) {
         let number = self.take_write_number();
-        let state = self.hard_state.clone();
+        let state = Box::new(self.hard_state.clone());
         self.hard_state_write = Some(number);
         self.outputs.push_back(Output::Write(Write::HardState { number, state }));
     }
@@ -492,14 +492,14 @@ impl Core {
         self.output(Output::Send { to, envelope });
     }
 
-    fn envelope(&self, message: Message) -> Envelope {
-        Envelope {
+    fn envelope(&self, message: Message) -> Box<Envelope> {
+        Box::new(Envelope {
             cluster: self.cluster,
             from: self.node,
             incarnation: self.hard_state.incarnation,
             term: self.term(),
             message,
-        }
+        })
     }
 
     /// Sends a message, as soon as what it says is on disk (P37).

@@ -17,13 +17,13 @@ pub enum Output {
     Send {
         /// Whom.
         to: NodeId,
-        /// What.
-        envelope: Envelope,
+        /// What; messages are large, and what goes through queues is not.
+        envelope: Box<Envelope>,
     },
     /// Send a message to the aggregator (P26).
     Aggregate {
         /// What.
-        envelope: Envelope,
+        envelope: Box<Envelope>,
     },
     /// Hand this to the storage role; [`super::Core::handle_stored`] answers.
     Write(Write),
@@ -62,7 +62,7 @@ pub enum Output {
     /// All parts are here: check and install it; [`super::Core::handle_installed`] answers (P36).
     InstallSnapshot {
         /// What it must be.
-        meta: SnapshotMeta,
+        meta: Box<SnapshotMeta>,
         /// The entries above it stay.
         keep_tail: bool,
     },
@@ -78,7 +78,7 @@ pub enum Write {
         /// Named by the completion.
         number: WriteNumber,
         /// The new one.
-        state: HardState,
+        state: Box<HardState>,
     },
     /// Remove what is at or above `first`, then append.
     Append {

@@ -71,9 +71,9 @@ impl Core {
         let next = self.log.last() + 1;
         // What the leader has trimmed it has no body of any more. If, after they were asked in
         // turn, nobody else has either, the metadata is of no use.
-        let asked_all = self.recovery.attempts > 2 * self.others().len();
-        let is_lost = self.binding.len() == 0 || (asked_all && !self.has_front());
-        let is_trimmed = first_index > next && commit >= next && is_lost;
+        let asked_all = || self.recovery.attempts > 2 * self.others().len();
+        let is_lost = || self.binding.len() == 0 || (asked_all() && !self.has_front());
+        let is_trimmed = first_index > next && commit >= next && is_lost();
         if is_trimmed {
             self.remove_from(now, next);
         }

@@ -235,13 +235,14 @@ impl Core {
     /// Sends an empty append-entries, which carries the round and the commit index, to everyone.
     pub(super) fn send_round(&mut self) {
         self.send_round_by_aggregator();
-        for node in self.others() {
+        for position in 0.. {
             let Role::Leader(leader) = &self.role else {
                 return;
             };
-            let Some(follower) = leader.follower(node) else {
-                continue;
+            let Some(follower) = leader.followers.get(position) else {
+                return;
             };
+            let node = follower.node;
             if leader.is_served_by_aggregator(node) {
                 continue;
             }
@@ -477,8 +478,9 @@ impl Core {
         let next = next.max(self.log.first());
         let previous_term = self.log.term(next - 1).expect("next is in the log or right behind it");
         let with_bodies = self.settings.mode == Mode::Raft;
-        let mut batch = Batch::new(with_bodies);
-        for (_, entry) in self.log.entries_from(next).take(count_max) {
+        let count = count_max.min((self.log.last() + 1 - next) as usize);
+        let mut batch = Batch::new(with_bodies, count);
+        for (_, entry) in self.log.entries_from(next).take(count) {
             if !batch.push(entry) {
                 break;
             }
@@ -516,11 +518,12 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(with_bodies: bool) -> Self {
+    /// With room for so many entries.
+    fn new(with_bodies: bool, count: usize) -> Self {
         Self {
             term: None,
             log_time_us: 0,
-            entries: Vec::new(),
+            entries: Vec::with_capacity(count),
             configurations: Vec::new(),
             requests: Vec::new(),
             with_bodies,

@@ -294,6 +294,7 @@ impl Core {
         self.snapshots.is_installing = true;
         self.write_changes();
         let keep_tail = self.log.term(meta.index) == Some(meta.term);
+        let meta = Box::new(meta);
         self.outputs.push_back(Output::InstallSnapshot { meta, keep_tail });
     }
 

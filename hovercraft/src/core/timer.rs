@@ -38,35 +38,50 @@ const TIMERS: [Timer; 9] = [
 ];
 
 /// One deadline for each timer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Timers {
-    deadlines: [Option<Time>; TIMERS.len()],
+    /// [`NEVER`] where a timer is stopped: what is asked after every event is the lowest of numbers.
+    deadlines: [Time; TIMERS.len()],
+}
+
+const NEVER: Time = Time::from_nanos(u64::MAX);
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self { deadlines: [NEVER; TIMERS.len()] }
+    }
 }
 
 impl Timers {
     pub(crate) fn set(&mut self, timer: Timer, deadline: Time) {
-        self.deadlines[timer as usize] = Some(deadline);
+        self.deadlines[timer as usize] = deadline;
     }
 
     /// Sets the deadline unless there is one already.
     pub(crate) fn ensure(&mut self, timer: Timer, deadline: Time) {
-        self.deadlines[timer as usize].get_or_insert(deadline);
+        let current = &mut self.deadlines[timer as usize];
+        if *current == NEVER {
+            *current = deadline;
+        }
     }
 
     pub(crate) fn stop(&mut self, timer: Timer) {
-        self.deadlines[timer as usize] = None;
+        self.deadlines[timer as usize] = NEVER;
     }
 
     /// Takes a timer whose deadline has come.
     pub(crate) fn expire(&mut self, now: Time) -> Option<Timer> {
-        let due = TIMERS.into_iter().find(|timer| {
-            self.deadlines[*timer as usize].is_some_and(|deadline| deadline <= now)
-        })?;
+        let is_due = |timer: &Timer| {
+            let deadline = self.deadlines[*timer as usize];
+            deadline <= now && deadline < NEVER
+        };
+        let due = TIMERS.into_iter().find(is_due)?;
         self.stop(due);
         Some(due)
     }
 
     pub(crate) fn next(&self) -> Option<Time> {
-        self.deadlines.iter().flatten().min().copied()
+        let next = self.deadlines.iter().fold(NEVER, |next, deadline| next.min(*deadline));
+        (next < NEVER).then_some(next)
     }
 }

@@ -279,7 +279,7 @@ impl Replica {
                 self.job(Job::KeepPart { offset, data })?;
             }
             Output::InstallSnapshot { meta, keep_tail } => {
-                self.job(Job::Install { meta, keep_tail })?;
+                self.job(Job::Install { meta: *meta, keep_tail })?;
             }
             Output::Stop(conflict) => return Err(NodeError::Conflict(conflict)),
         }

@@ -51,9 +51,9 @@ impl SyncedMark {
     /// Notes that everything up to the write with this number is on disk.
     pub(super) fn record(&mut self, number: u64) -> Result<(), StoreError> {
         let bytes = encode_synced(number);
-        let path = self.path();
         if let Some(file) = &mut self.file {
-            file.write_at(0, &bytes).map_err(failed("write", &path))?;
+            let path = || self.disk.path().join(NAME);
+            file.write_at(0, &bytes).map_err(|source| failed("write", &path())(source))?;
         } else {
             replace_file(&*self.disk, NAME, &bytes)?;
             self.file = Some(self.open_file()?);

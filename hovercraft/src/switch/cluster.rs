@@ -170,11 +170,11 @@ impl Cluster {
                     let is_append =
                         matches!(envelope.message, crate::messages::Message::AppendEntries(_));
                     self.appends_sent_directly += u64::from(is_append);
-                    self.travel(Event::Message(usize::from(to.0) - 1, envelope));
+                    self.travel(Event::Message(usize::from(to.0) - 1, *envelope));
                 }
                 Output::Aggregate { envelope } => {
                     for position in 0..self.aggregators.len() {
-                        self.travel(Event::Aggregate(position, envelope.clone()));
+                        self.travel(Event::Aggregate(position, Envelope::clone(&envelope)));
                     }
                 }
                 Output::AnswerRetry { request, to } => {

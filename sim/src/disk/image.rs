@@ -105,7 +105,7 @@ impl Image {
 
     fn write(&mut self, write: Write) {
         match write {
-            Write::HardState { number, state } => self.set_hard_state(number, state),
+            Write::HardState { number, state } => self.set_hard_state(number, *state),
             Write::Append { first, entries, .. } => self.append(first, entries),
             Write::Trim { first } => {
                 let snapshot = self.snapshot.as_ref().map_or(0, |latest| latest.meta.index);

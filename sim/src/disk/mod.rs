@@ -46,7 +46,7 @@ enum Job {
 pub(crate) enum Done {
     Stored(WriteNumber),
     /// None if what was received is not what it should be.
-    Installed(Option<Snapshot>),
+    Installed(Option<Box<Snapshot>>),
 }
 
 #[derive(Debug)]
@@ -177,7 +177,7 @@ impl Disk {
             match job {
                 Job::Write(Write::HardState { number, state }) => {
                     // Synced whatever else is; the log is another file.
-                    self.durable.set_hard_state(*number, state.clone());
+                    self.durable.set_hard_state(*number, HardState::clone(state));
                     stored = Some(*number);
                 }
                 Job::Write(Write::Append { number, .. }) => stored = Some(*number),
@@ -185,7 +185,7 @@ impl Disk {
                 Job::Install { snapshot, .. } => {
                     sync_to = sync_to.max(position + 1);
                     let is_whole = snapshot.is_whole();
-                    news.push(Done::Installed(is_whole.then(|| snapshot.clone())));
+                    news.push(Done::Installed(is_whole.then(|| Box::new(snapshot.clone()))));
                 }
             }
         }
@@ -254,7 +254,9 @@ impl Disk {
         if leaves == Leaves::Reordered {
             let rng = &mut self.rng;
             let states = self.jobs.iter().filter_map(|job| match job {
-                Job::Write(Write::HardState { number, state }) => Some((*number, state.clone())),
+                Job::Write(Write::HardState { number, state }) => {
+                    Some((*number, HardState::clone(state)))
+                }
                 _ => None,
             });
             for (number, state) in states.filter(|_| rng.bool()) {

@@ -194,7 +194,7 @@ impl Store {
         let Loaded { hard_state, torn, .. } = &found.loaded;
         let hard_state = hard_state.as_ref().ok_or("the hard state is gone")?;
         let begun = self.begun.iter().filter_map(|job| match job {
-            Job::Write(Write::HardState { state, .. }) => Some(state),
+            Job::Write(Write::HardState { state, .. }) => Some(&**state),
             _ => None,
         });
         if !std::iter::once(&durable.hard_state).chain(begun).any(|state| state == hard_state) {

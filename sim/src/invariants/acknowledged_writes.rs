@@ -50,7 +50,7 @@ impl Acknowledged {
         let is_executed = !is_session_write
             || executed
                 .find(&identity)
-                .is_some_and(|(index, reply)| *index == answer.index && completion.body == reply);
+                .is_some_and(|(index, reply)| *index == answer.index && completion.body == **reply);
         if !is_same || !is_executed {
             let what = format!("{identity} was answered from {}, which is not its", answer.index);
             return broken(NAME, "P21", what);

@@ -1,6 +1,6 @@
 //! Exactly once (P21): over the whole run a write of a session is executed at one index at most.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use hovercraft::{Identity, Index};
 
@@ -8,10 +8,10 @@ use super::{Application, Violation, broken};
 
 /// Where each write of a session was executed, and its reply.
 #[derive(Debug, Default)]
-pub(crate) struct Executed(BTreeMap<Identity, (Index, Vec<u8>)>);
+pub(crate) struct Executed(BTreeMap<Identity, (Index, Arc<[u8]>)>);
 
 impl Executed {
-    pub(crate) fn find(&self, identity: &Identity) -> Option<&(Index, Vec<u8>)> {
+    pub(crate) fn find(&self, identity: &Identity) -> Option<&(Index, Arc<[u8]>)> {
         self.0.get(identity)
     }
 
@@ -23,7 +23,7 @@ impl Executed {
             return Ok(());
         }
         let index = application.committed.index;
-        let (known, _) = self.0.entry(identity).or_insert_with(|| (index, call.reply.clone()));
+        let (known, _) = self.0.entry(identity).or_insert_with(|| (index, Arc::clone(&call.reply)));
         if *known == index {
             return Ok(());
         }

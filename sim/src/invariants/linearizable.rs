@@ -18,7 +18,7 @@ use crate::{
 /// What was executed, and what it ought to have answered.
 pub(crate) struct Linearizable {
     /// The first reply of each entry that was executed.
-    replies: BTreeMap<Index, (NodeId, Vec<u8>)>,
+    replies: BTreeMap<Index, (NodeId, Arc<[u8]>)>,
     model: Model,
     workload: Arc<dyn Workload>,
     /// The model has executed everything up to here.
@@ -40,7 +40,7 @@ impl Linearizable {
     pub(super) fn note(&mut self, application: &Application<'_>) {
         if let Some(call) = application.call {
             let index = application.committed.index;
-            let first = || (application.node, call.reply.clone());
+            let first = || (application.node, Arc::clone(&call.reply));
             self.replies.entry(index).or_insert_with(first);
         }
     }

@@ -52,14 +52,17 @@ impl Stepper {
     pub(super) fn send_to_aggregators(
         &mut self,
         at: usize,
-        envelope: &Envelope,
+        envelope: Box<Envelope>,
     ) -> Result<(), Violation> {
         let nobody = hovercraft::NodeId::AGGREGATOR;
-        self.invariants.sent(self.now, &self.replicas, at, nobody, envelope)?;
-        for number in 0..self.machines.len() {
-            let to = self.first_aggregator() + number;
-            let packet = self.packet(Box::new(envelope.clone()), false);
-            self.send_with_echo(at, to, packet);
+        self.invariants.sent(self.now, &self.replicas, at, nobody, &envelope)?;
+        let mut packet = Some(self.packet(envelope, false));
+        let count = self.machines.len();
+        for number in 1..=count {
+            let copy = if number < count { packet.clone() } else { packet.take() };
+            if let Some(copy) = copy {
+                self.send_with_echo(at, self.first_aggregator() + number - 1, copy);
+            }
         }
         Ok(())
     }
@@ -67,13 +70,15 @@ impl Stepper {
     pub(super) fn deliver_to_aggregator(
         &mut self,
         to: Endpoint,
-        packet: &Packet,
+        packet: Packet,
     ) -> Result<(), Violation> {
         let number = to - self.first_aggregator();
-        let envelope = match packet {
-            Packet::Message(envelope) => envelope.as_ref().clone(),
+        let decoded;
+        let envelope = match &packet {
+            Packet::Message(envelope) => envelope,
             Packet::Encoded(bytes) => {
-                Envelope::decode(bytes).expect("an aggregator understands what a replica says")
+                decoded = Envelope::decode(bytes);
+                decoded.as_ref().expect("an aggregator understands what a replica says")
             }
             Packet::Request(request, path) => {
                 self.request_at_switch(to, request, *path);
@@ -88,16 +93,14 @@ impl Stepper {
             Packet::Damaged(_) | Packet::Reply { .. } | Packet::Drop => return Ok(()),
         };
         let Some(Machine { aggregator, .. }) = &mut self.machines[number] else { return Ok(()) };
-        let followers: Vec<_> = if aggregator.handle_message(self.now, &envelope) {
+        let followers: Vec<_> = if aggregator.handle_message(self.now, envelope) {
             aggregator.followers().map(|member| position(member.id)).collect()
         } else {
             Vec::new()
         };
         let announcement = aggregator.poll_announcement();
         let members: Vec<_> = aggregator.members().map(|member| position(member.id)).collect();
-        for at in followers {
-            self.send(to, at, packet.clone());
-        }
+        self.send_to_all(to, followers.into_iter(), packet);
         if let Some(envelope) = announcement {
             self.invariants.announced(&self.replicas, &envelope)?;
             self.announce(to, &members, &envelope);
@@ -106,10 +109,10 @@ impl Stepper {
     }
 
     fn announce(&mut self, from: Endpoint, members: &[usize], envelope: &Envelope) {
-        self.coverage.add("announcements of aggregators", 1);
+        self.tally.announcements += 1;
+        let packet = self.packet(Box::new(envelope.clone()), false);
         for &at in members {
-            let packet = self.packet(Box::new(envelope.clone()), false);
-            self.send_with_echo(from, at, packet);
+            self.send_with_echo(from, at, packet.clone());
         }
     }
 
@@ -134,10 +137,9 @@ impl Stepper {
             self.send(from, self.endpoint_of(path), Packet::Drop);
             return;
         }
-        self.coverage.add("requests by a switch", 1);
-        for to in 0..self.replicas.len() {
-            self.send(from, to, Packet::Request(Arc::clone(request), path));
-        }
+        self.tally.requests_by_switch += 1;
+        let packet = Packet::Request(Arc::clone(request), path);
+        self.send_to_all(from, 0..self.replicas.len(), packet);
     }
 
     /// Whoever answers or refuses says so to the switch (P19).

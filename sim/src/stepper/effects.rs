@@ -8,7 +8,7 @@ use hovercraft::{
 };
 use r2p2::Time;
 
-use super::{Event, Packet, Stepper};
+use super::{Event, Packet, Stepper, USUAL_MESSAGE_BYTES};
 use crate::{
     client::Client,
     disk::Snapshot,
@@ -34,7 +34,7 @@ impl Stepper {
             return Ok(());
         }
         if to >= self.first_aggregator() {
-            return self.deliver_to_aggregator(to, &packet);
+            return self.deliver_to_aggregator(to, packet);
         }
         if to >= self.replicas.len() {
             return self.deliver_to_client(to - self.replicas.len(), packet);
@@ -78,7 +78,7 @@ impl Stepper {
                     let is_damaged = self.network.damage(at, to, &mut envelope.message);
                     self.send(at, to, self.packet(envelope, is_damaged));
                 }
-                Effect::Aggregate { envelope } => self.send_to_aggregators(at, &envelope)?,
+                Effect::Aggregate { envelope } => self.send_to_aggregators(at, envelope)?,
                 Effect::Reply { to, identity, outcome, body } => {
                     self.tell_switch(at, identity);
                     self.answer(at, to, identity, outcome, body);
@@ -113,7 +113,7 @@ impl Stepper {
                     self.trace.tell(self.now, Place::At(at), || {
                         format!("{} takes a snapshot of {index}", at + 1)
                     });
-                    let event = Event::Snapshot(self.process(at), Box::new(snapshot));
+                    let event = Event::Snapshot(self.process(at), snapshot);
                     self.agenda.add(self.now + after, event);
                 }
                 Effect::Stop(conflict) => return self.stopped(at, &conflict),
@@ -151,10 +151,9 @@ impl Stepper {
     fn count_message(&mut self, at: usize, envelope: &Envelope) {
         match &envelope.message {
             Message::Bodies { parts } => {
-                let count = if parts.len() == 1 { "bodies sent: one" } else { "bodies sent: many" };
-                self.coverage.add(count, 1);
+                self.tally.bodies[usize::from(parts.len() > 1)] += 1;
                 let leads = self.replicas[at].life.as_ref().is_some_and(|it| it.core.is_leader());
-                self.coverage.add("bodies sent by a follower", u64::from(!leads));
+                self.tally.bodies_by_follower += u64::from(!leads);
             }
             Message::Vote { .. } => {
                 let candidates = self.candidates.entry(envelope.term).or_default();
@@ -182,7 +181,7 @@ impl Stepper {
 
     /// Looks at what a replica's turn did to its log.
     pub(super) fn observe(&mut self, at: usize) -> Result<(), Violation> {
-        let led = self.leader();
+        let led = if self.trace.is_on() { self.leader() } else { None };
         let commit = self.invariants.mirror(at).map_or(0, |mirror| mirror.commit);
         let change = self.invariants.turn_ended(self.now, &self.replicas, at)?;
         if let Some(change) = change.filter(|_| self.trace.is_on()) {
@@ -230,7 +229,7 @@ impl Stepper {
         if !self.schedule.options.network.encodes && !is_damaged {
             return Packet::Message(envelope);
         }
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(USUAL_MESSAGE_BYTES);
         envelope.encode(&mut bytes);
         if is_damaged {
             let middle = bytes.len() / 2;

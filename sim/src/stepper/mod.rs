@@ -124,6 +124,11 @@ struct Tally {
     reads: u64,
     writes: u64,
     duplicates: u64,
+    announcements: u64,
+    requests_by_switch: u64,
+    bodies_by_follower: u64,
+    /// Messages with one body, and with more.
+    bodies: [u64; 2],
 }
 
 impl Tally {
@@ -137,6 +142,11 @@ impl Tally {
         coverage.add("reads executed", self.reads);
         coverage.add("writes executed", self.writes);
         coverage.add("duplicates refused", self.duplicates);
+        coverage.add("announcements of aggregators", self.announcements);
+        coverage.add("requests by a switch", self.requests_by_switch);
+        coverage.add("bodies sent: one", self.bodies[0]);
+        coverage.add("bodies sent: many", self.bodies[1]);
+        coverage.add("bodies sent by a follower", self.bodies_by_follower);
     }
 }
 
@@ -170,6 +180,9 @@ pub struct Stepper {
 
 /// More events than this at one time are a loop.
 const STANDING_MAX: u64 = 100_000;
+
+/// What most messages take, encoded.
+const USUAL_MESSAGE_BYTES: usize = 512;
 
 /// What a paused replica's socket holds; the rest is lost.
 const INBOX_MAX: usize = 2000;
@@ -331,7 +344,7 @@ impl Stepper {
             }
             Event::Apply(process) => self.apply(process),
             Event::Snapshot(process, snapshot) => {
-                self.input(process, Input::SnapshotTaken(*snapshot))
+                self.input(process, Input::SnapshotTaken(snapshot))
             }
             Event::Client(position) => {
                 self.client_turn(position);
@@ -427,6 +440,23 @@ impl Stepper {
         Err(liveness::fail(patience_us, waiting, &self.replicas))
     }
 
+    /// Sends the same packet to several.
+    fn send_to_all(
+        &mut self,
+        from: Endpoint,
+        to: impl ExactSizeIterator<Item = Endpoint>,
+        packet: Packet,
+    ) {
+        let others = to.len().saturating_sub(1);
+        let mut packet = Some(packet);
+        for (number, to) in to.enumerate() {
+            let copy = if number < others { packet.clone() } else { packet.take() };
+            if let Some(copy) = copy {
+                self.send(from, to, copy);
+            }
+        }
+    }
+
     fn send(&mut self, from: Endpoint, to: Endpoint, packet: Packet) {
         let [first, second] = self.network.send(self.now, from, to, || packet.size_bytes());
         let sent = self.now;
@@ -445,7 +475,7 @@ impl Packet {
     fn size_bytes(&self) -> usize {
         match self {
             Self::Message(envelope) => {
-                let mut bytes = Vec::new();
+                let mut bytes = Vec::with_capacity(USUAL_MESSAGE_BYTES);
                 envelope.encode(&mut bytes);
                 bytes.len()
             }

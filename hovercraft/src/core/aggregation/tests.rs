@@ -18,7 +18,7 @@ fn settings() -> Settings {
 /// What goes to the aggregator.
 fn by_aggregator(outputs: &[Output]) -> Vec<&Envelope> {
     let envelopes = outputs.iter().filter_map(|output| match output {
-        Output::Aggregate { envelope } => Some(envelope),
+        Output::Aggregate { envelope } => Some(&**envelope),
         _ => None,
     });
     envelopes.collect()
@@ -59,9 +59,10 @@ fn acknowledgements(outputs: &[Output]) -> Vec<(Index, u64)> {
 
 fn replies(outputs: &[Output]) -> Vec<AppendReply> {
     let replies = outputs.iter().filter_map(|output| match output {
-        Output::Send {
-            envelope: Envelope { message: Message::AppendReply(reply), .. }, ..
-        } => Some(reply.clone()),
+        Output::Send { envelope, .. } => match &envelope.message {
+            Message::AppendReply(reply) => Some(reply.clone()),
+            _ => None,
+        },
         _ => None,
     });
     replies.collect()

@@ -244,8 +244,10 @@ impl SegmentedLog {
             return Ok(());
         }
         let active = self.active.as_mut().expect("what is in the buffer has a place");
-        let path = self.files.path_of(&segment_name(self.segment_number));
-        active.write(&mut self.buffer).map_err(failed("append to the log", &path))?;
+        let path = || self.files.path_of(&segment_name(self.segment_number));
+        active
+            .write(&mut self.buffer)
+            .map_err(|source| failed("append to the log", &path())(source))?;
         self.buffer.clear();
         // A large batch does not keep its memory for ever.
         self.buffer.shrink_to(BUFFER_BYTES_MAX);
@@ -254,8 +256,8 @@ impl SegmentedLog {
 
     fn sync_active(&mut self) -> Result<(), StoreError> {
         if let Some(active) = self.active.as_mut().filter(|_| !planted!("log-not-synced")) {
-            let path = self.files.path_of(&segment_name(self.segment_number));
-            active.file.sync().map_err(failed("sync", &path))?;
+            let path = || self.files.path_of(&segment_name(self.segment_number));
+            active.file.sync().map_err(|source| failed("sync", &path())(source))?;
         }
         self.synced_number = self.last_number;
         Ok(())
