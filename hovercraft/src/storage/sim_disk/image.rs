@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Crash;
+use super::{Crash, contents::Contents};
 
 /// The unit that a disk writes whole or not at all.
 pub(super) const SECTOR_BYTES: usize = 512;
@@ -17,10 +17,27 @@ pub(super) enum Node {
 /// A change, in the order in which the process made them.
 #[derive(Debug, Clone)]
 pub(super) enum Operation {
-    Write { file: usize, offset: usize, bytes: Vec<u8> },
-    Bind { directory: usize, name: String, node: Node },
-    Unbind { directory: usize, name: String },
-    Rename { directory: usize, from: String, to: String },
+    /// Bytes, and so many zeros behind them.
+    Write {
+        file: usize,
+        offset: usize,
+        bytes: Vec<u8>,
+        zeros: usize,
+    },
+    Bind {
+        directory: usize,
+        name: String,
+        node: Node,
+    },
+    Unbind {
+        directory: usize,
+        name: String,
+    },
+    Rename {
+        directory: usize,
+        from: String,
+        to: String,
+    },
 }
 
 impl Operation {
@@ -48,7 +65,7 @@ type Names = BTreeMap<String, Node>;
 /// Files and names, as they are or as they would be after a crash.
 #[derive(Debug, Clone, Default)]
 struct View {
-    files: BTreeMap<usize, Vec<u8>>,
+    files: BTreeMap<usize, Contents>,
     directories: BTreeMap<usize, Names>,
 }
 
@@ -82,8 +99,8 @@ impl Image {
     pub(super) fn new_file(&mut self) -> usize {
         let file = self.next_node;
         self.next_node += 1;
-        self.live.files.insert(file, Vec::new());
-        self.durable.files.insert(file, Vec::new());
+        self.live.files.insert(file, Contents::default());
+        self.durable.files.insert(file, Contents::default());
         file
     }
 
@@ -108,7 +125,7 @@ impl Image {
         }
     }
 
-    pub(super) fn live(&self, file: usize) -> &[u8] {
+    pub(super) fn live(&self, file: usize) -> &Contents {
         &self.live.files[&file]
     }
 
@@ -144,11 +161,8 @@ impl Image {
         let Some(file) = found else { return false };
         let mut hit = false;
         for view in [&mut self.live, &mut self.durable] {
-            let bytes = view.files.get_mut(&file).expect("it has a name");
-            if let Some(byte) = bytes.get_mut(offset as usize) {
-                *byte ^= 1 << (bit % 8);
-                hit = true;
-            }
+            let contents = view.files.get_mut(&file).expect("it has a name");
+            hit |= contents.flip_bit(offset as usize, bit);
         }
         hit
     }
@@ -252,7 +266,9 @@ impl Image {
 impl View {
     fn apply(&mut self, operation: &Operation) {
         match operation {
-            Operation::Write { file, offset, bytes } => self.write(*file, *offset, bytes),
+            Operation::Write { file, offset, bytes, zeros } => {
+                self.write(*file, *offset, bytes, *zeros);
+            }
             Operation::Bind { directory, name, node } => {
                 self.names(*directory).insert(name.clone(), *node);
             }
@@ -272,30 +288,28 @@ impl View {
     /// Applies some sectors of a write, each with a chance; another operation whole, or not.
     fn apply_torn(&mut self, operation: &Operation, chance_per_cent: u32, rng: &mut fastrand::Rng) {
         let mut happens = || rng.u32(..100) < chance_per_cent;
-        let Operation::Write { file, offset, bytes } = operation else {
+        let Operation::Write { file, offset, bytes, zeros } = operation else {
             if happens() {
                 self.apply(operation);
             }
             return;
         };
-        let mut start = 0;
-        while start < bytes.len() {
+        let (len, mut start) = (bytes.len(), 0);
+        while start < len + zeros {
             let to_boundary = SECTOR_BYTES - (offset + start) % SECTOR_BYTES;
-            let end = bytes.len().min(start + to_boundary);
+            let end = (len + zeros).min(start + to_boundary);
             if happens() {
-                self.write(*file, offset + start, &bytes[start..end]);
+                let part = &bytes[start.min(len)..end.min(len)];
+                self.write(*file, offset + start, part, end - start - part.len());
             }
             start = end;
         }
     }
 
-    fn write(&mut self, file: usize, offset: usize, bytes: &[u8]) {
-        let Some(contents) = self.files.get_mut(&file) else { return };
-        let end = offset + bytes.len();
-        if contents.len() < end {
-            contents.resize(end, 0);
+    fn write(&mut self, file: usize, offset: usize, bytes: &[u8], zeros: usize) {
+        if let Some(contents) = self.files.get_mut(&file) {
+            contents.write(offset, bytes, zeros);
         }
-        contents[offset..end].copy_from_slice(bytes);
     }
 
     fn names(&mut self, directory: usize) -> &mut Names {

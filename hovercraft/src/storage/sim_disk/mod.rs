@@ -17,6 +17,7 @@
 //! # Ok::<(), hovercraft::storage::StoreError>(())
 //! ```
 
+mod contents;
 mod image;
 
 use std::{
@@ -25,7 +26,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use self::image::{Image, Node, Operation, SECTOR_BYTES};
+use self::{
+    contents::zeros_at_end,
+    image::{Image, Node, Operation, SECTOR_BYTES},
+};
 use super::disk::{Disk, DiskFile};
 
 /// A disk in memory, with a root directory.
@@ -303,11 +307,8 @@ impl DiskFile for SimFile {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let state = self.disk.alive(self.life)?;
-        let live = state.image.live(self.file);
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(live.len());
-        let count = buffer.len().min(live.len() - start);
-        buffer[..count].copy_from_slice(&live[start..start + count]);
-        Ok(count)
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        Ok(state.image.live(self.file).read(offset, buffer))
     }
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -327,8 +328,10 @@ impl DiskFile for SimFile {
         };
         work.written_bytes += kept as u64;
         if kept > 0 {
-            let bytes = bytes[..kept].to_vec();
-            image.operate(Operation::Write { file: self.file, offset: offset as usize, bytes });
+            let zeros = zeros_at_end(&bytes[..kept]);
+            let bytes = bytes[..kept - zeros].to_vec();
+            let (file, offset) = (self.file, offset as usize);
+            image.operate(Operation::Write { file, offset, bytes, zeros });
         }
         result
     }
