@@ -18,6 +18,13 @@ pub struct Shrunk {
 /// No more schedules than this are tried.
 const TRIES_MAX: u64 = 4000;
 
+/// A person can read so much.
+const READABLE_FAULTS: usize = 10;
+const READABLE_OPERATIONS: usize = 20;
+
+/// Under how many other seeds something is tried that is too long to be read.
+const OTHER_SEEDS: u64 = 8;
+
 struct Shrinker<'a> {
     runner: &'a Runner,
     best: Schedule,
@@ -49,7 +56,23 @@ pub fn shrink(
 
 impl Shrinker<'_> {
     /// Keeps a candidate if it still breaks the same invariant.
+    ///
+    /// What is taken away moves what chance does to the rest: it may be that nothing is missing but
+    /// luck. So what is too long to be read is tried under other seeds too.
     fn attempt(&mut self, candidate: Schedule) -> bool {
+        let Schedule { faults, operations, .. } = &self.best;
+        let is_long = faults.len() > READABLE_FAULTS || operations.len() > READABLE_OPERATIONS;
+        let seed = candidate.options.seed;
+        let others = (1..=OTHER_SEEDS).filter(|_| is_long).map(|number| seed.wrapping_add(number));
+        let mut seeds = std::iter::once(seed).chain(others);
+        seeds.any(|seed| {
+            let mut candidate = candidate.clone();
+            candidate.options.seed = seed;
+            self.attempt_as_it_is(candidate)
+        })
+    }
+
+    fn attempt_as_it_is(&mut self, candidate: Schedule) -> bool {
         if self.tried >= TRIES_MAX || candidate == self.best {
             return false;
         }
