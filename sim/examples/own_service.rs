@@ -9,10 +9,9 @@ use std::{
 };
 
 use hovercraft::{Context, SnapshotWriter, StateMachine};
-use hovercraft_sim::{Command, Model, Runner, Sweep, Workload};
+use hovercraft_sim::{Command, Runner, Sweep, Wrapped};
 
 /// Hands out tickets.
-#[derive(Default)]
 struct Tickets {
     sold: u64,
     fixed: bool,
@@ -40,37 +39,24 @@ impl StateMachine for Tickets {
     }
 }
 
-/// What is asked of it, and what it ought to answer: this is all that the simulation needs.
-struct TicketOffice {
-    fixed: bool,
-}
-
-impl Workload for TicketOffice {
-    fn service(&self) -> Box<dyn StateMachine> {
-        Box::new(Tickets { sold: 0, fixed: self.fixed })
-    }
-    fn command(&self, rng: &mut fastrand::Rng, reads_per_mille: u32) -> Command {
-        let is_read = rng.u32(..1000) < reads_per_mille;
-        if is_read { Command::read("how many?") } else { Command::write("a ticket, please") }
-    }
-    fn model(&self) -> Model {
-        let mut sold = 0_u64;
-        Box::new(move |command, reply| {
-            sold += u64::from(!command.is_read);
-            let is_right = reply.starts_with(&sold.to_be_bytes());
-            if is_right { Ok(()) } else { Err(format!("{sold} tickets are sold")) }
+/// The service, what is asked of it, and what it ought to answer: this is all that it takes.
+fn ticket_office(fixed: bool) -> Wrapped {
+    Wrapped::new(move || Tickets { sold: 0, fixed }, |_| "a ticket, please")
+        .reads(|_| "how many?")
+        .model(|| {
+            let mut sold = 0_u64;
+            move |command: &Command, reply: &[u8]| {
+                sold += u64::from(!command.is_read);
+                reply.starts_with(&sold.to_be_bytes())
+            }
         })
-    }
-    fn describe(&self, body: &[u8]) -> String {
-        String::from_utf8_lossy(body).into_owned()
-    }
 }
 
 fn main() {
     for fixed in [false, true] {
         println!("# with the mistake {}", if fixed { "mended" } else { "in it" });
         let sweep = Sweep { first_only: true, ..Sweep::new(0..50) };
-        let report = sweep.run(&Runner::new(TicketOffice { fixed }), |_, _| ());
+        let report = sweep.run(&Runner::new(ticket_office(fixed)), |_, _| ());
         println!("{report}\n");
         assert_eq!(report.failures.is_empty(), fixed, "the mistake is found, and nothing else");
     }

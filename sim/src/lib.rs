@@ -30,6 +30,7 @@ mod trace;
 mod workload;
 #[cfg(madsim)]
 mod world;
+mod wrapped;
 
 pub use coverage::Coverage;
 pub use faults::{Fault, FaultKind, Leaves, Sides, Target, Ways};
@@ -44,3 +45,4 @@ pub use shrink::{Shrunk, shrink};
 pub use stepper::Stepper;
 pub use sweep::{Failure, QUIET_THREAD, Report, Sweep};
 pub use workload::{Command, Model, Operation, Planned, Registers, Workload};
+pub use wrapped::Wrapped;

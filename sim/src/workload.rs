@@ -57,9 +57,12 @@ pub trait Workload: Send + Sync + 'static {
         Ok(true)
     }
 
-    /// A command in a few words.
+    /// A command in a few words: as it is, if it is a short text.
     fn describe(&self, body: &[u8]) -> String {
-        format!("{} bytes {}", body.len(), hex(&body[..body.len().min(16)]))
+        match str::from_utf8(body) {
+            Ok(text) if text.len() < 80 && !text.contains(char::is_control) => text.to_owned(),
+            _ => format!("{} bytes {}", body.len(), hex(&body[..body.len().min(16)])),
+        }
     }
 }
 
