@@ -59,7 +59,7 @@ impl Shrinker<'_> {
     ///
     /// What is taken away moves what chance does to the rest: it may be that nothing is missing but
     /// luck. So what is too long to be read is tried under other seeds too.
-    fn attempt(&mut self, candidate: Schedule) -> bool {
+    fn attempt(&mut self, candidate: &Schedule) -> bool {
         let Schedule { faults, operations, .. } = &self.best;
         let is_long = faults.len() > READABLE_FAULTS || operations.len() > READABLE_OPERATIONS;
         let seed = candidate.options.seed;
@@ -116,7 +116,7 @@ impl Shrinker<'_> {
             while at < len(&self.best) {
                 let mut candidate = self.best.clone();
                 drain(&mut candidate, at..(at + chunk).min(len(&self.best)));
-                if !self.attempt(candidate) {
+                if !self.attempt(&candidate) {
                     at += chunk;
                 }
             }
@@ -130,12 +130,12 @@ impl Shrinker<'_> {
             let mut candidate = self.best.clone();
             let planned = &mut candidate.operations[at];
             (planned.padding, planned.steals) = (0, false);
-            self.attempt(candidate);
+            self.attempt(&candidate);
         }
         let mut candidate = self.best.clone();
         candidate.options.pace.ballast_bytes = 0;
         candidate.options.drift_ppm_max = 0;
-        self.attempt(candidate);
+        self.attempt(&candidate);
     }
 
     /// Nothing goes wrong after a shorter time, and what happens happens earlier.
@@ -146,11 +146,11 @@ impl Shrinker<'_> {
         };
         let mut candidate = self.best.clone();
         candidate.options.chaos_us = last(&candidate) + 1;
-        self.attempt(candidate);
+        self.attempt(&candidate);
         for part in [2, 4, 8] {
             let mut candidate = self.best.clone();
             candidate.options.chaos_us -= candidate.options.chaos_us / part;
-            self.attempt(candidate);
+            self.attempt(&candidate);
         }
         for part in [2, 4] {
             let mut candidate = self.best.clone();
@@ -160,7 +160,7 @@ impl Shrinker<'_> {
             for planned in &mut candidate.operations {
                 planned.at_us -= planned.at_us / part;
             }
-            self.attempt(candidate);
+            self.attempt(&candidate);
         }
     }
 }
