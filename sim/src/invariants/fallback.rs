@@ -1,6 +1,9 @@
 //! Fallback (P32): whatever happens to aggregators, as long as nothing else goes wrong, costs no
 //! election, and no entry waits longer than is stated.
 //!
+//! A replica whose log is full takes nothing until its application has made room, however long that
+//! takes (P36). So time counts from when no log was full.
+//!
 //! From the rule itself: the paper's switch is a single point of failure, and its answer to that, a
 //! new election, is not ours.
 
@@ -37,6 +40,14 @@ struct Reign {
     since: Time,
     /// What is appended and not committed, and since when.
     waiting: VecDeque<(Index, Time)>,
+    /// When a replica's log was full last.
+    full_at: Time,
+}
+
+impl Reign {
+    fn begin(term: Term, now: Time) -> Self {
+        Self { term, since: now, waiting: VecDeque::new(), full_at: now }
+    }
 }
 
 impl Fallback {
@@ -72,13 +83,13 @@ impl Fallback {
         let term = core.hard_state().term;
         let Some(reign) = &mut self.reign else {
             if core.is_leader() {
-                self.reign = Some(Reign { term, since: now, waiting: VecDeque::new() });
+                self.reign = Some(Reign::begin(term, now));
             }
             return Ok(());
         };
         let is_quiet = now.since(reign.since) > limits.quiet_after;
         if core.is_leader() && term > reign.term && !is_quiet {
-            *reign = Reign { term, since: now, waiting: VecDeque::new() };
+            *reign = Reign::begin(term, now);
         }
         let is_candidate = !core.is_leader() && core.leader().is_none();
         if is_quiet && (is_candidate || term > reign.term) {
@@ -87,6 +98,9 @@ impl Fallback {
                 replica.node
             );
             return broken(NAME, "P32", what);
+        }
+        if core.status().log_bytes >= 2 * replica.settings.log_bytes_max as u64 {
+            reign.full_at = now;
         }
         if !core.is_leader() || term != reign.term {
             return Ok(());
@@ -97,7 +111,9 @@ impl Fallback {
         if reign.waiting.back().map_or(commit, |(index, _)| *index) < last {
             reign.waiting.push_back((last, now));
         }
-        let waits = reign.waiting.front().map(|(index, since)| (*index, now.since(*since)));
+        let full_at = reign.full_at;
+        let time = |since: Time| now.since(since.max(full_at));
+        let waits = reign.waiting.front().map(|(index, since)| (*index, time(*since)));
         if let Some((index, time)) = waits.filter(|(_, time)| is_quiet && *time > limits.wait_max) {
             let what =
                 format!("{index} has waited for {time:?}, and {:?} is stated", limits.wait_max);
