@@ -1,4 +1,5 @@
-//! The synthetic service of the paper's evaluation (§7): it burns processor time and returns bytes.
+//! The synthetic service of the paper's evaluation (§7): it burns processor time, or waits, and returns
+//! bytes.
 //!
 //! Each request says what it costs, so one running cluster serves every workload. The share of
 //! reads is the client's: it sends a request as a command or as a query. Integers are
@@ -7,7 +8,7 @@
 //! | bytes | content |
 //! |---|---|
 //! | 1 | version, 1 |
-//! | 1 | distribution: 0 fixed, 1 exponential, 2 bimodal |
+//! | 1 | distribution: 0 fixed, 1 exponential, 2 bimodal; plus 128 to wait instead of burning |
 //! | 4 | mean service time in nanoseconds, at most [`MEAN_NS_MAX`] |
 //! | 4 | bytes in the reply, at most [`REPLY_BYTES_MAX`] |
 //! | … | padding, ignored, to make the request as large as the workload wants |
@@ -18,6 +19,8 @@
 use std::{
     hint::black_box,
     io::{self, Read, Write},
+    num::NonZeroU64,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -34,6 +37,7 @@ pub const REPLY_BYTES_MAX: u32 = 8 << 20;
 pub const MALFORMED: &[u8] = b"malformed synthetic request";
 
 const VERSION: u8 = 1;
+const WAITS: u8 = 128;
 const HEADER_BYTES: usize = 10;
 
 /// How the service times of equal requests differ.
@@ -52,6 +56,9 @@ pub enum Distribution {
 pub struct SyntheticRequest {
     /// How service times differ.
     pub distribution: Distribution,
+    /// Whether the time is waited, as for a device, and not burned: then servers that share a core do
+    /// not slow each other down.
+    pub waits: bool,
     /// Their mean, in nanoseconds.
     pub mean_ns: u32,
     /// The size of the reply.
@@ -63,11 +70,12 @@ impl SyntheticRequest {
     pub fn encode(&self, size: usize) -> Bytes {
         let mut bytes = Vec::with_capacity(size.max(HEADER_BYTES));
         bytes.push(VERSION);
-        bytes.push(match self.distribution {
+        let distribution = match self.distribution {
             Distribution::Fixed => 0,
             Distribution::Exponential => 1,
             Distribution::Bimodal => 2,
-        });
+        };
+        bytes.push(if self.waits { distribution | WAITS } else { distribution });
         bytes.extend(self.mean_ns.to_le_bytes());
         bytes.extend(self.reply_bytes.to_le_bytes());
         bytes.resize(size.max(HEADER_BYTES), 0);
@@ -81,12 +89,13 @@ impl SyntheticRequest {
             return None;
         };
         let request = Self {
-            distribution: match distribution {
+            distribution: match distribution & !WAITS {
                 0 => Distribution::Fixed,
                 1 => Distribution::Exponential,
                 2 => Distribution::Bimodal,
                 _ => return None,
             },
+            waits: distribution & WAITS != 0,
             mean_ns: u32::from_le_bytes([m0, m1, m2, m3]),
             reply_bytes: u32::from_le_bytes([r0, r1, r2, r3]),
         };
@@ -95,7 +104,7 @@ impl SyntheticRequest {
     }
 
     /// The service time that `seed` draws.
-    fn service_time(&self, seed: u64) -> Duration {
+    pub fn service_time(&self, seed: u64) -> Duration {
         let mean = Duration::from_nanos(u64::from(self.mean_ns));
         match self.distribution {
             Distribution::Fixed => mean,
@@ -128,7 +137,12 @@ impl SyntheticService {
     }
 
     fn serve(&self, request: SyntheticRequest, context: &Context, reply: &mut Vec<u8>) {
-        self.spinner.spin(request.service_time(context.seed));
+        let time = request.service_time(context.seed);
+        if request.waits {
+            wait(time);
+        } else {
+            self.spinner.spin(time);
+        }
         let end = reply.len() + request.reply_bytes as usize;
         reply.extend(self.executed.to_le_bytes());
         reply.resize(end, 0);
@@ -170,6 +184,13 @@ impl StateMachine for SyntheticService {
         self.executed = u64::from_le_bytes(executed);
         Ok(())
     }
+}
+
+/// Blocks for a time, as exactly as the kernel can.
+fn wait(time: Duration) {
+    // By default it may add 50 µs to every wait, which is much of a short one. If it refuses, it does.
+    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+    thread::sleep(time);
 }
 
 /// Burns processor time by counting rounds of arithmetic, not by watching a clock: a replica that
@@ -222,7 +243,7 @@ mod tests {
     }
 
     fn request(distribution: Distribution, mean_ns: u32) -> SyntheticRequest {
-        SyntheticRequest { distribution, mean_ns, reply_bytes: 8 }
+        SyntheticRequest { distribution, waits: false, mean_ns, reply_bytes: 8 }
     }
 
     /// The times that evenly spread seeds draw.
@@ -289,6 +310,17 @@ mod tests {
         };
         // Other processes can only lengthen it; a speed measured on a slowed core shortens it.
         assert!(elapsed(4_000_000) >= Duration::from_millis(1));
+    }
+
+    #[test]
+    fn a_request_that_waits_takes_its_time() {
+        let service = SyntheticService::new();
+        let waits = SyntheticRequest { waits: true, ..request(Distribution::Fixed, 3_000_000) };
+        let bytes = waits.encode(0);
+        assert_eq!(SyntheticRequest::decode(&bytes), Some(waits));
+        let start = Instant::now();
+        service.query(&context(1), &bytes, &mut Vec::new());
+        assert!(start.elapsed() >= Duration::from_millis(3));
     }
 
     proptest! {

@@ -149,7 +149,11 @@ async fn redis(duration: Duration) -> Result<Vec<Row>, PeerError> {
 /// A request of the synthetic service that takes no time, with a reply of 8 bytes.
 fn synthetic(size: usize) -> bytes::Bytes {
     use hovercraft_apps::synthetic::{Distribution, SyntheticRequest};
-    let request =
-        SyntheticRequest { distribution: Distribution::Fixed, mean_ns: 0, reply_bytes: 8 };
+    let request = SyntheticRequest {
+        distribution: Distribution::Fixed,
+        waits: false,
+        mean_ns: 0,
+        reply_bytes: 8,
+    };
     request.encode(size)
 }

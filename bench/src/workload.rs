@@ -101,7 +101,7 @@ impl Workload {
     /// Its requests, of so many bytes, drawn from a seed.
     pub fn requests(self, request_bytes: usize, seed: u64) -> Requests {
         let synthetic = |distribution, mean_ns, reply_bytes| {
-            let request = SyntheticRequest { distribution, mean_ns, reply_bytes };
+            let request = SyntheticRequest { distribution, waits: false, mean_ns, reply_bytes };
             Shape::Same(request.encode(request_bytes))
         };
         let (shape, reads) = match self {
