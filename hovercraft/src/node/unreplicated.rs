@@ -1,7 +1,7 @@
 //! Mode `unreplicated`: one server, no consensus, nothing on disk. What replication costs is
 //! measured against this.
 
-use std::{net::SocketAddrV4, sync::Arc};
+use std::{collections::VecDeque, net::SocketAddrV4, sync::Arc, time::Duration};
 
 use r2p2::{Incoming, Link, MessageType, Options, Policy, ReplyTo, Time};
 
@@ -13,9 +13,22 @@ use crate::{
         Mode, NodeError,
         network::{Clock, Endpoints, request_of},
     },
-    request::{Outcome, ReturnPath},
+    request::{Outcome, Request, ReturnPath},
     state_machine::StateMachine,
 };
+
+/// Answers wait for those of other requests that arrived with them for about this long: what can be sent
+/// together costs less, and behind a slow service nobody should wait for anybody else's turn.
+const SENDS_EVERY: Duration = Duration::from_micros(100);
+
+/// A request that is to be executed.
+struct Arrived {
+    now: Time,
+    request: Request,
+    path: ReturnPath,
+    /// Of the reply.
+    options: Options,
+}
 
 /// One server.
 pub(crate) struct Unreplicated {
@@ -24,6 +37,8 @@ pub(crate) struct Unreplicated {
     endpoints: Endpoints,
     pub(crate) clock: Clock,
     previous: Time,
+    /// What the last look at the sockets has brought, in its order.
+    arrived: VecDeque<Arrived>,
     /// The service panicked: nothing more is executed (P42).
     poisoned: Option<String>,
     pub(crate) network: NetworkStatus,
@@ -45,6 +60,7 @@ impl Unreplicated {
             endpoints,
             clock,
             previous: clock.now(),
+            arrived: VecDeque::new(),
             poisoned: None,
             network: NetworkStatus::default(),
             counters: Counters::default(),
@@ -55,6 +71,15 @@ impl Unreplicated {
     pub(crate) fn turn(&mut self, link: &mut impl Link) -> Result<bool, NodeError> {
         let now = self.clock.now();
         let count = link.receive(&mut |from, datagram| self.datagram(now, from, datagram))?;
+        let mut sent = now;
+        while let Some(arrived) = self.arrived.pop_front() {
+            self.execute(arrived);
+            let now = self.clock.now();
+            if now.since(sent) >= SENDS_EVERY {
+                link.send(&mut self.endpoints.outbox)?;
+                sent = now;
+            }
+        }
         let Endpoints { requests, outbox, .. } = &mut self.endpoints;
         requests.handle_timeout(now, outbox);
         link.send(&mut self.endpoints.outbox)?;
@@ -100,10 +125,16 @@ impl Unreplicated {
         }
         let options = incoming.reply_options();
         let request = match request_of(incoming) {
-            Ok(request) if self.poisoned.is_none() => request,
-            Ok(request) => return self.endpoints.drop_request(path, request.identity()),
+            Ok(request) => request,
             Err(identity) => return self.endpoints.drop_request(path, identity),
         };
+        self.arrived.push_back(Arrived { now, request, path, options });
+    }
+
+    fn execute(&mut self, Arrived { now, request, path, options }: Arrived) {
+        if self.poisoned.is_some() {
+            return self.endpoints.drop_request(path, request.identity());
+        }
         let is_read = !request.kind().is_write();
         let committed = Committed {
             index: self.applier.applied() + 1,
