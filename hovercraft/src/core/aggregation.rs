@@ -10,7 +10,10 @@ use std::time::Duration;
 use r2p2::Time;
 
 use crate::{
-    core::{Core, Mode, Output, Role, Timer, replication::ENTRIES_MAX},
+    core::{
+        Core, Mode, Output, Role, Timer,
+        replication::{ENTRIES_MAX, position_near},
+    },
     entry::{Index, NodeId},
     messages::{Acknowledge, AggCommit, Aggregate, AppendReply, Message, Progress},
 };
@@ -229,8 +232,8 @@ impl Core {
             self.counters.messages_ignored += 1;
             return;
         }
-        for progress in &commit.replicas {
-            self.merge(now, progress);
+        for (place, progress) in commit.replicas.iter().enumerate() {
+            self.merge(now, place, progress);
         }
         self.advance_commit();
         self.give_way(now);
@@ -258,16 +261,32 @@ impl Core {
 
     /// Takes what the aggregator says of a follower as if that had said it, if it is of the life
     /// that the configuration names and no other has been heard of (P37).
-    fn merge(&mut self, now: Time, progress: &Progress) {
-        let Some(&member) = self.configurations.current().member(progress.node) else {
+    fn merge(&mut self, now: Time, place: usize, progress: &Progress) {
+        let last = self.log.last();
+        let members = &self.configurations.current().members;
+        let member = position_near(members, place, |member| member.id == progress.node);
+        let Some(member) = member.map(|at| members[at]) else {
             return;
         };
-        let Role::Leader(leader) = &self.role else {
+        let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        let known = leader.follower(member.id).and_then(|follower| follower.incarnation);
-        if known.is_some_and(|known| known != member.incarnation) {
+        let at = position_near(&leader.followers, place, |it| it.node == progress.node);
+        let Some(follower) = at.map(|at| &mut leader.followers[at]) else {
             return;
+        };
+        if follower.incarnation.is_some_and(|known| known != member.incarnation) {
+            return;
+        }
+        // Mostly this is all that is new, and it is said for each follower in each message.
+        if follower.has_said(member.incarnation, progress.round, progress.poisoned) {
+            follower.hold(now, progress.matched.min(last));
+            let (admission, applied) = (&mut self.admission, progress.applied.min(last));
+            let release = |identity: &_| {
+                admission.release(identity);
+            };
+            leader.repliers.report(now, member.id, (progress.round, applied), release);
+            return self.feed_check_quorum(now, member.id);
         }
         let reply = AppendReply {
             round: progress.round,
@@ -277,9 +296,15 @@ impl Core {
             rejected_after: None,
         };
         self.take_reply(now, member.id, member.incarnation, &reply);
+        self.feed_check_quorum(now, member.id);
+    }
+
+    /// What the aggregator remembers says nothing of who is there now (P31): a mistake that is planted
+    /// here feeds it to the check of the quorum.
+    fn feed_check_quorum(&mut self, now: Time, node: NodeId) {
         if planted!("agg-feeds-check-quorum")
             && let Role::Leader(leader) = &mut self.role
-            && let Some(follower) = leader.follower_mut(member.id)
+            && let Some(follower) = leader.follower_mut(node)
         {
             follower.answered = now;
         }

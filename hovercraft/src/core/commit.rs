@@ -4,7 +4,7 @@ use r2p2::Time;
 
 use crate::{
     core::{Core, Role},
-    entry::{Index, Member},
+    entry::Index,
 };
 
 /// The commit index of one replica, and what bounds it.
@@ -108,15 +108,19 @@ impl Core {
     pub(super) fn advance_commit(&mut self) {
         let before = self.commit.index;
         if let Role::Leader(leader) = &self.role {
+            if before == self.log.last() {
+                return;
+            }
             let configuration = self.configurations.current();
             let unsynced = planted!("leader-counts-unsynced");
             let own = if unsynced { self.log.last() } else { self.held_index() };
             let matched = &mut self.commit.matched;
             matched.clear();
-            let of_member = |it: &Member| if it.id == self.node { own } else { leader.matched(it) };
-            matched.extend(configuration.members.iter().map(of_member));
-            matched.sort_unstable_by(|a, b| b.cmp(a));
-            let by_quorum = matched[configuration.quorum() - 1];
+            matched.extend(configuration.members.iter().enumerate().map(|(place, member)| {
+                if member.id == self.node { own } else { leader.matched_near(place, member) }
+            }));
+            let place = configuration.quorum() - 1;
+            let (_, &mut by_quorum, _) = matched.select_nth_unstable_by(place, |a, b| b.cmp(a));
             // Only an entry of its own term is committed by counting (P13).
             let is_own = self.log.term(by_quorum) == Some(self.term());
             if by_quorum > before && (is_own || planted!("commit-old-term")) {

@@ -109,7 +109,10 @@ impl Core {
 
     /// A replica answered a round.
     pub(super) fn round_answered(&mut self, from: NodeId, incarnation: Incarnation, round: u64) {
-        if !self.is_counted(from, incarnation) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        if leader.confirmations.questions.is_empty() || !self.is_counted(from, incarnation) {
             return;
         }
         let (quorum, last) = (self.configuration().quorum(), self.log.last());

@@ -130,8 +130,15 @@ impl Leader {
 
     /// What a member acknowledged, if it was this life of it (P39).
     pub(crate) fn matched(&self, member: &Member) -> Index {
-        let follower = self.follower(member.id);
-        follower
+        self.matched_near(0, member)
+    }
+
+    /// The same of the member at a place in the configuration.
+    pub(crate) fn matched_near(&self, place: usize, member: &Member) -> Index {
+        // This replica is among the members, and not among the followers.
+        let near = place.saturating_sub(1);
+        let at = position_near(&self.followers, near, |follower| follower.node == member.id);
+        at.map(|at| &self.followers[at])
             .filter(|follower| follower.incarnation == Some(member.incarnation))
             .map_or(0, |follower| follower.matched)
     }
@@ -175,6 +182,36 @@ impl Leader {
     pub(crate) fn follower_mut(&mut self, node: NodeId) -> Option<&mut Follower> {
         self.followers.iter_mut().find(|follower| follower.node == node)
     }
+}
+
+impl Follower {
+    /// It acknowledges everything up to an index; returns whether that is news.
+    pub(crate) fn hold(&mut self, now: Time, index: Index) -> bool {
+        let has_moved = index > self.matched;
+        if has_moved {
+            self.matched = index;
+            self.next = self.next.max(index + 1);
+            self.progressed = now;
+            self.is_probed = false;
+        }
+        has_moved
+    }
+
+    /// Whether it has said all of this but how far it is.
+    pub(crate) fn has_said(&self, incarnation: Incarnation, round: u64, poisoned: bool) -> bool {
+        self.incarnation == Some(incarnation) && (self.round, self.is_poisoned) == (round, poisoned)
+    }
+}
+
+/// Where an item is: at a place or behind it, if nobody is missing in the list that the place is of. In
+/// lists that are in one order nothing is searched then.
+pub(crate) fn position_near<T>(
+    items: &[T],
+    place: usize,
+    is_it: impl Fn(&T) -> bool,
+) -> Option<usize> {
+    let mut near = place..=place + 1;
+    near.find(|at| items.get(*at).is_some_and(&is_it)).or_else(|| items.iter().position(is_it))
 }
 
 impl Core {
@@ -271,7 +308,8 @@ impl Core {
             // A replica that answers none of what was committed learns of it with the next
             // entries or the next heartbeat.
             let (node, next, sent) = (follower.node, follower.next, follower.commit_sent);
-            if leader.repliers.has_between(node, sent, self.commit.index()) {
+            let commit = self.commit.index();
+            if sent < commit && leader.repliers.has_between(node, sent, commit) {
                 self.counters.commits_announced += 1;
                 self.send_entries(node, next, 0);
             }
@@ -329,14 +367,7 @@ impl Core {
             }
         }
         // A follower cannot hold more than the leader; if it says so, it is not believed.
-        let acknowledged = reply.acknowledged.min(last);
-        let has_moved = acknowledged > follower.matched;
-        if has_moved {
-            follower.matched = acknowledged;
-            follower.next = follower.next.max(acknowledged + 1);
-            follower.progressed = now;
-            follower.is_probed = false;
-        }
+        let has_moved = follower.hold(now, reply.acknowledged.min(last));
         if let Some(after) = reply.rejected_after {
             self.counters.appends_rejected += 1;
             let next = (after.min(last) + 1).max(follower.matched + 1);
@@ -423,6 +454,9 @@ impl Core {
             return false;
         };
         let Follower { node, next, matched, heard, is_probed, .. } = leader.followers[position];
+        if next > self.log.last() {
+            return false;
+        }
         // One that answers no heartbeat gets nothing else; nor does one get everything again and
         // again whose disk is slow.
         let is_silent = now.since(heard) > self.settings.timing.election_min;
@@ -431,7 +465,7 @@ impl Core {
         } else {
             next > matched + PIPELINE_MAX || self.bodies_between(matched, next) > PIPELINE_BYTES_MAX
         };
-        if next > self.log.last() || is_silent || is_full || self.is_far_behind(next) {
+        if is_silent || is_full || self.is_far_behind(next) {
             return false;
         }
         let Role::Leader(leader) = &mut self.role else {
@@ -572,6 +606,16 @@ mod tests {
         Output, Settings,
         testing::{elected_at, envelope, leader, request, return_path, settle},
     };
+
+    #[test]
+    fn what_is_not_near_its_place_is_found_all_the_same() {
+        let items = [3, 5, 7, 9];
+        for (item, at) in [(3, 0), (5, 1), (7, 2), (9, 3)] {
+            let found = |place| position_near(&items, place, |it| *it == item);
+            assert!((0..6).all(|place| found(place) == Some(at)));
+        }
+        assert_eq!(position_near(&items, 0, |it| *it == 4), None);
+    }
 
     /// What the leader sends, with a follower 2 that acknowledges everything; returns how many
     /// entries go to follower 3.

@@ -54,6 +54,8 @@ pub(crate) struct Repliers {
     queues: Vec<Queue>,
     policy: Policy,
     leader: NodeId,
+    /// How many queues there are that are not the leader's, and not excluded.
+    others: usize,
     /// What the leader is taken to have applied where it is compared with the others.
     leader_counted: Index,
     /// What it last reported to itself for that, and how often the others have reported progress since.
@@ -87,11 +89,13 @@ impl Repliers {
             moved: Time::ZERO,
             excluded: false,
         };
-        let queues = members.map(new_queue).collect();
+        let queues: Vec<_> = members.map(new_queue).collect();
+        let others = queues.iter().filter(|queue| queue.node != leader).count();
         let mut repliers = Self {
             queues,
             policy,
             leader,
+            others,
             leader_counted: 0,
             leader_said: 0,
             reports_of_others: 0,
@@ -159,12 +163,11 @@ impl Repliers {
     /// behind where it is (P16).
     fn count_leader(&mut self, reports: usize) {
         let applied = self.applied(self.leader).unwrap_or(0);
-        let others = self.queues.iter().filter(|q| q.node != self.leader && !q.excluded);
-        let (count, said) =
-            others.fold((0, None), |(count, said), queue| (count + 1, queue.applied.max(said)));
         self.reports_of_others += reports;
-        if self.reports_of_others >= count {
+        if self.reports_of_others >= self.others {
             self.reports_of_others = 0;
+            let others = self.queues.iter().filter(|q| q.node != self.leader && !q.excluded);
+            let said = others.filter_map(|queue| queue.applied).max();
             self.leader_said = said.unwrap_or(applied);
         }
         let least = applied.saturating_sub((self.bound * self.queues.len()) as u64);
@@ -175,8 +178,14 @@ impl Repliers {
 
     /// Says whether a replica may be given anything to answer.
     pub(crate) fn exclude(&mut self, node: NodeId, excluded: bool) {
-        if let Some(queue) = self.queue_mut(node) {
+        let is_other = node != self.leader;
+        let Some(queue) = self.queue_mut(node) else {
+            return;
+        };
+        if queue.excluded != excluded {
             queue.excluded = excluded;
+            let count = usize::from(is_other);
+            self.others = if excluded { self.others - count } else { self.others + count };
         }
     }
 
@@ -224,11 +233,13 @@ impl Repliers {
         rng: &mut fastrand::Rng,
     ) -> Option<usize> {
         let count = self.queues.len();
-        let around = (0..count).map(|offset| (self.turn + offset) % count);
-        let mut eligible = around.filter(|at| self.is_eligible(&self.queues[*at], log, commit));
-        let next = eligible.next()?;
-        let others = eligible.clone().count();
-        let other = (others > 0).then(|| eligible.nth(rng.usize(..others))).flatten();
+        let is_eligible = |at: &usize| self.is_eligible(&self.queues[*at], log, commit);
+        let next = (0..count).map(|offset| (self.turn + offset) % count).find(is_eligible)?;
+        // Beginning anywhere among the others; who is not eligible is passed over.
+        let others = count - 1;
+        let begin = if others > 0 { rng.usize(..others) } else { 0 };
+        let mut around = (0..others).map(|offset| (next + 1 + (begin + offset) % others) % count);
+        let other = around.find(is_eligible);
         let left = |at: usize| self.left_to_do(&self.queues[at], log);
         let chosen = other.filter(|other| left(*other) < left(next)).unwrap_or(next);
         self.turn = (next + 1) % count;
