@@ -21,4 +21,6 @@ pub mod usage;
 pub mod workload;
 mod zipf;
 
-pub use processes::{Cluster, ClusterError, Look, Setup};
+pub use processes::{
+    AdmissionSetup, Cluster, ClusterError, Look, Routed, RoutedSetup, Setup, SwitchSetup,
+};

@@ -1,13 +1,18 @@
-//! A network namespace for each replica, behind a bridge in one more: a switch with its hosts.
+//! A network namespace for each replica, behind a bridge in one more: a switch with its hosts. And a
+//! loopback of our own, on which nobody else sends.
 //!
 //! Everything is made by `ip`, needs root, and is removed again when it is dropped. The names carry
 //! this process's number, and nothing else is touched.
 
 use std::{
+    fs::File,
     io,
     net::{Ipv4Addr, SocketAddrV4},
+    os::fd::{AsFd as _, OwnedFd},
     process::{Command, Output},
 };
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Why there are no namespaces.
 #[derive(Debug, thiserror::Error)]
@@ -32,23 +37,29 @@ pub enum NetnsError {
         /// What it said.
         message: String,
     },
+    /// One was made, but cannot be entered.
+    #[error("cannot enter a network namespace: {source}")]
+    Enter {
+        /// What the operating system said.
+        source: io::Error,
+    },
 }
 
 /// The namespaces of one cluster; removed when this is dropped.
 #[derive(Debug)]
 pub struct Namespaces {
     switch: String,
-    replicas: Vec<String>,
+    hosts: Vec<String>,
     third_octet: u8,
 }
 
-/// The port of every replica: they have addresses of their own.
+/// The port of every host: they have addresses of their own.
 const PORT: u16 = 7000;
 
 impl Namespaces {
-    /// For so many replicas; of the datagrams to each of them, and of those to the client,
-    /// `loss_percent` are lost.
-    pub fn new(replicas: u16, loss_percent: Option<f64>) -> Result<Self, NetnsError> {
+    /// For so many hosts; of the datagrams to each of them, and of those to the client, `loss_percent`
+    /// are lost.
+    pub fn new(hosts: u16, loss_percent: Option<f64>) -> Result<Self, NetnsError> {
         if !rustix::process::geteuid().is_root() {
             return Err(NetnsError::NotRoot);
         }
@@ -56,19 +67,16 @@ impl Namespaces {
         let switch = format!("hcb{process}sw");
         ip(&["netns", "add", &switch])?;
         // From here on, what was made is removed even if the rest fails.
-        let mut made = Self {
-            switch: switch.clone(),
-            replicas: Vec::new(),
-            third_octet: (process % 250) as u8,
-        };
+        let mut made =
+            Self { switch: switch.clone(), hosts: Vec::new(), third_octet: (process % 250) as u8 };
         ip(&["-n", &switch, "link", "add", "br0", "type", "bridge"])?;
         ip(&["-n", &switch, "link", "set", "br0", "up"])?;
-        for replica in 1..=replicas {
-            let name = format!("hcb{process}n{replica}");
+        for host in 1..=hosts {
+            let name = format!("hcb{process}n{host}");
             ip(&["netns", "add", &name])?;
-            made.replicas.push(name.clone());
-            let port = format!("p{replica}");
-            made.plug(&port, "eth0", Some(&name), made.address(replica), loss_percent)?;
+            made.hosts.push(name.clone());
+            let port = format!("p{host}");
+            made.plug(&port, "eth0", Some(&name), made.address(host), loss_percent)?;
         }
         made.plug("p0", &device(), None, made.client(), loss_percent)?;
         Ok(made)
@@ -105,8 +113,8 @@ impl Namespaces {
         Ok(())
     }
 
-    /// Where a replica is, counted from 1.
-    pub fn replica(&self, number: u16) -> SocketAddrV4 {
+    /// Where a host is, counted from 1.
+    pub fn host(&self, number: u16) -> SocketAddrV4 {
         SocketAddrV4::new(self.address(number), PORT)
     }
 
@@ -115,15 +123,15 @@ impl Namespaces {
         Ipv4Addr::new(10, 213, self.third_octet, 254)
     }
 
-    /// What runs a program as a replica's, counted from 1.
+    /// What runs a program on a host, counted from 1.
     pub(crate) fn command(&self, number: u16, program: &std::path::Path) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.replicas[usize::from(number) - 1]]).arg(program);
+        command.args(["netns", "exec", &self.hosts[usize::from(number) - 1]]).arg(program);
         command
     }
 
     fn address(&self, number: u16) -> Ipv4Addr {
-        // There are far fewer than 250 replicas.
+        // There are far fewer than 250 hosts.
         Ipv4Addr::new(10, 213, self.third_octet, number as u8)
     }
 }
@@ -133,10 +141,54 @@ impl Drop for Namespaces {
         // It would go with its other end, but the kernel takes its time to remove a namespace. What
         // cannot be removed is not there, or in use by somebody; there is nobody to tell.
         let _ = ip(&["link", "del", &device()]);
-        for name in self.replicas.iter().chain([&self.switch]) {
+        for name in self.hosts.iter().chain([&self.switch]) {
             let _ = ip(&["netns", "del", name]);
         }
     }
+}
+
+/// The thread that made this is in a network namespace with nothing but a loopback, on which no train of
+/// datagrams travels as one (GSO); so are the threads and processes that it starts meanwhile. When this
+/// is dropped the thread is back where it was.
+#[derive(Debug)]
+pub struct OwnLoopback {
+    before: OwnedFd,
+}
+
+impl OwnLoopback {
+    /// Goes there.
+    pub fn enter() -> Result<Self, NetnsError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(NetnsError::NotRoot);
+        }
+        let open = |path: &str| {
+            File::open(path).map(OwnedFd::from).map_err(|source| NetnsError::Enter { source })
+        };
+        let before = open("/proc/thread-self/ns/net")?;
+        let name = format!("hcb{}lo", std::process::id());
+        ip(&["netns", "add", &name])?;
+        let entered = (|| {
+            ip(&["-n", &name, "link", "set", "lo", "up"])?;
+            ip(&["-n", &name, "link", "set", "lo", "gso_max_segs", "1"])?;
+            move_to(&open(&format!("/run/netns/{name}"))?)
+        })();
+        // The namespace lives as long as somebody is in it; its name is not needed for that.
+        ip(&["netns", "del", &name])?;
+        entered.map(|()| Self { before })
+    }
+}
+
+impl Drop for OwnLoopback {
+    fn drop(&mut self) {
+        // Who was there may go there again.
+        let _ = move_to(&self.before);
+    }
+}
+
+fn move_to(namespace: &OwnedFd) -> Result<(), NetnsError> {
+    let kind = Some(LinkNameSpaceType::Network);
+    move_into_link_name_space(namespace.as_fd(), kind)
+        .map_err(|errno| NetnsError::Enter { source: errno.into() })
 }
 
 /// The generator's end of its cable.

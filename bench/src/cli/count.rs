@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hovercraft_bench::count::{CountError, Counted, count, rises, take_turns};
+use hovercraft_bench::count::{self, CountError, Counted, count, growth, rises};
 
 use super::{Failure, Verdict, writable, write_json};
 
@@ -32,7 +32,7 @@ impl Arguments {
         });
         let baseline = baseline.transpose()?;
         let counted = count(&program, |name, instructions| {
-            println!("{name:<16} {instructions:>10.1} instructions a request");
+            println!("{name:<28} {instructions:>10.1} instructions a request");
         })
         .await;
         let counted = match counted {
@@ -43,6 +43,9 @@ impl Arguments {
             }
             Err(error) => return Err(Failure::Other(error.to_string())),
         };
+        if let Some(growth) = growth(&counted.instructions) {
+            println!("hovercraft++: the leader of 9 does {growth:.3} times what that of 3 does");
+        }
         if let Some(path) = &self.json {
             write_json(path, &counted)?;
         }
@@ -69,10 +72,19 @@ pub(super) struct Turns {
     replicas: u16,
     /// How many requests.
     requests: u64,
+    /// In mode hovercraft++.
+    #[arg(long)]
+    aggregator: bool,
 }
 
 impl Turns {
     pub(super) fn execute(&self) {
-        take_turns(self.replicas, self.requests, self.role == "leader");
+        let turns = count::Turns {
+            replicas: self.replicas,
+            requests: self.requests,
+            counts_leader: self.role == "leader",
+            has_aggregator: self.aggregator,
+        };
+        turns.take();
     }
 }

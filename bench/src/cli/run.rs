@@ -8,7 +8,7 @@ use std::{
 
 use hovercraft::Mode;
 use hovercraft_bench::{
-    Cluster, draw,
+    Cluster, SwitchSetup, draw,
     generator::Pace,
     netns::NetnsError,
     report::append_trend,
@@ -34,6 +34,10 @@ pub(super) struct Arguments {
     /// How many replicas; one in mode unreplicated.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
     replicas: u16,
+    /// Clients send to a switch, which passes on, instead of to all replicas. In mode hovercraft++ there
+    /// is a switch in any case, which aggregates.
+    #[arg(long)]
+    by_switch: bool,
     /// What an acknowledgement promises; by default what the workload asks for.
     #[arg(long, value_parser = ["sync", "interval", "memory"])]
     durability: Option<String>,
@@ -88,7 +92,7 @@ pub(super) struct Arguments {
     #[arg(long, default_value_t = 0)]
     spin_us: u32,
     /// A cluster that runs already, by the addresses of its replicas, instead of one started here.
-    #[arg(long, value_delimiter = ',', conflicts_with_all = ["netns", "loss", "bin"])]
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["netns", "loss", "bin", "by_switch"])]
     attach: Vec<SocketAddrV4>,
     /// Where the figures are written as JSON.
     #[arg(long)]
@@ -109,6 +113,8 @@ enum ModeName {
     Unreplicated,
     Raft,
     Hovercraft,
+    #[value(name = "hovercraft++")]
+    HovercraftPlusPlus,
 }
 
 impl From<ModeName> for Mode {
@@ -117,6 +123,7 @@ impl From<ModeName> for Mode {
             ModeName::Unreplicated => Self::Unreplicated,
             ModeName::Raft => Self::Raft,
             ModeName::Hovercraft => Self::HovercRaft,
+            ModeName::HovercraftPlusPlus => Self::HovercRaftPlusPlus,
         }
     }
 }
@@ -148,6 +155,9 @@ impl Arguments {
         if self.outstanding.is_some_and(|outstanding| outstanding < self.clients) {
             return usage("--outstanding is below --clients; each client has at least one request");
         }
+        if self.by_switch && matches!(self.mode, ModeName::Unreplicated | ModeName::Raft) {
+            return usage("--by-switch is for the modes hovercraft and hovercraft++");
+        }
         match self.workload {
             Workload::Loss | Workload::Failover if !self.attach.is_empty() => usage(
                 "the workloads loss and failover start their own replicas: leave out --attach",
@@ -174,6 +184,8 @@ impl Arguments {
         }
         setup.queue_bound = self.queue_bound.map_or(setup.queue_bound, |it| it as usize);
         setup.spin_us = self.spin_us;
+        let switch = SwitchSetup { disseminates: true, admission: None };
+        setup.switch = self.by_switch.then_some(switch);
         let loss = self.loss.or((self.workload == Workload::Loss).then_some(1.0));
         setup.netns = (self.netns || loss.is_some()).then_some(loss);
         spec.request_bytes = self.request_bytes.map_or(spec.request_bytes, |it| it as usize);

@@ -5,14 +5,15 @@
 
 mod turns;
 
-pub use turns::take_turns;
+pub use turns::Turns;
 
 use std::{collections::BTreeMap, io, path::Path, process::Stdio};
 
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
-/// Instructions a request, by what was counted: `leader of 3`, `follower of 3`, …
+/// Instructions a request, by what was counted: `leader of 3`, `follower of 3`, … in mode `hovercraft`,
+/// `hovercraft++ leader of 3`, … with an aggregator, whose own instructions are not among them.
 pub type Counts = BTreeMap<String, f64>;
 
 /// What was counted, and with what.
@@ -51,18 +52,31 @@ pub enum CountError {
 /// Counts, with the program at `program`; `each` sees every count as it comes.
 pub async fn count(program: &Path, mut each: impl FnMut(&str, f64)) -> Result<Counted, CountError> {
     let mut instructions = Counts::new();
-    for replicas in REPLICAS {
-        for role in ["leader", "follower"] {
-            let name = format!("{role} of {replicas}");
+    for mode in ["", "hovercraft++ "] {
+        for (replicas, role) in REPLICAS.iter().flat_map(|it| [(it, "leader"), (it, "follower")]) {
+            let name = format!("{mode}{role} of {replicas}");
+            let turns = |requests| Turns {
+                replicas: *replicas,
+                requests,
+                counts_leader: role == "leader",
+                has_aggregator: !mode.is_empty(),
+            };
             // What is done before the first request and after the last one falls out.
-            let few = callgrind(program, role, replicas, REQUESTS / 2).await?;
-            let many = callgrind(program, role, replicas, REQUESTS).await?;
+            let few = callgrind(program, turns(REQUESTS / 2)).await?;
+            let many = callgrind(program, turns(REQUESTS)).await?;
             let each_request = (many - few) as f64 / (REQUESTS - REQUESTS / 2) as f64;
             each(&name, each_request);
             instructions.insert(name, each_request);
         }
     }
     Ok(Counted { instructions, rustc: rustc().await })
+}
+
+/// How much more the leader of nine replicas does for a request than that of three, with an aggregator:
+/// 1.1 at most, if its work is not to grow with the cluster.
+pub fn growth(counts: &Counts) -> Option<f64> {
+    let of = |replicas: u16| counts.get(&format!("hovercraft++ leader of {replicas}"));
+    Some(of(9)? / of(3)?)
 }
 
 /// What rose by more than [`RISE_MAX`], with both counts.
@@ -74,17 +88,13 @@ pub fn rises(before: &Counts, now: &Counts) -> Vec<(String, f64, f64)> {
         .collect()
 }
 
-async fn callgrind(
-    program: &Path,
-    role: &str,
-    replicas: u16,
-    requests: u64,
-) -> Result<u64, CountError> {
+async fn callgrind(program: &Path, turns: Turns) -> Result<u64, CountError> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"])
         .arg("--toggle-collect=*counted_turn*")
         .arg(program)
-        .args(["take-turns", role, &replicas.to_string(), &requests.to_string()])
+        .arg("take-turns")
+        .args(turns.arguments())
         // The environment lies on the stack, and what lies there may move a count.
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")

@@ -8,6 +8,7 @@ use hovercraft::{
     NodeId, Request,
     core::{Core, Mode, Output, Policy, Write},
     messages::Envelope,
+    switch::Aggregator,
 };
 use r2p2::Time;
 
@@ -16,24 +17,55 @@ use crate::model::cores::{Cores, request, return_path};
 /// How many requests come in a turn.
 const BATCH: u64 = 10;
 
-/// Gives a cluster so many requests. callgrind counts the turns of its leader, or of one follower.
-pub fn take_turns(replicas: u16, requests: u64, counts_leader: bool) {
-    Cluster::start(replicas).run(requests, counts_leader);
+/// Some heartbeats.
+const SETTLING_MS: u32 = 100;
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turns {
+    /// How many replicas.
+    pub replicas: u16,
+    /// How many requests they are given.
+    pub requests: u64,
+    /// The turns of the leader, and not of one follower.
+    pub counts_leader: bool,
+    /// In mode `hovercraft++`.
+    pub has_aggregator: bool,
+}
+
+impl Turns {
+    /// Gives a cluster its requests, for callgrind to count.
+    pub fn take(self) {
+        Cluster::start(self).run(self.requests, self.counts_leader);
+    }
+
+    /// As the hidden command `take-turns` has them.
+    pub(super) fn arguments(self) -> Vec<String> {
+        let role = if self.counts_leader { "leader" } else { "follower" };
+        let mut arguments =
+            vec![role.to_owned(), self.replicas.to_string(), self.requests.to_string()];
+        if self.has_aggregator {
+            arguments.push("--aggregator".to_owned());
+        }
+        arguments
+    }
 }
 
 struct Cluster {
     cores: Vec<Core>,
     /// What each core has been sent, as bytes.
     inboxes: Vec<Vec<Vec<u8>>>,
+    aggregator: Option<Aggregator>,
     now: Time,
 }
 
 impl Cluster {
     /// A cluster with a leader.
-    fn start(replicas: u16) -> Self {
+    fn start(turns: Turns) -> Self {
+        let has_aggregator = turns.has_aggregator;
         let cores = Cores {
-            replicas,
-            mode: Mode::HovercRaft,
+            replicas: turns.replicas,
+            mode: if has_aggregator { Mode::HovercRaftPlusPlus } else { Mode::HovercRaft },
             policy: Policy::Jbsq,
             queue_bound: 128,
             seed: 1,
@@ -41,8 +73,18 @@ impl Cluster {
         let now = Time::ZERO;
         let cores = cores.start(now);
         let inboxes = cores.iter().map(|_| Vec::new()).collect();
-        let mut cluster = Self { cores, inboxes, now };
-        while !cluster.cores.iter().any(Core::is_leader) {
+        let aggregator = has_aggregator.then(Aggregator::new);
+        let mut cluster = Self { cores, inboxes, aggregator, now };
+        let is_ready = |cluster: &Self| {
+            let is_used = |core: &Core| core.counters().aggregator_found > 0;
+            cluster.cores.iter().any(|core| core.is_leader() && (is_used(core) || !has_aggregator))
+        };
+        while !is_ready(&cluster) {
+            cluster.now += Duration::from_millis(1);
+            cluster.settle(&[], None);
+        }
+        // Until the aggregator has shown that it reaches everybody, followers are served directly.
+        for _ in 0..SETTLING_MS {
             cluster.now += Duration::from_millis(1);
             cluster.settle(&[], None);
         }
@@ -82,14 +124,39 @@ impl Cluster {
             if sent.is_empty() {
                 return;
             }
-            for (NodeId(to), bytes) in sent {
-                self.inboxes[usize::from(to) - 1].push(bytes);
+            self.deliver(sent);
+        }
+    }
+
+    /// Puts what was sent, and what the aggregator makes of it, into the inboxes.
+    fn deliver(&mut self, sent: Sent) {
+        for (to, bytes) in sent {
+            match (to, &mut self.aggregator) {
+                (Some(NodeId(to)), _) => self.inboxes[usize::from(to) - 1].push(bytes),
+                (None, Some(aggregator)) => {
+                    let envelope = Envelope::decode(&bytes).expect("what a core has encoded");
+                    if aggregator.handle_message(self.now, &envelope) {
+                        for follower in aggregator.followers() {
+                            self.inboxes[usize::from(follower.id.0) - 1].push(bytes.clone());
+                        }
+                    }
+                }
+                (None, None) => unreachable!("only the mode hovercraft++ has it"),
+            }
+        }
+        let announcement = self.aggregator.as_mut().and_then(Aggregator::poll_announcement);
+        if let (Some(aggregator), Some(announcement)) = (&self.aggregator, announcement) {
+            let mut bytes = Vec::new();
+            announcement.encode(&mut bytes);
+            for member in aggregator.members() {
+                self.inboxes[usize::from(member.id.0) - 1].push(bytes.clone());
             }
         }
     }
 }
 
-type Sent = Vec<(NodeId, Vec<u8>)>;
+/// Messages and whom to; none is the aggregator.
+type Sent = Vec<(Option<NodeId>, Vec<u8>)>;
 
 /// callgrind knows what to count by the name of this function.
 #[inline(never)]
@@ -114,11 +181,8 @@ fn turn(core: &mut Core, now: Time, requests: &[Arc<Request>], inbox: &[Vec<u8>]
         core.flush(now, now.as_micros());
         while let Some(output) = core.poll_output() {
             match output {
-                Output::Send { to, envelope } => {
-                    let mut bytes = Vec::new();
-                    envelope.encode(&mut bytes);
-                    sent.push((to, bytes));
-                }
+                Output::Send { to, envelope } => sent.push((Some(to), encoded(&envelope))),
+                Output::Aggregate { envelope } => sent.push((None, encoded(&envelope))),
                 Output::Write(Write::HardState { number, .. } | Write::Append { number, .. }) => {
                     core.handle_stored(now, number);
                 }
@@ -134,4 +198,10 @@ fn turn(core: &mut Core, now: Time, requests: &[Arc<Request>], inbox: &[Vec<u8>]
             None => return sent,
         }
     }
+}
+
+fn encoded(envelope: &Envelope) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    envelope.encode(&mut bytes);
+    bytes
 }

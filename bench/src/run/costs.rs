@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use hovercraft::admin::{ExchangeStatus, NetworkStatus, Sent};
+use hovercraft::{
+    admin::{ExchangeStatus, NetworkStatus, Sent},
+    switch::SwitchStatus,
+};
 use serde::Serialize;
 
 use crate::{processes::Look, usage::Usage};
@@ -58,12 +61,22 @@ pub struct PerOperation {
     pub leader: RoleCost,
     /// The mean of the followers; none if there are none.
     pub follower: Option<RoleCost>,
+    /// The switch; none if there is none.
+    pub switch: Option<RoleCost>,
     /// Processor time of all replicas, in µs.
     pub replicas_cpu_us_per_op: f64,
     /// Processor time of the generators, in µs.
     pub client_cpu_us_per_op: f64,
     /// The lead changed hands while it was measured: the roles' figures are mixed.
     pub leader_changed: bool,
+}
+
+/// The switch at the ends of a time, and what its process took in it.
+#[derive(Debug, Default)]
+pub(super) struct SwitchSpan {
+    pub(super) before: Option<SwitchStatus>,
+    pub(super) after: Option<SwitchStatus>,
+    pub(super) spent: Option<Usage>,
 }
 
 /// From the requests completed in a time, what each cost the generators (µs), what the replicas'
@@ -73,6 +86,7 @@ pub(super) fn per_operation(
     client_cpu_us_per_op: f64,
     spent: &[Option<Usage>],
     (before, after): &(Vec<Look>, Vec<Look>),
+    switch: &SwitchSpan,
 ) -> PerOperation {
     let count = completed.max(1) as f64;
     let cpu: Duration = spent.iter().flatten().map(Usage::cpu).sum();
@@ -89,6 +103,7 @@ pub(super) fn per_operation(
         result.leader_changed |= earlier.leads() != later.leads();
         if later.leads() {
             result.leader = cost;
+            result.switch = switch_cost(count, requests_between(earlier, later), switch);
         } else {
             followers.push(cost);
         }
@@ -97,12 +112,36 @@ pub(super) fn per_operation(
     result
 }
 
+/// What the leader has seen through between two looks.
+fn requests_between(earlier: &Look, later: &Look) -> f64 {
+    later.requests().saturating_sub(earlier.requests()).max(1) as f64
+}
+
+fn switch_cost(count: f64, requests: f64, switch: &SwitchSpan) -> Option<RoleCost> {
+    let (from, to) = (switch.before.as_ref()?.network, switch.after.as_ref()?.network);
+    let network = NetworkShare { from, to, requests };
+    Some(RoleCost::of_process(count, switch.spent.unwrap_or_default(), &network))
+}
+
+/// What sockets did between two looks.
+struct NetworkShare {
+    from: NetworkStatus,
+    to: NetworkStatus,
+    requests: f64,
+}
+
+impl NetworkShare {
+    fn each(&self, of: fn(&NetworkStatus) -> u64) -> f64 {
+        of(&self.to).saturating_sub(of(&self.from)) as f64 / self.requests
+    }
+}
+
 fn role_cost(count: f64, usage: Usage, earlier: &Look, later: &Look) -> RoleCost {
     // A replica is asked how it is a little after the measured time begins and ends, so what it
     // counts is divided by the requests that it counts.
-    let own = (later.requests() - earlier.requests().min(later.requests())).max(1) as f64;
-    let (from, to) = (&earlier.status.network, &later.status.network);
-    let network = |of: fn(&NetworkStatus) -> u64| of(to).saturating_sub(of(from)) as f64 / own;
+    let own = requests_between(earlier, later);
+    let (from, to) = (earlier.status.network, later.status.network);
+    let network = NetworkShare { from, to, requests: own };
     let (from, to) = (&earlier.status.exchange, &later.status.exchange);
     let exchange = |of: fn(&ExchangeStatus) -> Sent| {
         let (from, to) = (of(from), of(to));
@@ -111,23 +150,13 @@ fn role_cost(count: f64, usage: Usage, earlier: &Look, later: &Look) -> RoleCost
             bytes_per_op: to.bytes.saturating_sub(from.bytes) as f64 / own,
         }
     };
-    let switches = usage.switches_voluntary + usage.switches_forced;
     let mut cost = RoleCost {
-        cpu_user_us_per_op: usage.user.as_secs_f64() * 1e6 / count,
-        cpu_system_us_per_op: usage.system.as_secs_f64() * 1e6 / count,
-        datagrams_in_per_op: network(|it| it.datagrams_in),
-        bytes_in_per_op: network(|it| it.bytes_in),
-        datagrams_out_per_op: network(|it| it.datagrams_out),
-        bytes_out_per_op: network(|it| it.bytes_out),
-        system_calls_per_op: network(|it| it.calls_in + it.calls_out + it.calls_wait),
-        context_switches_per_op: switches as f64 / count,
-        disk_bytes_per_op: usage.disk_bytes as f64 / count,
         group_commits_per_op: to.group_commits.saturating_sub(from.group_commits) as f64 / own,
         ordering: exchange(|it| it.ordering),
         announcements: exchange(|it| it.announcements),
         acknowledgements: exchange(|it| it.acknowledgements),
         recovery: exchange(|it| it.recovery),
-        replies_and_rest: Share::default(),
+        ..RoleCost::of_process(count, usage, &network)
     };
     let known = [cost.ordering, cost.announcements, cost.acknowledgements, cost.recovery];
     let messages: f64 = known.iter().map(|share| share.messages_per_op).sum();
@@ -166,6 +195,23 @@ fn mean(costs: &[RoleCost]) -> Option<RoleCost> {
 }
 
 impl RoleCost {
+    /// What can be said of any process.
+    fn of_process(count: f64, usage: Usage, network: &NetworkShare) -> Self {
+        let switches = usage.switches_voluntary + usage.switches_forced;
+        Self {
+            cpu_user_us_per_op: usage.user.as_secs_f64() * 1e6 / count,
+            cpu_system_us_per_op: usage.system.as_secs_f64() * 1e6 / count,
+            datagrams_in_per_op: network.each(|it| it.datagrams_in),
+            bytes_in_per_op: network.each(|it| it.bytes_in),
+            datagrams_out_per_op: network.each(|it| it.datagrams_out),
+            bytes_out_per_op: network.each(|it| it.bytes_out),
+            system_calls_per_op: network.each(|it| it.calls_in + it.calls_out + it.calls_wait),
+            context_switches_per_op: switches as f64 / count,
+            disk_bytes_per_op: usage.disk_bytes as f64 / count,
+            ..Self::default()
+        }
+    }
+
     /// User and system time, in µs.
     pub fn cpu_us_per_op(&self) -> f64 {
         self.cpu_user_us_per_op + self.cpu_system_us_per_op

@@ -8,7 +8,10 @@ use std::{
 
 use indicatif::ProgressBar;
 
-use super::{PerOperation, RunError, Spec, costs::per_operation};
+use super::{
+    PerOperation, RunError, Spec,
+    costs::{SwitchSpan, per_operation},
+};
 use crate::{
     Cluster,
     generator::{Cost, DriveError, Driven, Pace, Plan, Record, Route, Watch, drive},
@@ -231,19 +234,25 @@ pub(super) struct Span {
     spent: Vec<Option<Usage>>,
     /// Requests answered in it.
     completed: u64,
+    switch: SwitchSpan,
 }
 
 impl Span {
     pub(super) async fn begin(&mut self, cluster: &Cluster) {
         self.usages = cluster.usages();
+        self.switch.spent = cluster.switch_usage();
         self.looks.0 = cluster.look().await;
+        self.switch.before = cluster.switch_status().await;
     }
 
     pub(super) async fn end(&mut self, cluster: &Cluster, generators: &Generators) {
         self.completed = generators.completed();
         let pairs = self.usages.iter().zip(cluster.usages());
         self.spent = pairs.map(|(before, after)| Some(after? - (*before)?)).collect();
+        let switch = cluster.switch_usage().zip(self.switch.spent);
+        self.switch.spent = switch.map(|(after, before)| after - before);
         self.looks.1 = cluster.look().await;
+        self.switch.after = cluster.switch_status().await;
     }
 }
 
@@ -275,7 +284,7 @@ pub(super) fn judge(
         .map(|interval| Interval { low: interval.low.min(p99), high: interval.high.max(p99) });
     let client_cpu: Duration = costs.iter().map(|cost| cost.cpu).sum();
     let client_us = client_cpu.as_secs_f64() * 1e6 / record.completed.max(1) as f64;
-    let costs = per_operation(span.completed, client_us, &span.spent, &span.looks);
+    let costs = per_operation(span.completed, client_us, &span.spent, &span.looks, &span.switch);
     Measurement {
         record,
         duration,

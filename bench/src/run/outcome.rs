@@ -63,6 +63,10 @@ pub struct Outcome {
     pub leader: RoleCost,
     /// What it cost a follower, in the mean; none if there are none.
     pub follower: Option<RoleCost>,
+    /// What it cost the switch; none if there is none.
+    pub switch: Option<RoleCost>,
+    /// Clients sent to the switch, which passed on.
+    pub by_switch: bool,
     /// The lead changed hands meanwhile: the roles' figures are mixed.
     pub leader_changed: bool,
     /// The generator.
@@ -92,6 +96,8 @@ pub struct CpuPerOp {
     pub client: f64,
     /// All replicas together.
     pub replicas_total: f64,
+    /// The switch; 0 if there is none.
+    pub switch: f64,
 }
 
 /// The generator's own figures.
@@ -110,7 +116,7 @@ pub struct Generator {
 impl Outcome {
     pub(super) fn new(spec: &Spec, pace: Pace, measured: &Measurement, machine: Machine) -> Self {
         let Measurement { record, costs, .. } = measured;
-        let PerOperation { leader, follower, leader_changed, .. } = *costs;
+        let PerOperation { leader, follower, switch, leader_changed, .. } = *costs;
         let (outstanding, offered_per_s) = match pace {
             Pace::Open { per_second } => (None, Some(per_second)),
             Pace::Closed { outstanding } => (Some(outstanding), None),
@@ -144,9 +150,12 @@ impl Outcome {
                 followers: follower.map_or(0.0, |it| it.cpu_us_per_op()),
                 client: costs.client_cpu_us_per_op,
                 replicas_total: costs.replicas_cpu_us_per_op,
+                switch: switch.map_or(0.0, |it| it.cpu_us_per_op()),
             },
             leader,
             follower,
+            switch,
+            by_switch: spec.setup.switch().is_some_and(|it| it.disseminates),
             leader_changed,
             generator: Generator {
                 core_share: measured.generator_share,
@@ -208,14 +217,11 @@ impl Outcome {
         let cpu = &self.cpu_us_per_op;
         writeln!(
             text,
-            "  CPU a request: leader {:.2} µs, follower {:.2}, all replicas {:.2}, client {:.2}",
-            cpu.leader, cpu.followers, cpu.replicas_total, cpu.client
+            "  CPU a request: leader {:.2} µs, follower {:.2}, all replicas {:.2}, switch {:.2}, client \
+             {:.2}",
+            cpu.leader, cpu.followers, cpu.replicas_total, cpu.switch, cpu.client
         )?;
-        writeln!(text, "  {:<24} {:>10} {:>10}", "a request", "leader", "follower")?;
-        for (name, of) in LINES {
-            let follower = self.follower.map_or("-".to_owned(), |it| format!("{:.3}", of(&it)));
-            writeln!(text, "  {name:<24} {:>10.3} {follower:>10}", of(&self.leader))?;
-        }
+        self.write_roles(text)?;
         let generator = &self.generator;
         writeln!(
             text,
@@ -245,6 +251,21 @@ impl Outcome {
                 )?,
                 None => writeln!(text, "  p99 ≤ {:.0} µs was never kept", found.slo_us)?,
             }
+        }
+        Ok(())
+    }
+}
+
+impl Outcome {
+    fn write_roles(&self, text: &mut String) -> std::fmt::Result {
+        let head = ["a request", "leader", "follower", "switch"];
+        writeln!(text, "  {:<24} {:>10} {:>10} {:>10}", head[0], head[1], head[2], head[3])?;
+        for (name, of) in LINES {
+            let other = |cost: Option<RoleCost>| {
+                cost.map_or("-".to_owned(), |cost| format!("{:.3}", of(&cost)))
+            };
+            let (follower, switch) = (other(self.follower), other(self.switch));
+            writeln!(text, "  {name:<24} {:>10.3} {follower:>10} {switch:>10}", of(&self.leader))?;
         }
         Ok(())
     }

@@ -1,10 +1,14 @@
-//! A cluster of `hovercraft node` processes on loopback, and what they cost.
+//! A cluster of `hovercraft` processes on loopback, and what they cost.
+
+mod process;
+mod routed;
+mod setup;
 
 use std::{
-    fs, io,
+    io,
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus},
     time::Duration,
 };
 
@@ -12,52 +16,18 @@ use hovercraft::{
     ClusterLimits, Mode, NodeId,
     admin::{self, AdminError, NodeStatus},
     client::Destinations,
+    switch::SwitchStatus,
 };
+
+pub use routed::{Routed, RoutedSetup};
+pub use setup::{AdmissionSetup, Setup, SwitchSetup};
 
 use crate::{
     generator::Route,
     netns::{Namespaces, NetnsError},
-    usage::{self, Usage},
+    usage::Usage,
 };
-
-/// How the replicas of a cluster run.
-#[derive(Debug, Clone)]
-pub struct Setup {
-    /// How many.
-    pub replicas: u16,
-    /// What they do with requests.
-    pub mode: Mode,
-    /// As in a configuration file.
-    pub durability: String,
-    /// As in a configuration file.
-    pub service: String,
-    /// Who replies, as in a configuration file.
-    pub policy: String,
-    /// B (P15).
-    pub queue_bound: usize,
-    /// As in a configuration file.
-    pub admission_limit: usize,
-    /// As in a configuration file.
-    pub spin_us: u32,
-    /// A network namespace for each, and the percentage of datagrams that is lost there.
-    pub netns: Option<Option<f64>>,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self {
-            replicas: 3,
-            mode: Mode::HovercRaft,
-            durability: "memory".to_owned(),
-            service: "synthetic".to_owned(),
-            policy: "jbsq".to_owned(),
-            queue_bound: 1024,
-            admission_limit: 16_384,
-            spin_us: 0,
-            netns: None,
-        }
-    }
-}
+use process::{Process, failed};
 
 /// Why a cluster did not start.
 #[derive(Debug, thiserror::Error)]
@@ -91,11 +61,11 @@ pub enum ClusterError {
     /// Nobody became leader.
     #[error("no leader within {0:?}")]
     NoLeader(Duration),
-    /// A replica's process ended by itself.
-    #[error("replica {id} ended at once ({status}); is {} the hovercraft command?", binary.display())]
+    /// A process ended by itself.
+    #[error("{name} ended at once ({status}); is {} the hovercraft command?", binary.display())]
     Ended {
         /// Which.
-        id: NodeId,
+        name: String,
         /// How.
         status: ExitStatus,
         /// What was started.
@@ -124,12 +94,20 @@ impl ClusterError {
 /// Replicas as processes; killed when this is dropped.
 #[derive(Debug)]
 pub struct Cluster {
-    children: Vec<Child>,
+    replicas: Vec<Process>,
     members: Vec<(NodeId, SocketAddrV4)>,
     mode: Mode,
+    switch: Option<Switch>,
     /// Removed after the processes are gone.
     _data: Option<tempfile::TempDir>,
     netns: Option<Namespaces>,
+}
+
+#[derive(Debug)]
+struct Switch {
+    process: Process,
+    address: SocketAddrV4,
+    disseminates: bool,
 }
 
 impl Cluster {
@@ -137,40 +115,8 @@ impl Cluster {
     /// leader.
     pub async fn start(binary: &Path, setup: &Setup) -> Result<Self, ClusterError> {
         const PATIENCE: Duration = Duration::from_secs(10);
-        let failed = |action: &str| {
-            let action = action.to_owned();
-            move |source| ClusterError::Io { action, source }
-        };
-        let data = tempfile::tempdir().map_err(failed("make a temporary directory"))?;
-        let path = data.path().to_owned();
-        let netns = setup.netns.map(|loss| Namespaces::new(setup.replicas, loss)).transpose()?;
-        let members = match &netns {
-            Some(netns) => (1..=setup.replicas).map(|id| (NodeId(id), netns.replica(id))).collect(),
-            None => free_addresses(setup.replicas).map_err(failed("find free ports"))?,
-        };
-        let mode = setup.mode;
-        let mut cluster = Self { children: Vec::new(), members, mode, _data: Some(data), netns };
-        for (id, _) in &cluster.members {
-            let config = path.join(format!("{id}.toml"));
-            let text = config_text(*id, &cluster.members, &path.join(id.to_string()), setup);
-            fs::write(&config, text).map_err(failed("write a configuration"))?;
-            let mut command = match &cluster.netns {
-                Some(netns) => netns.command(id.0, binary),
-                None => Command::new(binary),
-            };
-            let child = command
-                .arg("node")
-                .arg("--config")
-                .arg(&config)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::inherit())
-                .env("HOVERCRAFT_LOG", "error")
-                .spawn()
-                .map_err(|source| ClusterError::Binary { binary: binary.to_owned(), source })?;
-            cluster.children.push(child);
-        }
-        let members = cluster.members.clone();
+        let mut cluster = Self::spawn(binary, setup)?;
+        let (members, mode) = (cluster.members.clone(), cluster.mode);
         let begin = async {
             if mode != Mode::Unreplicated {
                 admin::init(&members, ClusterLimits::default(), PATIENCE).await?;
@@ -179,21 +125,69 @@ impl Cluster {
         };
         tokio::select! {
             biased;
-            (id, status) = cluster.ended() => {
-                return Err(ClusterError::Ended { id, status, binary: binary.to_owned() });
+            (name, status) = cluster.ended() => {
+                return Err(ClusterError::Ended { name, status, binary: binary.to_owned() });
             }
             begun = begin => begun?,
         }
         Ok(cluster)
     }
 
-    /// Returns when a replica's process has ended.
-    async fn ended(&mut self) -> (NodeId, ExitStatus) {
+    /// Starts the processes.
+    fn spawn(binary: &Path, setup: &Setup) -> Result<Self, ClusterError> {
+        let data = tempfile::tempdir().map_err(failed("make a temporary directory"))?;
+        let path = data.path().to_owned();
+        let switch = setup.switch();
+        let hosts = setup.replicas + u16::from(switch.is_some());
+        let netns = setup.netns.map(|loss| Namespaces::new(hosts, loss)).transpose()?;
+        let mut addresses = match &netns {
+            Some(netns) => (1..=hosts).map(|host| netns.host(host)).collect(),
+            None => free_addresses(hosts).map_err(failed("find free ports"))?,
+        };
+        let switch_at = switch.and_then(|_| addresses.pop());
+        let mut cluster = Self {
+            replicas: Vec::new(),
+            members: (1..).map(NodeId).zip(addresses).collect(),
+            mode: setup.mode,
+            switch: None,
+            _data: Some(data),
+            netns,
+        };
+        if let Some((switch, address)) = switch.zip(switch_at) {
+            let text = switch.text(address, &cluster.members, setup.spin_us);
+            let command = cluster.command(hosts, binary);
+            let process = Process::start(command, binary, "switch", (&path, "switch", &text))?;
+            let disseminates = switch.disseminates;
+            cluster.switch = Some(Switch { process, address, disseminates });
+        }
+        for (id, _) in &cluster.members {
+            let data = path.join(id.to_string());
+            let text = setup.node_text(*id, &cluster.members, switch_at, &data);
+            let command = cluster.command(id.0, binary);
+            let file = (&*path, id.to_string(), &*text);
+            cluster.replicas.push(Process::start(command, binary, "node", file)?);
+        }
+        Ok(cluster)
+    }
+
+    /// What runs a program on a host, counted from 1.
+    fn command(&self, host: u16, binary: &Path) -> Command {
+        match &self.netns {
+            Some(netns) => netns.command(host, binary),
+            None => Command::new(binary),
+        }
+    }
+
+    /// Returns when a process has ended.
+    async fn ended(&mut self) -> (String, ExitStatus) {
         loop {
-            for (child, (id, _)) in self.children.iter_mut().zip(&self.members) {
-                if let Ok(Some(status)) = child.try_wait() {
-                    return (*id, status);
+            for (replica, (id, _)) in self.replicas.iter_mut().zip(&self.members) {
+                if let Some(status) = replica.ended() {
+                    return (format!("replica {id}"), status);
                 }
+            }
+            if let Some(status) = self.switch.as_mut().and_then(|it| it.process.ended()) {
+                return ("the switch".to_owned(), status);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -215,7 +209,7 @@ impl Cluster {
         if mode != Mode::Unreplicated && cluster != Some(named) {
             return Err(ClusterError::NotAll { named, members: cluster });
         }
-        Ok(Self { children: Vec::new(), members, mode, _data: None, netns: None })
+        Ok(Self { replicas: Vec::new(), members, mode, switch: None, _data: None, netns: None })
     }
 
     /// What the replicas do with requests.
@@ -231,11 +225,29 @@ impl Cluster {
     /// Where a client's requests go.
     pub fn route(&self) -> Route {
         let addresses = self.addresses().collect();
-        let destinations = match self.mode {
-            Mode::Raft => Destinations::OneByOne(addresses),
+        let destinations = match (self.mode, &self.switch) {
+            (_, Some(Switch { address, disseminates: true, .. })) => {
+                Destinations::BySwitch { switch: *address, members: addresses }
+            }
+            (Mode::Raft, _) => Destinations::OneByOne(addresses),
             _ => Destinations::All(addresses),
         };
         Route { destinations, interface: None }
+    }
+
+    /// Where the switch is, if one was started here.
+    pub fn switch(&self) -> Option<SocketAddrV4> {
+        self.switch.as_ref().map(|switch| switch.address)
+    }
+
+    /// What the switch says of itself; none if there is none, or it does not answer.
+    pub async fn switch_status(&self) -> Option<SwitchStatus> {
+        admin::switch_status(self.switch()?, STATUS_PATIENCE).await.ok()
+    }
+
+    /// What the switch's process has cost so far.
+    pub fn switch_usage(&self) -> Option<Usage> {
+        self.switch.as_ref()?.process.usage()
     }
 
     /// What every replica says of itself, and what its process has cost, if it was started here.
@@ -257,17 +269,15 @@ impl Cluster {
     }
 
     fn usage(&self, place: usize) -> Option<Usage> {
-        Usage::of(self.children.get(place)?.id())
+        self.replicas.get(place)?.usage()
     }
 
     /// Kills the leader's process without warning.
     pub async fn kill_leader(&mut self) -> Result<Option<NodeId>, AdminError> {
         let Some(leader) = self.leader().await?.map(|status| status.node) else { return Ok(None) };
         let place = self.members.iter().position(|(id, _)| *id == leader);
-        if let Some(child) = place.and_then(|place| self.children.get_mut(place)) {
-            // One that has ended already is as dead.
-            let _ = child.kill();
-            let _ = child.wait();
+        if let Some(replica) = place.and_then(|place| self.replicas.get_mut(place)) {
+            replica.kill();
         }
         Ok(Some(leader))
     }
@@ -284,7 +294,8 @@ impl Cluster {
 
     /// User and system time of all replicas so far.
     pub fn cpu_time(&self) -> Duration {
-        self.children.iter().map(|child| usage::cpu_time(child.id())).sum()
+        let usages = self.replicas.iter().filter_map(Process::usage);
+        usages.map(|usage| usage.cpu()).sum()
     }
 }
 
@@ -314,16 +325,6 @@ async fn wait_for_leader(
     Err(ClusterError::NoLeader(patience))
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            // One that has ended already is only waited for.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 /// How long a replica may take to say how it is: it may be very busy.
 const STATUS_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -351,41 +352,17 @@ impl Look {
 }
 
 fn mode_of(name: &str) -> Option<Mode> {
-    [Mode::Unreplicated, Mode::Raft, Mode::HovercRaft]
+    [Mode::Unreplicated, Mode::Raft, Mode::HovercRaft, Mode::HovercRaftPlusPlus]
         .into_iter()
         .find(|mode| mode.to_string() == name)
 }
 
-fn free_addresses(count: u16) -> io::Result<Vec<(NodeId, SocketAddrV4)>> {
+fn free_addresses(count: u16) -> io::Result<Vec<SocketAddrV4>> {
     // All are held until all are found, so that no port is found twice.
     let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
     let sockets: Vec<_> = (0..count).map(|_| UdpSocket::bind(any)).collect::<Result<_, _>>()?;
-    let ports = sockets.iter().map(|socket| Ok(socket.local_addr()?.port()));
-    let numbered = (1..).map(NodeId).zip(ports);
-    numbered
-        .map(|(id, port): (_, io::Result<u16>)| {
-            Ok((id, SocketAddrV4::new(Ipv4Addr::LOCALHOST, port?)))
-        })
-        .collect()
-}
-
-fn config_text(
-    id: NodeId,
-    members: &[(NodeId, SocketAddrV4)],
-    data: &Path,
-    setup: &Setup,
-) -> String {
-    let members: Vec<_> = members
-        .iter()
-        .map(|(id, address)| format!("{{ id = {id}, address = \"{address}\" }}"))
-        .collect();
-    let Setup { mode, durability, service, policy, queue_bound, admission_limit, spin_us, .. } =
-        setup;
-    format!(
-        "id = {id}\nmembers = [{}]\ndata = {:?}\nmode = \"{mode}\"\ndurability = \"{durability}\"\n\
-         service = \"{service}\"\npolicy = \"{policy}\"\nqueue_bound = {queue_bound}\n\
-         admission_limit = {admission_limit}\nspin_us = {spin_us}\n",
-        members.join(", "),
-        data.display().to_string(),
-    )
+    let address = |socket: &UdpSocket| {
+        Ok(SocketAddrV4::new(Ipv4Addr::LOCALHOST, socket.local_addr()?.port()))
+    };
+    sockets.iter().map(address).collect()
 }
