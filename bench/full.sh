@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The full matrix of measurements, for a quiet machine: about 12 minutes. Writes JSON, pictures, the
+# The full matrix of measurements, for a quiet machine: about 20 minutes. Writes JSON, pictures, the
 # trend and the report into docs/results.
 #
 #   bench/full.sh [--seconds SECONDS] [--out DIRECTORY] [--bin-dir DIRECTORY] [PART…]
 #
 # SECONDS (2) is how long each figure is measured; the parts are runs, max, faults, floor, peers,
-# model, count, self-test and report, and all of them by default. What needs root (network namespaces)
+# model, count, switch, self-test and report, and all of them by default. What needs root (network namespaces)
 # or programs that are not installed is skipped, and says so.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -18,11 +18,11 @@ while [ $# -gt 0 ]; do
         --seconds) seconds=$2; shift 2 ;;
         --out) out=$2; shift 2 ;;
         --bin-dir) bin_dir=$2; shift 2 ;;
-        runs|max|faults|floor|peers|model|count|self-test|report) parts+=("$1"); shift ;;
+        runs|max|faults|floor|peers|model|count|switch|self-test|report) parts+=("$1"); shift ;;
         *) echo "full.sh: $1 is not an option or a part; see the first lines of bench/full.sh" >&2; exit 3 ;;
     esac
 done
-[ ${#parts[@]} -gt 0 ] || parts=(floor runs max faults peers model count self-test report)
+[ ${#parts[@]} -gt 0 ] || parts=(floor runs max faults peers model count switch self-test report)
 if [ -z "$bin_dir" ]; then
     cargo build --release --locked -p hovercraft-apps -p hovercraft-bench || exit 2
     bin_dir=${CARGO_TARGET_DIR:-target}/release
@@ -53,14 +53,14 @@ run() {
 
 runs() {
     local mode outstanding bytes replicas workload
-    for mode in unreplicated raft hovercraft; do
+    for mode in unreplicated raft hovercraft hovercraft++; do
         for outstanding in 1 50 1000; do
             run "tiny-$mode-$outstanding" --workload tiny --mode $mode --outstanding $outstanding
         done
         run "replies-$mode" --workload replies --mode $mode --outstanding 50
     done
     run "replies-hovercraft-5" --workload replies --mode hovercraft --replicas 5 --outstanding 50
-    for mode in raft hovercraft; do
+    for mode in raft hovercraft hovercraft++; do
         for bytes in 24 64 512 4096 65536; do
             run "size-$mode-$bytes" --workload size --mode $mode --request-bytes $bytes --outstanding 50
         done
@@ -77,13 +77,14 @@ runs() {
                 --outstanding $outstanding
         done
     done
+    run "by-switch" --workload tiny --mode hovercraft++ --by-switch --outstanding 50
     run "open-hovercraft" --workload tiny --rate 5000
 }
 
 # The searches: 20 short runs each.
 max() {
     local mode
-    for mode in unreplicated raft hovercraft; do
+    for mode in unreplicated raft hovercraft hovercraft++; do
         step run --workload tiny --mode $mode --find-max --slo 2ms --seconds 0.7 --seconds-max 0.7 \
             --trend "$out/trend.jsonl" --json "$out/max-tiny-$mode.json" --svg "$out/max-tiny-$mode.svg"
         step run --workload reads --mode $mode --find-max --slo 5ms --seconds 0.7 --seconds-max 0.7 \
@@ -98,6 +99,8 @@ faults() {
         run "loss-$loss" --workload loss --loss $loss --outstanding 50
     done
     step run --workload failover --rate 15000 --seconds 9 --json "$out/failover.json" --svg "$out/failover.svg"
+    step run --workload failover --mode hovercraft++ --by-switch --rate 15000 --seconds 9 \
+        --json "$out/failover-switch.json" --svg "$out/failover-switch.svg"
 }
 
 for part in "${parts[@]}"; do
@@ -114,6 +117,7 @@ for part in "${parts[@]}"; do
                     --run "$out/run-tiny-unreplicated-1000.json" --json "$out/model-measured.json"
             fi
             ;;
+        switch) step switch table1 overload jbsq --out "$out" ;;
         count) step count --baseline bench/instructions.json --json "$out/count.json" ;;
         self-test) step self-test --runs 100 --json "$out/self-test.json" ;;
         report) step report "$out" ;;

@@ -17,7 +17,9 @@ pub mod report;
 pub mod run;
 pub mod self_test;
 pub mod stats;
+pub mod switch;
 pub mod usage;
+pub mod wire;
 pub mod workload;
 mod zipf;
 

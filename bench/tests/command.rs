@@ -28,6 +28,11 @@ fn bad_input_is_named_and_ends_with_3() {
         ("run --find-max --slo 500", "--slo"),
         ("run --attach here", "--attach"),
         ("run --workload failover --mode unreplicated", "failover"),
+        ("run --mode raft --by-switch", "--by-switch"),
+        ("run --mode hovercraft++ --by-switch --attach 127.0.0.1:9", "--attach"),
+        ("switch nothing", "nothing"),
+        ("switch table1 --scale 0", "--scale"),
+        ("switch table1 --bin none/hovercraft", "none/hovercraft"),
         ("run --workload loss --attach 127.0.0.1:9", "--attach"),
         ("peers --seconds 0", "--seconds"),
         ("peers --bin none/hovercraft", "none/hovercraft"),
@@ -113,4 +118,30 @@ fn a_run_writes_what_its_readers_look_for() {
     assert_eq!(report.status.code(), Some(0), "{}", String::from_utf8_lossy(&report.stderr));
     let markdown = std::fs::read_to_string(path("report.md")).expect("a summary");
     assert!(markdown.contains("| tiny, 24 B | raft | 3 |"), "{markdown}");
+}
+
+#[test]
+fn a_run_behind_a_switch_says_what_that_cost() {
+    // It is built with the workspace, not with this crate alone.
+    if !Path::new(BENCH).with_file_name("hovercraft").exists() {
+        eprintln!("skipped: there is no hovercraft command beside hovercraft-bench");
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let json = directory.path().join("run.json");
+    let json = json.to_str().expect("valid");
+    let line = "run --mode hovercraft++ --by-switch --outstanding 5 --seconds 0.5 --seconds-max 0.5 --json";
+    let output = bench(&line.split(' ').chain([json]).collect::<Vec<_>>());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let text = std::fs::read_to_string(json).expect("the figures");
+    let figures: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(figures["mode"], "hovercraft++");
+    assert_eq!(figures["by_switch"], true);
+    for key in
+        ["/cpu_us_per_op/switch", "/switch/datagrams_in_per_op", "/switch/datagrams_out_per_op"]
+    {
+        let figure = figures.pointer(key).and_then(Value::as_f64);
+        assert!(figure.is_some_and(|it| it > 0.0), "{key} is {figure:?}");
+    }
 }

@@ -8,6 +8,7 @@ mod peers;
 mod report;
 mod run;
 mod self_test;
+mod switch;
 
 use std::{
     io::IsTerminal as _,
@@ -38,6 +39,8 @@ enum Command {
     Floor(floor::Arguments),
     /// The paper's Figures 7 to 11 on modelled machines.
     Model(model::Arguments),
+    /// What a switch is worth: messages and instructions at the leader, overload, choosing workers.
+    Switch(switch::Arguments),
     /// One page of everything that the other commands wrote.
     Report(report::Arguments),
     /// Instructions of the core a request.
@@ -111,6 +114,7 @@ impl Arguments {
             Command::Peers(arguments) => arguments.execute().await,
             Command::Floor(arguments) => arguments.execute().await,
             Command::Model(arguments) => arguments.execute().await,
+            Command::Switch(arguments) => arguments.execute().await,
             Command::Report(arguments) => arguments.execute(),
             Command::Count(arguments) => arguments.execute().await,
             Command::TakeTurns(arguments) => {

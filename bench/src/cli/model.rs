@@ -52,13 +52,7 @@ impl Arguments {
         bar.finish_and_clear();
         println!("queues with known results (mean wait, in service times):");
         for check in &model.checks {
-            println!(
-                "  {:<14} known {:.4}, simulated {:.4}, off by {:.2} %",
-                check.queue,
-                check.known,
-                check.simulated,
-                check.error() * 100.0
-            );
+            println!("{}", check.line());
         }
         if let Some(directory) = &self.svg {
             std::fs::create_dir_all(directory).map_err(|error| cannot_write(directory, &error))?;

@@ -1,6 +1,6 @@
 //! `hovercraft-bench report`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hovercraft_bench::report::Results;
 
@@ -24,14 +24,22 @@ impl Arguments {
     pub(super) fn execute(self) -> Verdict {
         writable(self.html.as_deref())?;
         writable(self.markdown.as_deref())?;
-        let results =
-            Results::read(&self.directory).map_err(|error| Failure::Usage(error.to_string()))?;
         let html = self.html.unwrap_or_else(|| self.directory.join("report.html"));
         let markdown = self.markdown.unwrap_or_else(|| self.directory.join("report.md"));
-        for (path, text) in [(&html, results.html()), (&markdown, results.markdown())] {
-            std::fs::write(path, text).map_err(|error| cannot_write(path, &error))?;
-            println!("{}", path.display());
-        }
-        Ok(true)
+        write_to(&self.directory, &html, &markdown)
     }
+}
+
+/// Writes the page and the summary into the directory.
+pub(super) fn write(directory: &Path) -> Verdict {
+    write_to(directory, &directory.join("report.html"), &directory.join("report.md"))
+}
+
+fn write_to(directory: &Path, html: &Path, markdown: &Path) -> Verdict {
+    let results = Results::read(directory).map_err(|error| Failure::Usage(error.to_string()))?;
+    for (path, text) in [(html, results.html()), (markdown, results.markdown())] {
+        std::fs::write(path, text).map_err(|error| cannot_write(path, &error))?;
+        println!("{}", path.display());
+    }
+    Ok(true)
 }

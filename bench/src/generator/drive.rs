@@ -99,37 +99,39 @@ pub fn drive(plan: Plan, route: &Route, watch: &Watch) -> Result<Driven, DriveEr
             return Err(DriveError::Interrupted);
         }
         let now = clock();
-        sockets.receive(&mut engine, now, &mut outbox)?;
+        sockets.receive(&mut outbox, |client, from, datagram, outbox| {
+            engine.handle_datagram(client, now, from, datagram, outbox);
+        })?;
         engine.turn(clock());
         while let Some(client) = engine.poll_touched() {
             engine.flush(client, clock(), &mut outbox);
             sockets.links[client].send(&mut outbox)?;
         }
-        meter.look(&engine, now, watch);
+        meter.look(engine.measured(), engine.progress(), now, watch);
         if engine.is_finished(clock()) {
             break;
         }
         let due = engine.poll_timeout().unwrap_or(now + WAIT_MAX);
         sockets.wait(due.since(clock()).min(WAIT_MAX))?;
     }
-    meter.look(&engine, clock(), watch);
+    meter.look(engine.measured(), engine.progress(), clock(), watch);
     let dropped = engine.dropped();
     let record = engine.finish().map_err(DriveError::Connect)?;
     Ok(Driven { record, cost: meter.cost(), dropped })
 }
 
 /// The longest wait, so that a stop is noticed.
-const WAIT_MAX: Duration = Duration::from_millis(50);
+pub(super) const WAIT_MAX: Duration = Duration::from_millis(50);
 
 /// One socket for each client, and what watches all of them.
-struct Sockets {
-    links: Vec<UdpLink>,
+pub(super) struct Sockets {
+    pub(super) links: Vec<UdpLink>,
     epoll: rustix::fd::OwnedFd,
     ready: Vec<epoll::Event>,
 }
 
 impl Sockets {
-    fn open(clients: usize, interface: Option<Ipv4Addr>) -> Result<Self, DriveError> {
+    pub(super) fn open(clients: usize, interface: Option<Ipv4Addr>) -> Result<Self, DriveError> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(io::Error::from)?;
         let mut config = UdpConfig::new(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
         if let Some(interface) = interface {
@@ -147,12 +149,16 @@ impl Sockets {
     }
 
     /// Takes what the last wait found.
-    fn receive(&mut self, engine: &mut Engine, now: Time, outbox: &mut Outbox) -> io::Result<()> {
+    pub(super) fn receive(
+        &mut self,
+        outbox: &mut Outbox,
+        mut each: impl FnMut(usize, SocketAddrV4, &[u8], &mut Outbox),
+    ) -> io::Result<()> {
         for event in self.ready.drain(..) {
             let client = event.data.u64() as usize;
             let link = &mut self.links[client];
             while link.receive(&mut |from, datagram| {
-                engine.handle_datagram(client, now, from, datagram, outbox);
+                each(client, from, datagram, outbox);
             })? > 0
             {}
             link.send(outbox)?;
@@ -160,7 +166,7 @@ impl Sockets {
         Ok(())
     }
 
-    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+    pub(super) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         let timeout = Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: timeout.subsec_nanos().into(),
@@ -175,14 +181,20 @@ impl Sockets {
 
 /// Takes the thread's processor time at the beginning and the end of the measured time.
 #[derive(Default)]
-struct Meter {
+pub(super) struct Meter {
     from: Option<(Duration, Instant)>,
     to: Option<(Duration, Instant)>,
 }
 
 impl Meter {
-    fn look(&mut self, engine: &Engine, now: Time, watch: &Watch) {
-        let Some((from, to)) = engine.measured() else { return };
+    pub(super) fn look(
+        &mut self,
+        measured: Option<(Time, Time)>,
+        progress: u64,
+        now: Time,
+        watch: &Watch,
+    ) {
+        let Some((from, to)) = measured else { return };
         if self.from.is_none() && now >= from {
             self.from = Some((thread_cpu(), Instant::now()));
             watch.stage.store(1, Ordering::Relaxed);
@@ -191,10 +203,10 @@ impl Meter {
             self.to = Some((thread_cpu(), Instant::now()));
             watch.stage.store(2, Ordering::Relaxed);
         }
-        watch.completed.store(engine.progress(), Ordering::Relaxed);
+        watch.completed.store(progress, Ordering::Relaxed);
     }
 
-    fn cost(&self) -> Cost {
+    pub(super) fn cost(&self) -> Cost {
         match (self.from, self.to) {
             (Some((cpu, at)), Some((cpu_after, after))) => {
                 Cost { cpu: cpu_after.saturating_sub(cpu), wall: after - at }

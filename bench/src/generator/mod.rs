@@ -5,10 +5,12 @@
 
 mod drive;
 mod engine;
+mod plain;
 mod recorder;
 mod schedule;
 
 pub use drive::{Cost, DriveError, Driven, Route, Watch, drive};
 pub use engine::{Engine, Pace, Plan};
+pub use plain::{PlainPlan, PlainRecord, drive_plain};
 pub use recorder::{Record, Sample, latencies};
 pub use schedule::Poisson;

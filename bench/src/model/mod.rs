@@ -7,6 +7,7 @@ pub mod cores;
 mod costs;
 mod figures;
 pub mod queue;
+pub mod routing;
 mod world;
 
 pub use costs::Costs;

@@ -113,11 +113,11 @@ pub fn md1_wait(load: f64) -> f64 {
 }
 
 /// A known result and what the simulation makes of it.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Check {
     /// Which queue.
     pub queue: String,
-    /// In the mean, in units of the service time.
+    /// The mean wait if nothing else is said, in units of the mean service time.
     pub known: f64,
     /// The same by simulation.
     pub simulated: f64,
@@ -127,6 +127,17 @@ impl Check {
     /// How far the simulation is off, as a share.
     pub fn error(&self) -> f64 {
         (self.simulated / self.known - 1.0).abs()
+    }
+
+    /// In a line.
+    pub fn line(&self) -> String {
+        format!(
+            "  {:<44} known {:.4}, simulated {:.4}, off by {:.2} %",
+            self.queue,
+            self.known,
+            self.simulated,
+            self.error() * 100.0
+        )
     }
 }
 

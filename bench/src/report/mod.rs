@@ -4,6 +4,7 @@
 //! is in them.
 
 mod pictures;
+mod switch;
 mod tables;
 mod trend;
 
@@ -60,6 +61,8 @@ pub struct Results {
     pub self_tests: Vec<Value>,
     /// Of `count`.
     pub counts: Vec<Value>,
+    /// Of `switch`.
+    pub switches: Vec<Value>,
     /// Of the trend, oldest first.
     pub trend: Vec<TrendLine>,
 }
@@ -103,6 +106,8 @@ impl Results {
             &mut self.peers
         } else if has("lines") {
             &mut self.floors
+        } else if ["table1", "overload", "jbsq"].into_iter().any(has) {
+            &mut self.switches
         } else if has("figures") {
             &mut self.models
         } else if has("instructions") {
@@ -118,7 +123,8 @@ impl Results {
 
     fn is_empty(&self) -> bool {
         let lists = [&self.runs, &self.peers, &self.floors, &self.models, &self.counts];
-        lists.iter().all(|list| list.is_empty()) && self.self_tests.is_empty()
+        let others = [&self.self_tests, &self.switches];
+        lists.iter().chain(&others).all(|list| list.is_empty())
     }
 
     /// The summary, in Markdown.
@@ -159,7 +165,12 @@ impl Results {
         add("Ours over theirs, pair by pair", tables::ratios(&self.peers), Vec::new());
         add("Floors of this machine", tables::floors(&self.floors), Vec::new());
         add("Modelled machines", tables::models(&self.models), pictures::models(&self.models));
-        add("Instructions of the core", tables::counts(&self.counts), Vec::new());
+        add("Messages at the leader", switch::table1(self), switch::table1_pictures(self));
+        let counted = tables::counts(&self.counts);
+        add("Instructions of the core", counted, switch::counts_pictures(self));
+        add("Overload", switch::overload(self), switch::overload_pictures(self));
+        add("Choosing workers", switch::jbsq(self), switch::jbsq_pictures(self));
+        add("Queues with known results", switch::checks(self), Vec::new());
         add("Self-test of the instrument", tables::self_tests(&self.self_tests), Vec::new());
         add("Trend", tables::trend(&self.trend), pictures::trend(&self.trend));
         sections

@@ -14,7 +14,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    fn new(columns: &[&str], rows: Vec<Vec<String>>) -> Option<Self> {
+    pub(super) fn new(columns: &[&str], rows: Vec<Vec<String>>) -> Option<Self> {
         let columns = columns.iter().map(|column| (*column).to_owned()).collect();
         (!rows.is_empty()).then_some(Self { columns, rows })
     }
@@ -55,13 +55,18 @@ fn each(values: &[Value], row: impl Fn(&Value) -> Vec<String>) -> Vec<Vec<String
     values.iter().map(row).collect()
 }
 
-fn parts(values: &[Value], key: &str, row: impl Fn(&Value) -> Vec<String>) -> Vec<Vec<String>> {
+pub(super) fn parts(
+    values: &[Value],
+    key: &str,
+    row: impl Fn(&Value) -> Vec<String>,
+) -> Vec<Vec<String>> {
     let lists = values.iter().filter_map(|value| value[key].as_array());
     lists.flatten().map(row).collect()
 }
 
 pub(super) fn machine(results: &Results) -> Option<Table> {
     let measured = results.runs.iter().chain(&results.peers).chain(&results.floors);
+    let measured = measured.chain(&results.switches);
     // Each with the highest load that was found on it before a measurement.
     let mut different: BTreeMap<Vec<String>, f64> = BTreeMap::new();
     for value in measured.filter(|value| value["machine"].is_object()) {
@@ -88,6 +93,12 @@ pub(super) fn title(run: &Value) -> String {
     format!("{}, {} B", text(&run["workload"]), text(&run["request_bytes"]))
 }
 
+/// What the replicas did, and whether requests came to them by a switch.
+fn mode(run: &Value) -> String {
+    let by_switch = if run["by_switch"] == true { ", by switch" } else { "" };
+    text(&run["mode"]) + by_switch
+}
+
 /// How requests came.
 pub(super) fn pace(run: &Value) -> String {
     match run["offered_per_s"].as_f64() {
@@ -96,7 +107,7 @@ pub(super) fn pace(run: &Value) -> String {
     }
 }
 
-fn number_whole(value: &Value) -> String {
+pub(super) fn number_whole(value: &Value) -> String {
     value.as_u64().map_or("-".to_owned(), |number| number.to_string())
 }
 
@@ -113,6 +124,7 @@ pub(super) fn runs(runs: &[Value]) -> Option<Table> {
         "95 % of p99",
         "most under SLO",
         "CPU µs replicas",
+        "switch",
         "client",
         "trusted",
     ];
@@ -123,7 +135,7 @@ pub(super) fn runs(runs: &[Value]) -> Option<Table> {
         let failures: Vec<_> = failures.iter().map(text).collect();
         vec![
             title(run),
-            text(&run["mode"]),
+            mode(run),
             number_whole(&run["replicas"]),
             text(&run["durability"]),
             pace(run),
@@ -133,6 +145,7 @@ pub(super) fn runs(runs: &[Value]) -> Option<Table> {
             format!("{} … {}", number(&interval[0]), number(&interval[1])),
             number(max),
             number(&run["cpu_us_per_op"]["replicas_total"]),
+            number(&run["cpu_us_per_op"]["switch"]),
             number(&run["cpu_us_per_op"]["client"]),
             if failures.is_empty() { "yes".to_owned() } else { failures.join("; ") },
         ]
@@ -163,14 +176,14 @@ pub(super) fn costs(runs: &[Value]) -> Option<Table> {
     ];
     let mut rows = Vec::new();
     for run in runs {
-        for role in ["leader", "follower"] {
+        for role in ["leader", "follower", "switch"] {
             let cost = &run[role];
             if !cost.is_object() {
                 continue;
             }
             let mut row = vec![
                 title(run),
-                text(&run["mode"]),
+                mode(run),
                 number_whole(&run["replicas"]),
                 pace(run),
                 role.to_owned(),
