@@ -23,8 +23,9 @@ pub(crate) struct Recorded {
 #[derive(Debug)]
 pub(crate) struct History {
     entries: HashMap<(Index, Term), Arc<Recorded>, FixedState>,
-    /// Position 0 is index 1.
-    committed: Vec<Arc<Recorded>>,
+    /// Position 0 is index 1. With the term of whoever knew of it first: it was committed in that term, or
+    /// in an earlier one.
+    committed: Vec<(Arc<Recorded>, Term)>,
     /// The last one that was committed.
     pub(crate) configuration: Arc<Configuration>,
 }
@@ -45,21 +46,32 @@ impl History {
 
     /// The entry that is committed at an index.
     pub(crate) fn committed(&self, index: Index) -> Option<&Arc<Recorded>> {
-        self.committed.get(usize::try_from(index.checked_sub(1)?).ok()?)
+        self.committed.get(place(index)?).map(|(recorded, _)| recorded)
+    }
+
+    /// Whether the entry at an index was committed before a term.
+    pub(crate) fn is_committed_before(&self, index: Index, term: Term) -> bool {
+        let place = place(index);
+        place.and_then(|at| self.committed.get(at)).is_some_and(|(_, known_in)| *known_in < term)
     }
 
     pub(crate) fn committed_last(&self) -> Index {
         self.committed.len() as Index
     }
 
-    /// The next index is committed.
-    pub(crate) fn commit(&mut self, recorded: Arc<Recorded>) {
+    /// The next index is committed, as somebody in a term knows.
+    pub(crate) fn commit(&mut self, recorded: Arc<Recorded>, known_in: Term) {
         assert_eq!(recorded.index, self.committed_last() + 1);
         if let Payload::Configuration(configuration) = &recorded.entry.payload {
             self.configuration = Arc::clone(configuration);
         }
-        self.committed.push(recorded);
+        self.committed.push((recorded, known_in));
     }
+}
+
+/// Of an index, in a list that begins with 1.
+fn place(index: Index) -> Option<usize> {
+    usize::try_from(index.checked_sub(1)?).ok()
 }
 
 /// What a replica's log looked like after its last turn.

@@ -58,7 +58,7 @@ pub(super) fn check(
                 let recorded = history.entry(index, term).map(Arc::clone);
                 let recorded = recorded.expect("what is in a log was recorded");
                 check_quorum(history, replicas, node, index, term)?;
-                history.commit(recorded);
+                history.commit(recorded, core.hard_state().term);
             }
         }
     }
