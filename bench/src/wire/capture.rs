@@ -78,14 +78,16 @@ fn run(socket: &OwnedFd, stopped: &AtomicBool, tally: &mut Tally) -> io::Result<
     // An IP packet is never larger.
     let mut buffer = vec![0; 1 << 16];
     loop {
-        match recv(socket, &mut buffer[..], RecvFlags::empty()) {
+        // What arrives from now on is nobody's, so what waits is the rest.
+        let is_stopped = stopped.load(Ordering::Relaxed);
+        let flags = if is_stopped { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
+        match recv(socket, &mut buffer[..], flags) {
             Ok((_, size)) => {
                 if let Some(datagram) = parse(&buffer[..size]) {
                     tally.datagram(&datagram);
                 }
             }
-            // Nothing waits.
-            Err(Errno::AGAIN) if stopped.load(Ordering::Relaxed) => return Ok(()),
+            Err(Errno::AGAIN) if is_stopped => return Ok(()),
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }

@@ -21,7 +21,7 @@ pub enum Purpose {
     Append,
     /// A follower holds more than it said before.
     Acknowledgement,
-    /// By the aggregator: a quorum, or a follower, holds more than was said before.
+    /// By the aggregator: a quorum holds more than was said before.
     AggCommit,
     /// The commit index, without entries (P14).
     Announcement,
@@ -235,12 +235,11 @@ impl Tally {
     fn agg_commit(&mut self, commit: &AggCommit) -> Purpose {
         let before = self.aggregated.replace(commit.clone());
         let Some(before) = before else { return Purpose::AggCommit };
-        let held = |of: &AggCommit| of.replicas.iter().map(|it| it.matched).sum::<u64>();
+        let all = |of: &AggCommit| of.replicas.iter().map(|it| it.round).min();
         match () {
-            () if commit.commit > before.commit || held(commit) > held(&before) => {
-                Purpose::AggCommit
-            }
-            () if commit.round > before.round => Purpose::Heartbeat,
+            () if commit.commit > before.commit => Purpose::AggCommit,
+            // It says what followers hold too, and would have been sent if they held nothing new.
+            () if commit.round > before.round || all(commit) > all(&before) => Purpose::Heartbeat,
             () => Purpose::Report,
         }
     }
@@ -353,7 +352,7 @@ mod tests {
         core.flush(now, 0);
         while let Some(output) = core.poll_output() {
             match output {
-                Output::Send { to, envelope } => sent.push((to, envelope)),
+                Output::Send { to, envelope } => sent.push((to, *envelope)),
                 Output::Write(Write::HardState { number, .. } | Write::Append { number, .. }) => {
                     core.handle_stored(now, number);
                 }
