@@ -23,6 +23,21 @@ impl NodeId {
     pub const AGGREGATOR: Self = Self(0);
 }
 
+/// Where the item of a replica is in a list. Replicas are mostly numbered from one, and lists are in
+/// their order, perhaps without one of them: so it is looked for there first.
+pub(crate) fn position_of<T>(
+    items: &[T],
+    node: NodeId,
+    node_of: impl Fn(&T) -> NodeId,
+) -> Option<usize> {
+    let is_it = |item: &T| node_of(item) == node;
+    let at = usize::from(node.0).wrapping_sub(1);
+    let near = [at, at.wrapping_sub(1)];
+    near.into_iter()
+        .find(|at| items.get(*at).is_some_and(is_it))
+        .or_else(|| items.iter().position(is_it))
+}
+
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
@@ -86,7 +101,7 @@ pub struct Configuration {
 impl Configuration {
     /// The member with this number.
     pub fn member(&self, id: NodeId) -> Option<&Member> {
-        self.members.iter().find(|member| member.id == id)
+        position_of(&self.members, id, |member| member.id).map(|at| &self.members[at])
     }
 
     /// Says what makes the configuration unusable, if anything does.
@@ -167,5 +182,23 @@ impl Entry {
     pub fn size_bytes(&self) -> usize {
         const OVERHEAD_BYTES: usize = 128;
         OVERHEAD_BYTES + self.request().map_or(0, |request| request.body().len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_is_found_wherever_it_is() {
+        let is_found = |numbers: &[u16]| {
+            let places = numbers.iter().enumerate().map(|(at, node)| (NodeId(*node), Some(at)));
+            let absent = (0..100).map(NodeId).filter(|node| !numbers.contains(&node.0));
+            places
+                .chain(absent.map(|node| (node, None)))
+                .all(|(node, at)| position_of(numbers, node, |number| NodeId(*number)) == at)
+        };
+        assert!(is_found(&[1, 2, 3, 4]) && is_found(&[1, 2, 4, 5]) && is_found(&[2, 3, 4]));
+        assert!(is_found(&[7, 3, 90, 1]) && is_found(&[0, 5]) && is_found(&[]));
     }
 }

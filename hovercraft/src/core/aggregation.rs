@@ -10,11 +10,8 @@ use std::time::Duration;
 use r2p2::Time;
 
 use crate::{
-    core::{
-        Core, Mode, Output, Role, Timer,
-        replication::{ENTRIES_MAX, position_near},
-    },
-    entry::{Index, NodeId},
+    core::{Core, Mode, Output, Role, Timer, replication::ENTRIES_MAX},
+    entry::{Index, NodeId, position_of},
     messages::{Acknowledge, AggCommit, Aggregate, AppendReply, Message, Progress},
 };
 
@@ -232,8 +229,8 @@ impl Core {
             self.counters.messages_ignored += 1;
             return;
         }
-        for (place, progress) in commit.replicas.iter().enumerate() {
-            self.merge(now, place, progress);
+        for progress in &commit.replicas {
+            self.merge(now, progress);
         }
         self.advance_commit();
         self.give_way(now);
@@ -245,9 +242,9 @@ impl Core {
             return;
         };
         for follower in &mut leader.followers {
-            let progress = commit.replicas.iter().find(|it| it.node == follower.node);
-            let has_accepted = follower.direct.zip(progress).is_some_and(|(direct, progress)| {
-                progress.matched > direct.after || progress.round > direct.round
+            let has_accepted = follower.direct.is_some_and(|direct| {
+                let progress = commit.replicas.iter().find(|it| it.node == follower.node);
+                progress.is_some_and(|it| it.matched > direct.after || it.round > direct.round)
             });
             // All that comes before the stream must have been sent to it.
             if has_accepted && follower.next >= stream.next {
@@ -261,17 +258,15 @@ impl Core {
 
     /// Takes what the aggregator says of a follower as if that had said it, if it is of the life
     /// that the configuration names and no other has been heard of (P37).
-    fn merge(&mut self, now: Time, place: usize, progress: &Progress) {
+    fn merge(&mut self, now: Time, progress: &Progress) {
         let last = self.log.last();
-        let members = &self.configurations.current().members;
-        let member = position_near(members, place, |member| member.id == progress.node);
-        let Some(member) = member.map(|at| members[at]) else {
+        let Some(&member) = self.configurations.current().member(progress.node) else {
             return;
         };
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        let at = position_near(&leader.followers, place, |it| it.node == progress.node);
+        let at = position_of(&leader.followers, member.id, |it| it.node);
         let Some(follower) = at.map(|at| &mut leader.followers[at]) else {
             return;
         };
@@ -280,12 +275,14 @@ impl Core {
         }
         // Mostly this is all that is new, and it is said for each follower in each message.
         if follower.has_said(member.incarnation, progress.round, progress.poisoned) {
-            follower.hold(now, progress.matched.min(last));
+            let has_moved = follower.hold(now, progress.matched.min(last));
+            leader.moves += u64::from(has_moved);
             let (admission, applied) = (&mut self.admission, progress.applied.min(last));
             let release = |identity: &_| {
                 admission.release(identity);
             };
-            leader.repliers.report(now, member.id, (progress.round, applied), release);
+            let report = (progress.round, applied);
+            leader.repliers.report(now, member.id, report, release);
             return self.feed_check_quorum(now, member.id);
         }
         let reply = AppendReply {

@@ -4,7 +4,7 @@ use r2p2::Time;
 
 use crate::{
     core::{Core, Role},
-    entry::Index,
+    entry::{Index, Member, Term},
 };
 
 /// The commit index of one replica, and what bounds it.
@@ -20,8 +20,21 @@ pub(crate) struct Commit {
     /// In this run, entries above this are answered; none before a leader stated a commit index
     /// to this replica (P17).
     answers_above: Option<Index>,
+    /// What the last count was of: while that is the same, so is its result.
+    counted: Option<Counted>,
     /// Used again, so that counting allocates nothing.
     matched: Vec<Index>,
+}
+
+/// What a leader counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counted {
+    term: Term,
+    configuration: u64,
+    /// What this replica holds.
+    own: Index,
+    /// How often a follower moved.
+    moves: u64,
 }
 
 impl Commit {
@@ -33,6 +46,7 @@ impl Commit {
             stated: 0,
             began_with: index,
             answers_above: None,
+            counted: None,
             matched: Vec::new(),
         }
     }
@@ -108,17 +122,22 @@ impl Core {
     pub(super) fn advance_commit(&mut self) {
         let before = self.commit.index;
         if let Role::Leader(leader) = &self.role {
-            if before == self.log.last() {
-                return;
-            }
             let configuration = self.configurations.current();
             let unsynced = planted!("leader-counts-unsynced");
             let own = if unsynced { self.log.last() } else { self.held_index() };
+            let counted = Counted {
+                term: self.term(),
+                configuration: configuration.id,
+                own,
+                moves: leader.moves,
+            };
+            if self.commit.counted.replace(counted) == Some(counted) {
+                return;
+            }
             let matched = &mut self.commit.matched;
             matched.clear();
-            matched.extend(configuration.members.iter().enumerate().map(|(place, member)| {
-                if member.id == self.node { own } else { leader.matched_near(place, member) }
-            }));
+            let of_member = |it: &Member| if it.id == self.node { own } else { leader.matched(it) };
+            matched.extend(configuration.members.iter().map(of_member));
             let place = configuration.quorum() - 1;
             let (_, &mut by_quorum, _) = matched.select_nth_unstable_by(place, |a, b| b.cmp(a));
             // Only an entry of its own term is committed by counting (P13).

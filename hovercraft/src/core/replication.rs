@@ -11,7 +11,7 @@ use crate::{
         recovering::Confirmations,
         replier::Repliers,
     },
-    entry::{Entry, Incarnation, Index, Member, NodeId, Payload, Term},
+    entry::{Entry, Incarnation, Index, Member, NodeId, Payload, Term, position_of},
     messages::{AppendEntries, AppendReply, Message, Metadata, PART_BYTES_MAX, WholeRequest},
 };
 
@@ -44,6 +44,8 @@ pub(crate) struct Leader {
     pub(crate) alarmed_at: Option<Time>,
     pub(crate) confirmations: Confirmations,
     pub(crate) aggregation: Aggregation,
+    /// How often what a follower has acknowledged may have changed.
+    pub(crate) moves: u64,
     pub(crate) round: u64,
     /// When each round that may still be answered was sent.
     rounds: VecDeque<(u64, Time)>,
@@ -110,6 +112,7 @@ impl Leader {
             alarmed_at: None,
             confirmations: Confirmations::default(),
             aggregation: Aggregation::default(),
+            moves: 0,
             round: 0,
             rounds: VecDeque::new(),
         }
@@ -130,15 +133,8 @@ impl Leader {
 
     /// What a member acknowledged, if it was this life of it (P39).
     pub(crate) fn matched(&self, member: &Member) -> Index {
-        self.matched_near(0, member)
-    }
-
-    /// The same of the member at a place in the configuration.
-    pub(crate) fn matched_near(&self, place: usize, member: &Member) -> Index {
-        // This replica is among the members, and not among the followers.
-        let near = place.saturating_sub(1);
-        let at = position_near(&self.followers, near, |follower| follower.node == member.id);
-        at.map(|at| &self.followers[at])
+        let follower = self.follower(member.id);
+        follower
             .filter(|follower| follower.incarnation == Some(member.incarnation))
             .map_or(0, |follower| follower.matched)
     }
@@ -176,11 +172,11 @@ impl Leader {
     }
 
     pub(crate) fn follower(&self, node: NodeId) -> Option<&Follower> {
-        self.followers.iter().find(|follower| follower.node == node)
+        position_of(&self.followers, node, |it| it.node).map(|at| &self.followers[at])
     }
 
     pub(crate) fn follower_mut(&mut self, node: NodeId) -> Option<&mut Follower> {
-        self.followers.iter_mut().find(|follower| follower.node == node)
+        position_of(&self.followers, node, |it| it.node).map(|at| &mut self.followers[at])
     }
 }
 
@@ -201,17 +197,6 @@ impl Follower {
     pub(crate) fn has_said(&self, incarnation: Incarnation, round: u64, poisoned: bool) -> bool {
         self.incarnation == Some(incarnation) && (self.round, self.is_poisoned) == (round, poisoned)
     }
-}
-
-/// Where an item is: at a place or behind it, if nobody is missing in the list that the place is of. In
-/// lists that are in one order nothing is searched then.
-pub(crate) fn position_near<T>(
-    items: &[T],
-    place: usize,
-    is_it: impl Fn(&T) -> bool,
-) -> Option<usize> {
-    let mut near = place..=place + 1;
-    near.find(|at| items.get(*at).is_some_and(&is_it)).or_else(|| items.iter().position(is_it))
 }
 
 impl Core {
@@ -296,10 +281,18 @@ impl Core {
     /// Sends what each follower lacks, and the commit index to whom it matters now (P14).
     pub(super) fn replicate(&mut self, now: Time) {
         self.replicate_by_aggregator(now);
-        let Role::Leader(leader) = &self.role else {
-            return;
-        };
-        for position in 0..leader.followers.len() {
+        let mut position = 0;
+        loop {
+            let Role::Leader(leader) = &self.role else {
+                return;
+            };
+            // Mostly nobody lacks anything, above all where the aggregator serves them.
+            let (last, commit) = (self.log.last(), self.commit.index());
+            let lacks = |it: &Follower| it.next <= last || it.commit_sent < commit;
+            let Some(after) = leader.followers[position..].iter().position(lacks) else {
+                return;
+            };
+            position += after;
             while self.send_next(now, position) {}
             let Role::Leader(leader) = &self.role else {
                 return;
@@ -313,6 +306,7 @@ impl Core {
                 self.counters.commits_announced += 1;
                 self.send_entries(node, next, 0);
             }
+            position += 1;
         }
     }
 
@@ -346,6 +340,7 @@ impl Core {
             return false;
         };
         let sent_at = leader.round_sent_at(reply.round);
+        leader.moves += 1;
         let Some(follower) = leader.follower_mut(from) else {
             return false;
         };
@@ -606,16 +601,6 @@ mod tests {
         Output, Settings,
         testing::{elected_at, envelope, leader, request, return_path, settle},
     };
-
-    #[test]
-    fn what_is_not_near_its_place_is_found_all_the_same() {
-        let items = [3, 5, 7, 9];
-        for (item, at) in [(3, 0), (5, 1), (7, 2), (9, 3)] {
-            let found = |place| position_near(&items, place, |it| *it == item);
-            assert!((0..6).all(|place| found(place) == Some(at)));
-        }
-        assert_eq!(position_near(&items, 0, |it| *it == 4), None);
-    }
 
     /// What the leader sends, with a follower 2 that acknowledges everything; returns how many
     /// entries go to follower 3.

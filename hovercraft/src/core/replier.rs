@@ -6,7 +6,7 @@ use r2p2::Time;
 
 use crate::{
     core::log::Log,
-    entry::{Index, NodeId},
+    entry::{Index, NodeId, position_of},
     request::{Identity, Kind, Request},
 };
 
@@ -61,6 +61,8 @@ pub(crate) struct Repliers {
     /// What it last reported to itself for that, and how often the others have reported progress since.
     leader_said: Index,
     reports_of_others: usize,
+    /// The most that they said since it was counted.
+    others_said: Option<Index>,
     /// Its own entries above that, which it has answered.
     leader_answered: VecDeque<Index>,
     /// B: the hard bound on each queue.
@@ -99,6 +101,7 @@ impl Repliers {
             leader_counted: 0,
             leader_said: 0,
             reports_of_others: 0,
+            others_said: None,
             leader_answered: VecDeque::new(),
             bound,
             lag_max,
@@ -134,7 +137,8 @@ impl Repliers {
         mut answered: impl FnMut(&Identity),
     ) {
         let is_leader = node == self.leader;
-        let Some(queue) = self.queues.iter_mut().find(|queue| queue.node == node) else {
+        let at = position_of(&self.queues, node, |queue| queue.node);
+        let Some(queue) = at.map(|at| &mut self.queues[at]) else {
             return;
         };
         let is_same_round = round == queue.round;
@@ -153,7 +157,13 @@ impl Repliers {
             }
             answered(&queued.identity);
         }
-        self.count_leader(usize::from(moves && !is_leader));
+        if moves && !is_leader && !queue.excluded {
+            self.reports_of_others += 1;
+            self.others_said = self.others_said.max(Some(applied));
+        }
+        if is_leader || self.reports_of_others >= self.others {
+            self.count_leader();
+        }
     }
 
     /// What the others say of themselves is a round trip old, and each says it once a round. By what
@@ -161,14 +171,11 @@ impl Repliers {
     /// more than its share. So it reports to itself as often as each of the others does, and no more
     /// than the most advanced of them said; or, should they all stand still, as all queues together
     /// behind where it is (P16).
-    fn count_leader(&mut self, reports: usize) {
+    fn count_leader(&mut self) {
         let applied = self.applied(self.leader).unwrap_or(0);
-        self.reports_of_others += reports;
         if self.reports_of_others >= self.others {
             self.reports_of_others = 0;
-            let others = self.queues.iter().filter(|q| q.node != self.leader && !q.excluded);
-            let said = others.filter_map(|queue| queue.applied).max();
-            self.leader_said = said.unwrap_or(applied);
+            self.leader_said = self.others_said.take().unwrap_or(applied);
         }
         let least = applied.saturating_sub((self.bound * self.queues.len()) as u64);
         let counted = self.leader_said.clamp(least, applied);
@@ -203,7 +210,7 @@ impl Repliers {
         }
         let position = match self.policy {
             Policy::Leader => {
-                let queue = self.queues.iter().find(|queue| queue.node == leader)?;
+                let queue = self.of(leader)?;
                 // Alone, the lag limit bounds what is ordered and not applied too (P15).
                 let applied = queue.applied?;
                 return (log.last() - applied.min(log.last()) < self.lag_max).then_some(leader);
@@ -248,12 +255,12 @@ impl Repliers {
 
     /// Whether a replica has not moved its applied index after `since` (P18).
     pub(crate) fn stands_still_since(&self, node: NodeId, since: Time) -> bool {
-        self.queues.iter().find(|queue| queue.node == node).is_none_or(|queue| queue.moved < since)
+        self.of(node).is_none_or(|queue| queue.moved < since)
     }
 
     /// Whether an entry in (`after`, `to`] waits for this replica.
     pub(crate) fn has_between(&self, node: NodeId, after: Index, to: Index) -> bool {
-        let Some(queue) = self.queues.iter().find(|queue| queue.node == node) else {
+        let Some(queue) = self.of(node) else {
             return false;
         };
         let position = queue.entries.partition_point(|queued| queued.index <= after);
@@ -262,7 +269,7 @@ impl Repliers {
 
     /// How long a replica's queue is, and how far it has applied.
     pub(crate) fn queue(&self, node: NodeId) -> Option<(usize, Option<Index>)> {
-        let queue = self.queues.iter().find(|queue| queue.node == node)?;
+        let queue = self.of(node)?;
         Some((queue.entries.len(), queue.applied))
     }
 
@@ -276,7 +283,7 @@ impl Repliers {
     /// first (P16).
     fn is_idle(&self, now: Time, log: &Log, commit: Index) -> bool {
         let last = log.slot(log.last()).and_then(|slot| slot.ordered_at);
-        let queue = self.queues.iter().find(|queue| queue.node == self.leader);
+        let queue = self.of(self.leader);
         last.is_none_or(|at| now.since(at) >= IDLE)
             && queue
                 .is_some_and(|q| q.applied == Some(log.last()) && self.is_eligible(q, log, commit))
@@ -306,8 +313,12 @@ impl Repliers {
         (queue.entries.len() + answered) as u64 + writes / self.bound as u64
     }
 
+    fn of(&self, node: NodeId) -> Option<&Queue> {
+        position_of(&self.queues, node, |queue| queue.node).map(|at| &self.queues[at])
+    }
+
     fn queue_mut(&mut self, node: NodeId) -> Option<&mut Queue> {
-        self.queues.iter_mut().find(|queue| queue.node == node)
+        position_of(&self.queues, node, |queue| queue.node).map(|at| &mut self.queues[at])
     }
 }
 
