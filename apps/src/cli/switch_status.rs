@@ -17,7 +17,7 @@ pub(super) fn to_json((address, answer): &Asked) -> Value {
         let counters = &admission.counters;
         json!({
             "in_system": admission.admitted,
-            "drop_share_percent": admission.drop_share,
+            "slo_limit": admission.slo_limit,
             "admitted": counters.admitted,
             "retries": counters.retries,
             "answered": counters.answered,
@@ -97,13 +97,13 @@ pub(super) fn lines((address, answer): &Asked) -> String {
         let refused = counters.refused_full + counters.refused_unfair + counters.refused_slo;
         let _ = writeln!(
             text,
-            "  admission: {} in the system, {} admitted, {} answered, {} healed by age, {refused} \
-             refused, drop share {} %",
+            "  admission: {} in the system, of at most {}, {} admitted, {} answered, {} healed by age, \
+             {refused} refused",
             admission.admitted,
+            admission.slo_limit,
             counters.admitted,
             counters.answered,
             counters.healed,
-            admission.drop_share
         );
     }
     if let Some(fan_out) = &status.fan_out {

@@ -26,16 +26,16 @@ pub struct SwitchStatus {
 pub struct AdmissionStatus {
     /// Requests in the system.
     pub admitted: u64,
-    /// The share of new requests that the SLO policy drops, in hundredths (P25).
-    pub drop_share: u64,
+    /// How many the SLO policy lets into the system; without it the configured limit (P25).
+    pub slo_limit: u64,
     /// What happened since the start.
     pub counters: AdmissionCounters,
 }
 
 impl AdmissionStatus {
     pub(super) fn of(admission: &SwitchAdmission) -> Self {
-        let (admitted, drop_share) = (admission.len() as u64, admission.drop_share());
-        Self { admitted, drop_share, counters: *admission.counters() }
+        let (admitted, slo_limit) = (admission.len() as u64, admission.slo_limit() as u64);
+        Self { admitted, slo_limit, counters: *admission.counters() }
     }
 }
 
