@@ -74,9 +74,10 @@ pub enum Message {
     /// A recovering replica asks the leader up to where it must catch up (P37).
     Recovering { nonce: u64 },
     /// Answers [`Message::Recovering`], after a confirmation round begun on its receipt.
-    CatchUpTo { nonce: u64, index: Index },
-    /// The recovering replica has caught up: name its incarnation in a configuration (P37).
-    CaughtUp { nonce: u64 },
+    CatchUpTo { nonce: u64, index: Index, round: u64 },
+    /// The recovering replica has caught up: name its incarnation in a configuration (P37). It says
+    /// the round of the answer, which an earlier life of it cannot have known.
+    CaughtUp { nonce: u64, round: u64 },
     /// The leader's entries for everyone: the aggregator passes it on as it is (P26).
     Aggregate(Box<Aggregate>),
     /// A follower answers [`Message::Aggregate`], to the aggregator (P28).

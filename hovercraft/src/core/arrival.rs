@@ -103,8 +103,9 @@ fn highest_number(message: &Message) -> u64 {
         | Message::Vote { last_index: index, .. }
         | Message::FetchEntries { after: index }
         | Message::Entries { after: index, .. }
-        | Message::SnapshotAvailable { index }
-        | Message::CatchUpTo { index, .. } => *index,
+        | Message::SnapshotAvailable { index } => *index,
+        Message::CatchUpTo { index, round, .. } => *index.max(round),
+        Message::CaughtUp { round, .. } => *round,
         Message::FetchSnapshot { index, offset } => *index.max(offset),
         Message::SnapshotPart { meta, offset, .. } => meta.index.max(meta.size_bytes).max(*offset),
         Message::FetchBodies { wants } => wants.iter().map(|want| want.index).max().unwrap_or(0),
@@ -113,8 +114,7 @@ fn highest_number(message: &Message) -> u64 {
         | Message::VoteReply { .. }
         | Message::Acknowledge(_)
         | Message::Forward { .. }
-        | Message::Recovering { .. }
-        | Message::CaughtUp { .. } => 0,
+        | Message::Recovering { .. } => 0,
     }
 }
 
@@ -333,11 +333,13 @@ mod tests {
                 .prop_map(|(index, offset)| Message::FetchSnapshot { index, offset }),
             whole_request().prop_map(|request| Message::Forward { request }),
         ];
-        let recovering = prop_oneof![
-            number().prop_map(|nonce| Message::Recovering { nonce }),
-            (number(), number()).prop_map(|(nonce, index)| Message::CatchUpTo { nonce, index }),
-            number().prop_map(|nonce| Message::CaughtUp { nonce }),
-        ];
+        let recovering =
+            prop_oneof![
+                number().prop_map(|nonce| Message::Recovering { nonce }),
+                (number(), number(), number())
+                    .prop_map(|(nonce, index, round)| Message::CatchUpTo { nonce, index, round }),
+                (number(), number()).prop_map(|(nonce, round)| Message::CaughtUp { nonce, round }),
+            ];
         prop_oneof![
             8 => append_entries().prop_map(Message::AppendEntries),
             2 => append_reply().prop_map(Message::AppendReply),

@@ -264,8 +264,12 @@ impl Core {
             }
             Message::Recovering { nonce } => self.recovering_asked(now, from, incarnation, nonce),
             Message::Forward { request } => self.forwarded_request_came(now, &request),
-            Message::CatchUpTo { nonce, index } => self.catch_up_target_came(nonce, index),
-            Message::CaughtUp { nonce } => self.caught_up_came(now, from, incarnation, nonce),
+            Message::CatchUpTo { nonce, index, round } => {
+                self.catch_up_target_came(nonce, index, round);
+            }
+            Message::CaughtUp { nonce, round } => {
+                self.caught_up_came(now, from, incarnation, (nonce, round));
+            }
         }
     }
 
