@@ -93,10 +93,6 @@ const LIMIT: usize = 200;
 
 const SLO: Duration = Duration::from_millis(20);
 
-/// The policy steers by the time from the switch to the answer, which is less than what the client sees,
-/// and swings around what it is told.
-const SLO_OF_SWITCH: Duration = Duration::from_millis(10);
-
 const DEADLINE: Duration = Duration::from_millis(500);
 
 /// So that no client has more than its share.
@@ -155,7 +151,7 @@ async fn start(plan: &OverloadPlan, keeper: Keeper) -> Result<Cluster, SwitchErr
         Keeper::Nobody => None,
         Keeper::Threshold => Some(AdmissionSetup { limit: LIMIT, age, slo: None }),
         // The bound is for what the policy is too slow for.
-        Keeper::Slo => Some(AdmissionSetup { limit: 10 * LIMIT, age, slo: Some(SLO_OF_SWITCH) }),
+        Keeper::Slo => Some(AdmissionSetup { limit: 10 * LIMIT, age, slo: Some(SLO) }),
     };
     let setup = Setup {
         mode: Mode::HovercRaftPlusPlus,

@@ -327,7 +327,7 @@ mod tests {
             loop {
                 let mut sent = Vec::new();
                 for (core, inbox) in self.cores.iter_mut().zip(&mut self.inboxes) {
-                    for request in asked {
+                    if let Some(request) = asked {
                         core.handle_request(self.now, Arc::clone(request), return_path(1));
                     }
                     for envelope in inbox.drain(..) {
