@@ -47,7 +47,7 @@ pub fn instructions(counts: &Counts) -> String {
 impl Overload {
     /// What is answered in time, over what is offered.
     pub fn draw(&self) -> String {
-        let mut drawn = self.lines_of(|point| point.answered_per_s);
+        let mut drawn = self.lines_of(|point| Some(point.answered_per_s));
         let right = self.overload.iter().map(|point| point.offered_per_s).fold(0.0, f64::max);
         drawn.push(Line::new(
             "capacity",
@@ -60,7 +60,9 @@ impl Overload {
 
     /// p99 of what is answered in time, over what is offered.
     pub fn draw_p99(&self) -> String {
-        let mut drawn = self.lines_of(|point| point.p99_ms);
+        // Where nothing was answered in time there is nothing to draw.
+        let is_some = |point: &Point| point.answered_per_s > 0.0;
+        let mut drawn = self.lines_of(|point| is_some(point).then_some(point.p99_ms));
         let right = self.overload.iter().map(|point| point.offered_per_s).fold(0.0, f64::max);
         drawn.push(Line::new("SLO", vec![(0.0, self.slo_ms), (right, self.slo_ms)]));
         let labels = Labels {
@@ -71,12 +73,14 @@ impl Overload {
         lines(labels, &drawn)
     }
 
-    fn lines_of(&self, y: impl Fn(&super::overload::Point) -> f64) -> Vec<Line> {
+    fn lines_of(&self, y: impl Fn(&Point) -> Option<f64>) -> Vec<Line> {
         let mut drawn = Vec::new();
         for keeper in [Keeper::Nobody, Keeper::Threshold, Keeper::Slo] {
             for point in self.overload.iter().filter(|point| point.keeper == keeper) {
                 let name = format!("admission: {}", keeper.name());
-                add(&mut drawn, &name, (point.offered_per_s, y(point)));
+                if let Some(y) = y(point) {
+                    add(&mut drawn, &name, (point.offered_per_s, y));
+                }
             }
         }
         drawn
