@@ -1,6 +1,9 @@
 //! The pictures of the switch's figures, as SVG.
 
-use super::{Jbsq, Overload, Table1, overload::Keeper};
+use super::{
+    Jbsq, Overload, Table1,
+    overload::{Keeper, Point},
+};
 use crate::{
     count::{Counts, REPLICAS},
     draw::{Labels, Line, lines},
