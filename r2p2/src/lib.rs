@@ -34,7 +34,7 @@ pub use link::{AsyncLink, Link, WaitLink};
 pub use message::{Message, MessageConfig, MessageReceiver, MessageSender};
 pub use options::{Identity, Missing, Options, OptionsError, Session};
 pub use outbox::{BATCH_BYTES_MAX, Batch, Outbox, SEGMENTS_MAX};
-pub use pass_on::{pass_on, refuse};
+pub use pass_on::{has_room_for_origin, pass_on, refuse};
 pub use reassembly::ReassemblyCounters;
 pub use router::{Router, RouterConfig, RouterCounters, Routing};
 pub use segments::SendError;

@@ -15,7 +15,7 @@ use foldhash::fast::FixedState;
 
 use crate::{
     Outbox, Time,
-    pass_on::{pass_on, refuse},
+    pass_on::{has_room_for_origin, pass_on, refuse},
     wire::{Feedback, Packet, Policy},
 };
 
@@ -153,6 +153,10 @@ impl Router {
         // Who says ORIGIN to a switch is none of its clients.
         if packet.options.origin.is_some() || packet.header.policy.is_replicated() {
             return;
+        }
+        if !has_room_for_origin(datagram) {
+            self.counters.dropped += 1;
+            return refuse(packet, from, outbox);
         }
         let key = Key { client: from, request_id: packet.header.request_id };
         let known = self.slots.get(&key).copied();

@@ -283,7 +283,7 @@ impl Core {
             };
             let report = (progress.round, applied);
             leader.repliers.report(now, member.id, report, release);
-            return self.feed_check_quorum(now, member.id);
+            return self.plant_an_answer(now, member.id);
         }
         let reply = AppendReply {
             round: progress.round,
@@ -293,12 +293,12 @@ impl Core {
             rejected_after: None,
         };
         self.take_reply(now, member.id, member.incarnation, &reply);
-        self.feed_check_quorum(now, member.id);
+        self.plant_an_answer(now, member.id);
     }
 
     /// What the aggregator remembers says nothing of who is there now (P31): a mistake that is planted
     /// here feeds it to the check of the quorum.
-    fn feed_check_quorum(&mut self, now: Time, node: NodeId) {
+    fn plant_an_answer(&mut self, now: Time, node: NodeId) {
         if planted!("agg-feeds-check-quorum")
             && let Role::Leader(leader) = &mut self.role
             && let Some(follower) = leader.follower_mut(node)

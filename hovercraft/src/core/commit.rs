@@ -160,7 +160,7 @@ impl Core {
         self.commit.forget_term();
         self.acknowledging.forget_term();
         self.recovery.forget_term();
-        self.recovering.forget_term();
+        self.recovering.forget();
         // Remembered metadata is dropped on any change of term; its bodies are kept (P8).
         if planted!("metadata-across-terms") {
             return;

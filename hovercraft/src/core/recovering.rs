@@ -17,16 +17,16 @@ pub(crate) struct Recovering {
     /// It must hold what this leader has up to here, as it said after this round.
     target: Option<(Index, u64)>,
     asked_at: Option<Time>,
-    /// How often it said that it has caught up.
-    said: u32,
+    /// How often it said in vain that it has caught up.
+    claims: u32,
 }
 
 /// A replica that has said so often in vain that it has caught up asks again: the leader may have forgotten
 /// its question over one of an earlier life, which was on its way for long.
-const SAYS_MAX: u32 = 16;
+const CLAIMS_MAX: u32 = 16;
 
 impl Recovering {
-    pub(crate) fn forget_term(&mut self) {
+    pub(crate) fn forget(&mut self) {
         *self = Self::default();
     }
 }
@@ -57,15 +57,15 @@ impl Core {
         if self.is_named() || self.recovering.asked_at.is_some_and(|at| now.since(at) < pause) {
             return;
         }
-        if self.recovering.said >= SAYS_MAX {
-            self.recovering.forget_term();
+        if self.recovering.claims >= CLAIMS_MAX {
+            self.recovering.forget();
         }
         self.recovering.asked_at = Some(now);
         let nonce = *self.recovering.nonce.get_or_insert_with(|| self.rng.u64(..));
         let held = self.commit.verified().min(self.log.last());
         let message = match self.recovering.target {
             Some((target, round)) if held >= target => {
-                self.recovering.said += 1;
+                self.recovering.claims += 1;
                 Message::CaughtUp { nonce, round }
             }
             Some(_) => return,
@@ -154,8 +154,8 @@ impl Core {
     }
 
     /// A recovering replica holds what it must: name its incarnation in a new configuration, one
-    /// such change at a time and after the term's no-op. It must be this life that has caught up:
-    /// one that has died may have asked, and have said so, in messages that come only now.
+    /// such change at a time and after the term's no-op. What a life that has died asked and claimed
+    /// may come only now: it cannot claim what this question was answered with.
     pub(super) fn caught_up_came(
         &mut self,
         now: Time,

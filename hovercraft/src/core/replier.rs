@@ -169,7 +169,7 @@ impl Repliers {
     /// What the others say of themselves is a round trip old, and each says it once a round. By what
     /// it knows of itself now the leader would always seem to be the least loaded, and would answer
     /// more than its share. So it reports to itself as often as each of the others does, and no more
-    /// than the most advanced of them said; or, should they all stand still, as all queues together
+    /// than the most advanced of them said since; or, should they all stand still, as all queues together
     /// behind where it is (P16).
     fn count_leader(&mut self) {
         let applied = self.applied(self.leader).unwrap_or(0);

@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 
 use r2p2::{
     Feedback, MessageConfig, MessageReceiver, MessageSender, MessageType, Outbox, Packet, Router,
-    RouterConfig, Time, WireError, pass_on, refuse,
+    RouterConfig, Time, WireError, has_room_for_origin, pass_on, refuse,
 };
 
 use super::{
@@ -145,6 +145,11 @@ impl Switch {
             self.fan_out.refused += 1;
             return Ok(());
         }
+        if !has_room_for_origin(datagram) {
+            self.fan_out.refused += 1;
+            refuse(&packet, from, outbox);
+            return Ok(());
+        }
         // On the first packet only (P4).
         if packet.header.first && !self.is_admitted(now, from, &packet) {
             refuse(&packet, from, outbox);
@@ -152,7 +157,8 @@ impl Switch {
         }
         self.fan_out.packets_in += 1;
         for &member in &self.members {
-            self.fan_out.packets_out += u64::from(pass_on(datagram, from, member, outbox));
+            pass_on(datagram, from, member, outbox);
+            self.fan_out.packets_out += 1;
         }
         Ok(())
     }

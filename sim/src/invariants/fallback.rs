@@ -2,7 +2,7 @@
 //! election, and no entry waits longer than is stated.
 //!
 //! A replica whose log is full takes nothing until its application has made room, however long that
-//! takes (P36). So time counts from when no log was full.
+//! takes. While so many are full that the others are no quorum, no time counts.
 //!
 //! From the rule itself: the paper's switch is a single point of failure, and its answer to that, a
 //! new election, is not ours.
@@ -22,7 +22,7 @@ const NAME: &str = "fallback";
 pub(crate) struct Fallback {
     /// None where other things go wrong too.
     limits: Option<Limits>,
-    /// Whoever leads, and how many pre-votes there had been by then.
+    /// Whoever leads, and since when.
     reign: Option<Reign>,
 }
 
@@ -40,7 +40,7 @@ struct Reign {
     since: Time,
     /// What is appended and not committed, and since when.
     waiting: VecDeque<(Index, Time)>,
-    /// When a replica's log was full last.
+    /// When so many logs were full that a quorum could not go on.
     full_at: Time,
 }
 
@@ -76,6 +76,7 @@ impl Fallback {
     pub(super) fn check(
         &mut self,
         now: Time,
+        replicas: &[Replica],
         replica: &Replica,
         core: &Core,
     ) -> Result<(), Violation> {
@@ -99,8 +100,11 @@ impl Fallback {
             );
             return broken(NAME, "P32", what);
         }
-        if core.status().log_bytes >= 2 * replica.settings.log_bytes_max as u64 {
-            reign.full_at = now;
+        if is_full(replica) {
+            let full = replicas.iter().filter(|replica| is_full(replica)).count();
+            if full > replicas.len() - core.configuration().quorum() {
+                reign.full_at = now;
+            }
         }
         if !core.is_leader() || term != reign.term {
             return Ok(());
@@ -121,6 +125,11 @@ impl Fallback {
         }
         Ok(())
     }
+}
+
+fn is_full(replica: &Replica) -> bool {
+    let bound = 2 * replica.settings.log_bytes_max as u64;
+    replica.life.as_ref().is_some_and(|life| life.core.status().log_bytes >= bound)
 }
 
 /// How often something goes over the network until an entry is committed that was lost with an

@@ -2,7 +2,8 @@
 //! terms before its own.
 //!
 //! Not what later terms committed: votes may reach a candidate when another one has long been elected
-//! in a later term, and then it leads its own, in which nothing will be committed any more.
+//! in a later term, and then it leads its own, in which nothing will be committed any more. The term of a
+//! commit is taken to be that of whoever knew of it first, which may be later: then less is asked.
 
 use hovercraft::{NodeId, core::Core};
 

@@ -167,7 +167,7 @@ impl Invariants {
         }
         self.promises[at].check(replica, core)?;
         self.heard.check(now, replica, core)?;
-        self.fallback.check(now, replica, core)?;
+        self.fallback.check(now, replicas, replica, core)?;
         let before = std::mem::replace(&mut mirror.commit, core.commit_index());
         verified_commit::check(&mut self.history, replicas, replica.node, core, before)?;
         if core.is_leader() && !change.appended.is_empty() {
