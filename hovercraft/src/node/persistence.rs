@@ -50,7 +50,7 @@ pub(crate) enum Job {
 pub(crate) enum Done {
     /// Everything up to this write, and on disk as the durability demands.
     Stored(WriteNumber),
-    /// None if it failed; the next one will do.
+    /// None if the service could not write it; the next one will do.
     SnapshotTaken(Option<SnapshotMeta>),
     /// A part of the latest snapshot and where it lies; none if there is none to be read.
     SnapshotPart { to: NodeId, part: Option<(SnapshotMeta, u64, Vec<u8>)> },
@@ -218,19 +218,21 @@ impl Persistence {
             let index = meta.index;
             // A service that panics while it writes has lost this snapshot and nothing else.
             let result = catch_unwind(AssertUnwindSafe(|| write_snapshot(&store, meta, writer)));
-            let taken = match result {
-                Ok(Ok(meta)) => Some(meta),
-                Ok(Err(error)) => {
-                    tracing::error!(index, %error, "a snapshot failed");
-                    None
+            let said = match result {
+                Ok(Ok(meta)) => Done::SnapshotTaken(Some(meta)),
+                Ok(Err(Unwritten::ByService(error))) => {
+                    tracing::error!(index, %error, "the service could not write a snapshot");
+                    Done::SnapshotTaken(None)
                 }
+                // Its log would grow full, and a leader would order nothing more, for ever (P38).
+                Ok(Err(Unwritten::ByDisk(error))) => Done::Failed(error),
                 Err(_) => {
                     tracing::error!(index, "the service panicked while it wrote a snapshot");
-                    None
+                    Done::SnapshotTaken(None)
                 }
             };
             // The node may have stopped meanwhile.
-            let _ = done.send(Done::SnapshotTaken(taken));
+            let _ = done.send(said);
             waker.wake();
         };
         match roles::spawn("snapshot", write) {
@@ -310,22 +312,144 @@ impl Persistence {
     }
 }
 
+/// Why there is no snapshot.
+enum Unwritten {
+    ByService(io::Error),
+    ByDisk(StoreError),
+}
+
+/// Hands on what a service writes, and remembers why that failed, if it did.
+struct Watched<'a> {
+    sink: &'a mut dyn SnapshotSink,
+    failure: Option<io::Error>,
+}
+
+impl Watched<'_> {
+    fn watch<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        result.map_err(|error| {
+            let kind = error.kind();
+            if kind != io::ErrorKind::Interrupted {
+                self.failure.get_or_insert(error);
+            }
+            kind.into()
+        })
+    }
+}
+
+impl io::Write for Watched<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let result = self.sink.write(bytes);
+        self.watch(result)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let result = self.sink.flush();
+        self.watch(result)
+    }
+}
+
 fn write_snapshot(
     store: &Arc<dyn SnapshotStore>,
     mut meta: SnapshotMeta,
     writer: SnapshotWriter,
-) -> Result<SnapshotMeta, StoreError> {
-    let mut sink = store.create()?;
-    let io_error = |source| StoreError::Io {
-        action: "write a snapshot".to_owned(),
-        place: "the data directory".to_owned(),
-        source,
-    };
-    let mut buffered = io::BufWriter::with_capacity(1 << 16, &mut sink);
-    writer(&mut buffered).map_err(io_error)?;
-    buffered.flush().map_err(io_error)?;
-    drop(buffered);
+) -> Result<SnapshotMeta, Unwritten> {
+    let mut sink = store.create().map_err(Unwritten::ByDisk)?;
+    let mut watched = Watched { sink: sink.as_mut(), failure: None };
+    let mut buffered = io::BufWriter::with_capacity(1 << 16, &mut watched);
+    let result = writer(&mut buffered).and_then(|()| buffered.flush());
+    // What is left in it after a failure is not tried again.
+    let _ = buffered.into_parts();
+    if let Some(source) = watched.failure {
+        return Err(Unwritten::ByDisk(StoreError::Io {
+            action: "write a snapshot".to_owned(),
+            place: "the data directory".to_owned(),
+            source,
+        }));
+    }
+    result.map_err(Unwritten::ByService)?;
     (meta.size_bytes, meta.checksum) = sink.written();
-    store.publish(sink, &meta)?;
+    store.publish(sink, &meta).map_err(Unwritten::ByDisk)?;
     Ok(meta)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{any::Any, io::Write as _};
+
+    use super::*;
+    use crate::core::testing::configuration;
+
+    /// A disk that holds so many bytes.
+    struct Small(usize);
+
+    struct Part {
+        room: usize,
+        written: u64,
+    }
+
+    impl SnapshotStore for Small {
+        fn create(&self) -> Result<Box<dyn SnapshotSink>, StoreError> {
+            Ok(Box::new(Part { room: self.0, written: 0 }))
+        }
+
+        fn publish(&self, _: Box<dyn SnapshotSink>, _: &SnapshotMeta) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn open(&self) -> Result<Option<OpenSnapshot>, StoreError> {
+            Ok(None)
+        }
+    }
+
+    impl io::Write for Part {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.room = self.room.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
+            self.written += bytes.len() as u64;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl SnapshotSink for Part {
+        fn written(&self) -> (u64, u32) {
+            (self.written, 0)
+        }
+
+        fn into_any(self: Box<Self>) -> Box<dyn Any> {
+            self
+        }
+    }
+
+    fn written(room: usize, writer: SnapshotWriter) -> Result<u64, Unwritten> {
+        let meta = SnapshotMeta {
+            index: 1,
+            term: 1,
+            configuration: configuration(3),
+            log_time_us: 0,
+            size_bytes: 0,
+            checksum: 0,
+        };
+        let store: Arc<dyn SnapshotStore> = Arc::new(Small(room));
+        write_snapshot(&store, meta, writer).map(|meta| meta.size_bytes)
+    }
+
+    #[test]
+    fn whose_fault_it_is_that_there_is_no_snapshot_is_known() {
+        let large = |out: &mut dyn io::Write| out.write_all(&[7; 100_000]);
+        assert!(matches!(written(1 << 20, Box::new(large)), Ok(100_000)));
+        assert!(matches!(written(1000, Box::new(large)), Err(Unwritten::ByDisk(_))));
+        // What fails when the rest is flushed, and what the service does not mention.
+        let small = |out: &mut dyn io::Write| out.write_all(b"rest");
+        assert!(matches!(written(0, Box::new(small)), Err(Unwritten::ByDisk(_))));
+        let careless = move |out: &mut dyn io::Write| large(out).or(Ok(()));
+        assert!(matches!(written(0, Box::new(careless)), Err(Unwritten::ByDisk(_))));
+        let unable = |out: &mut dyn io::Write| {
+            out.write_all(b"half of it")?;
+            Err(io::Error::other("the service cannot say it"))
+        };
+        assert!(matches!(written(1 << 20, Box::new(unable)), Err(Unwritten::ByService(_))));
+    }
 }
