@@ -374,7 +374,7 @@ fn write_snapshot(
 
 #[cfg(test)]
 mod tests {
-    use std::{any::Any, io::Write as _};
+    use std::any::Any;
 
     use super::*;
     use crate::core::testing::configuration;
@@ -438,7 +438,7 @@ mod tests {
 
     #[test]
     fn whose_fault_it_is_that_there_is_no_snapshot_is_known() {
-        let large = |out: &mut dyn io::Write| out.write_all(&[7; 100_000]);
+        let large = |out: &mut dyn io::Write| out.write_all(&vec![7; 100_000]);
         assert!(matches!(written(1 << 20, Box::new(large)), Ok(100_000)));
         assert!(matches!(written(1000, Box::new(large)), Err(Unwritten::ByDisk(_))));
         // What fails when the rest is flushed, and what the service does not mention.
