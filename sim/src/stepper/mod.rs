@@ -25,11 +25,12 @@ use crate::{
     clock::Clock,
     coverage::Coverage,
     disk::{Disk, Snapshot},
+    faults::Fault,
     invariants::{Invariants, Violation, liveness},
     network::{Cause, Endpoint, Network},
     options::Options,
     replica::{Effect, Input, Life, Replica},
-    schedule::Schedule,
+    schedule::{Schedule, Timed},
     seed::Seed,
     trace::{Line, Trace},
     workload::{Registers, Workload},
@@ -431,13 +432,35 @@ impl Stepper {
             }
             return Ok(());
         };
-        let patience_us = self.schedule.options.patience_us;
+        let patience_us = self.patience_us();
         if self.now.since(healed_at) <= Duration::from_micros(patience_us) {
             return Ok(());
         }
         let waiting = self.clients.iter().filter(|client| !client.is_done());
         let waiting = waiting.map(|client| client.describe(self.workload.as_ref())).collect();
         Err(liveness::fail(patience_us, waiting, &self.replicas))
+    }
+
+    /// How long after all is well everything must be done. Behind a switch that will never reach a
+    /// replica again, a client whose leader that is has each of its requests, and perhaps a
+    /// cancellation, answered at the third try.
+    fn patience_us(&self) -> u64 {
+        /// The second wait is twice the first, and there is some chance in both.
+        const WAITS: u64 = 2 * 4;
+        let Options { cluster, clients, patience_us, .. } = &self.schedule.options;
+        let is_for_good = |timed: &Timed| {
+            use Fault::{CutAggregator, KillAggregator};
+            let fault = &timed.fault;
+            matches!(
+                fault,
+                CutAggregator { for_good: true, .. } | KillAggregator { for_good: true, .. }
+            )
+        };
+        if !cluster.by_switch || !self.schedule.faults.iter().any(is_for_good) {
+            return *patience_us;
+        }
+        let longest = clients.iter().map(|it| u64::from(it.operations) * it.retry_after_us).max();
+        patience_us + WAITS * longest.unwrap_or(0)
     }
 
     /// Sends the same packet to several.
