@@ -11,7 +11,7 @@ use r2p2::Time;
 
 use crate::{
     core::{Core, Mode, Output, Role, Timer, replication::ENTRIES_MAX},
-    entry::{Index, NodeId, position_of},
+    entry::{Index, NodeId},
     messages::{Acknowledge, AggCommit, Aggregate, AppendReply, Message, Progress},
 };
 
@@ -230,7 +230,14 @@ impl Core {
             return;
         }
         for progress in &commit.replicas {
-            self.merge(now, progress);
+            // What the aggregator remembers says nothing of who is there now (P31).
+            if self.merge(now, progress)
+                && planted!("agg-feeds-check-quorum")
+                && let Role::Leader(leader) = &mut self.role
+                && let Some(follower) = leader.follower_mut(progress.node)
+            {
+                follower.answered = now;
+            }
         }
         self.advance_commit();
         self.give_way(now);
@@ -257,21 +264,20 @@ impl Core {
     }
 
     /// Takes what the aggregator says of a follower as if that had said it, if it is of the life
-    /// that the configuration names and no other has been heard of (P37).
-    fn merge(&mut self, now: Time, progress: &Progress) {
+    /// that the configuration names and no other has been heard of (P37); returns whether it is.
+    fn merge(&mut self, now: Time, progress: &Progress) -> bool {
         let last = self.log.last();
         let Some(&member) = self.configurations.current().member(progress.node) else {
-            return;
+            return false;
         };
         let Role::Leader(leader) = &mut self.role else {
-            return;
+            return false;
         };
-        let at = position_of(&leader.followers, member.id, |it| it.node);
-        let Some(follower) = at.map(|at| &mut leader.followers[at]) else {
-            return;
+        let Some(follower) = leader.follower_mut(member.id) else {
+            return false;
         };
         if follower.incarnation.is_some_and(|known| known != member.incarnation) {
-            return;
+            return false;
         }
         // Mostly this is all that is new, and it is said for each follower in each message.
         if follower.has_said(member.incarnation, progress.round, progress.poisoned) {
@@ -283,7 +289,7 @@ impl Core {
             };
             let report = (progress.round, applied);
             leader.repliers.report(now, member.id, report, release);
-            return self.plant_an_answer(now, member.id);
+            return true;
         }
         let reply = AppendReply {
             round: progress.round,
@@ -293,18 +299,7 @@ impl Core {
             rejected_after: None,
         };
         self.take_reply(now, member.id, member.incarnation, &reply);
-        self.plant_an_answer(now, member.id);
-    }
-
-    /// What the aggregator remembers says nothing of who is there now (P31): a mistake that is planted
-    /// here feeds it to the check of the quorum.
-    fn plant_an_answer(&mut self, now: Time, node: NodeId) {
-        if planted!("agg-feeds-check-quorum")
-            && let Role::Leader(leader) = &mut self.role
-            && let Some(follower) = leader.follower_mut(node)
-        {
-            follower.answered = now;
-        }
+        true
     }
 
     /// A quorum has answered a round through the aggregator. It is alive as of when that round was

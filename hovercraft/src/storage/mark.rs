@@ -52,8 +52,8 @@ impl SyncedMark {
     pub(super) fn record(&mut self, number: u64) -> Result<(), StoreError> {
         let bytes = encode_synced(number);
         if let Some(file) = &mut self.file {
-            let path = || self.disk.path().join(NAME);
-            file.write_at(0, &bytes).map_err(|source| failed("write", &path())(source))?;
+            let written = file.write_at(0, &bytes);
+            written.map_err(|source| failed("write", &self.path())(source))?;
         } else {
             replace_file(&*self.disk, NAME, &bytes)?;
             self.file = Some(self.open_file()?);

@@ -1,7 +1,7 @@
 //! The switches of `hovercraft++`: processes without a disk, which aggregate, admit and pass on
 //! requests, die and forget (P24, P27).
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use hovercraft::{
     Identity, Kind, Request, ReturnPath,
@@ -56,13 +56,9 @@ impl Stepper {
     ) -> Result<(), Violation> {
         let nobody = hovercraft::NodeId::AGGREGATOR;
         self.invariants.sent(self.now, &self.replicas, at, nobody, &envelope)?;
-        let mut packet = Some(self.packet(envelope, false));
-        let count = self.machines.len();
-        for number in 1..=count {
-            let copy = if number < count { packet.clone() } else { packet.take() };
-            if let Some(copy) = copy {
-                self.send_with_echo(at, self.first_aggregator() + number - 1, copy);
-            }
+        let copies = iter::repeat_n(self.packet(envelope, false), self.machines.len());
+        for (number, packet) in copies.enumerate() {
+            self.send_with_echo(at, self.first_aggregator() + number, packet);
         }
         Ok(())
     }
@@ -111,8 +107,8 @@ impl Stepper {
     fn announce(&mut self, from: Endpoint, members: &[usize], envelope: &Envelope) {
         self.tally.announcements += 1;
         let packet = self.packet(Box::new(envelope.clone()), false);
-        for &at in members {
-            self.send_with_echo(from, at, packet.clone());
+        for (&at, packet) in members.iter().zip(iter::repeat_n(packet, members.len())) {
+            self.send_with_echo(from, at, packet);
         }
     }
 

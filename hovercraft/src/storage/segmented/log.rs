@@ -4,7 +4,7 @@
 //! when it has become large. So an append costs no system call, and a batch of appends one write
 //! and one sync, however many there are.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 
 use super::{
     format::{RECORD_HEADER_BYTES, RecordHeader, RecordKind, encode_entry},
@@ -244,20 +244,22 @@ impl SegmentedLog {
             return Ok(());
         }
         let active = self.active.as_mut().expect("what is in the buffer has a place");
-        let path = || self.files.path_of(&segment_name(self.segment_number));
-        active
-            .write(&mut self.buffer)
-            .map_err(|source| failed("append to the log", &path())(source))?;
+        let written = active.write(&mut self.buffer);
+        written.map_err(|source| failed("append to the log", &self.active_path())(source))?;
         self.buffer.clear();
         // A large batch does not keep its memory for ever.
         self.buffer.shrink_to(BUFFER_BYTES_MAX);
         Ok(())
     }
 
+    fn active_path(&self) -> PathBuf {
+        self.files.path_of(&segment_name(self.segment_number))
+    }
+
     fn sync_active(&mut self) -> Result<(), StoreError> {
         if let Some(active) = self.active.as_mut().filter(|_| !planted!("log-not-synced")) {
-            let path = || self.files.path_of(&segment_name(self.segment_number));
-            active.file.sync().map_err(|source| failed("sync", &path())(source))?;
+            let synced = active.file.sync();
+            synced.map_err(|source| failed("sync", &self.active_path())(source))?;
         }
         self.synced_number = self.last_number;
         Ok(())
