@@ -86,7 +86,7 @@ impl Stepper {
                 }
                 return Ok(());
             }
-            Packet::Damaged(_) | Packet::Reply { .. } | Packet::Drop => return Ok(()),
+            Packet::Damaged(_) | Packet::Reply(_) | Packet::Drop => return Ok(()),
         };
         let Some(Machine { aggregator, .. }) = &mut self.machines[number] else { return Ok(()) };
         let followers: Vec<_> = if aggregator.handle_message(self.now, envelope) {

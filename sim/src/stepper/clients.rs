@@ -13,6 +13,10 @@ use crate::{
 impl Stepper {
     pub(super) fn client_turn(&mut self, position: usize) {
         let endpoint = self.replicas.len() + position;
+        if self.wakes[endpoint] != Some(self.now) {
+            // An answer came first, and with it an earlier turn.
+            return;
+        }
         self.wakes[endpoint] = None;
         let floor = self.invariants.floor();
         for outgoing in self.clients[position].turn(self.now, floor) {

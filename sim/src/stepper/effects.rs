@@ -8,7 +8,7 @@ use hovercraft::{
 };
 use r2p2::Time;
 
-use super::{Event, Packet, Stepper, USUAL_MESSAGE_BYTES};
+use super::{Event, Packet, Reply, Stepper, USUAL_MESSAGE_BYTES};
 use crate::{
     client::Client,
     disk::Snapshot,
@@ -61,7 +61,7 @@ impl Stepper {
                 let _ = Envelope::decode(&bytes);
                 return Ok(());
             }
-            Packet::Reply { .. } | Packet::Drop | Packet::Feedback(_) => return Ok(()),
+            Packet::Reply(_) | Packet::Drop | Packet::Feedback(_) => return Ok(()),
         };
         self.trace.message(self.now, sent, self.replicas[to].node, &envelope);
         self.input(self.process(to), Input::Message(envelope))
@@ -252,7 +252,8 @@ impl Stepper {
             let identity = trace::identity_of(&identity);
             format!("{} answers client {client}: {identity} {outcome:?}", at + 1)
         });
-        self.send(at, self.endpoint_of(to), Packet::Reply { identity, outcome, body });
+        let reply = Box::new(Reply { identity, outcome, body });
+        self.send(at, self.endpoint_of(to), Packet::Reply(reply));
     }
 
     pub(super) fn endpoint_of(&self, to: ReturnPath) -> Endpoint {
@@ -260,10 +261,11 @@ impl Stepper {
     }
 
     fn deliver_to_client(&mut self, at: usize, packet: Packet) -> Result<(), Violation> {
-        let Packet::Reply { identity, outcome, body } = packet else {
+        let Packet::Reply(reply) = packet else {
             // Not admitted: its next try comes when it would have come anyway.
             return Ok(());
         };
+        let Reply { identity, outcome, body } = *reply;
         self.tally.reused += u64::from(outcome == Outcome::IdentityReused);
         let Some(completion) = self.clients[at].reply(self.now, identity, outcome, body) else {
             self.tally.unawaited += 1;

@@ -45,15 +45,20 @@ enum Packet {
     /// The same, but not as it was sent.
     Damaged(Bytes),
     Request(Arc<Request>, ReturnPath),
-    Reply {
-        identity: Identity,
-        outcome: Outcome,
-        body: Bytes,
-    },
+    /// Boxed, because every event has room for the largest.
+    Reply(Box<Reply>),
     /// Not admitted now.
     Drop,
     /// A request has been answered, or refused (P19).
     Feedback(Identity),
+}
+
+/// What a client hears of its request.
+#[derive(Debug, Clone)]
+struct Reply {
+    identity: Identity,
+    outcome: Outcome,
+    body: Bytes,
 }
 
 /// One run of a replica, by its position; what was to happen to an earlier run does not.
@@ -506,7 +511,7 @@ impl Packet {
             }
             Self::Encoded(bytes) | Self::Damaged(bytes) => bytes.len(),
             Self::Request(request, _) => request.body().len() + 40,
-            Self::Reply { body, .. } => body.len() + 40,
+            Self::Reply(reply) => reply.body.len() + 40,
             Self::Drop | Self::Feedback(_) => 12,
         }
     }
