@@ -104,6 +104,8 @@ fn written_key(observed: &Observed) -> Option<u8> {
 fn event(observed: &Observed) -> Option<Event> {
     let operation = Operation::decode(&observed.command.body)?;
     let (f, argument) = match operation {
+        // A schedule may ask so; nothing comes of it.
+        Operation::Set { .. } | Operation::Add { .. } if observed.command.is_read => return None,
         Operation::Set { value, .. } => ("set", number(value)),
         Operation::Add { value, .. } => ("add", number(value)),
         Operation::Get { .. } => ("read", Value::Nil),

@@ -345,6 +345,14 @@ impl Options {
             format!("`log_bytes_max` has {count} numbers for {} replicas", cluster.replicas)
         } else if cluster.election_min_us > cluster.election_max_us || cluster.heartbeat_us == 0 {
             "the times of heartbeats and elections contradict each other".to_owned()
+        } else if self.answered_after_us() > cluster.election_min_us {
+            format!(
+                "a heartbeat may be answered only after {} us (`heartbeat_us`, and there and back \
+                `delay_min_us`, `delay_spread_us`, `turn_max_us`, `sync_min_us` and \
+                `sync_spread_us`), and `election_min_us` is {}: nobody can lead",
+                self.answered_after_us(),
+                cluster.election_min_us
+            )
         } else if self.clients.len() > 64 || self.drift_ppm_max > 500_000 {
             "there are too many clients, or clocks drift too much".to_owned()
         } else if cluster.aggregators > 2 || (cluster.by_switch && cluster.aggregators == 0) {
@@ -352,6 +360,8 @@ impl Options {
                 .to_owned()
         } else if cluster.queue_bound == 0 || cluster.admission_limit == 0 {
             "`queue_bound` and `admission_limit` must be above 0".to_owned()
+        } else if self.disk.interval_us == 0 {
+            "`interval_us` of the disk must be above 0".to_owned()
         } else if self.clients.iter().any(|client| client.window == 0 || client.retry_after_us == 0)
         {
             "`window` and `retry_after_us` of a client must be above 0".to_owned()
@@ -369,6 +379,16 @@ impl Options {
 }
 
 impl Options {
+    /// How long after a heartbeat the next one may have come and been answered, when nothing is
+    /// wrong.
+    fn answered_after_us(&self) -> u64 {
+        let Self { cluster, network, disk, pace, .. } = self;
+        let way_us = [network.delay_min_us, network.delay_spread_us, pace.turn_max_us];
+        let sync_us = [disk.sync_min_us, disk.sync_spread_us];
+        let there_and_back = way_us.iter().chain(&sync_us).map(|us| us.saturating_mul(2));
+        there_and_back.fold(cluster.heartbeat_us, u64::saturating_add)
+    }
+
     /// Every length of time that a run computes with.
     fn times_us(&self) -> Vec<u64> {
         let Self { cluster, network, disk, pace, .. } = self;

@@ -3,13 +3,14 @@
 //! A seed gives a schedule, and a schedule gives the same run every time, here and in every other
 //! tier that runs it. Saved as JSON it can be read, shrunk, and kept as a regression test.
 
-use std::{collections::BTreeSet, fs, io, path::Path};
+use std::{collections::BTreeSet, fs, io, path::Path, time::Duration};
 
+use r2p2::Time;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     faults::{Fault, FaultKind, plan::FaultOptions},
-    options::{BYTES_MAX, HOUR_US, Options},
+    options::{HOUR_US, Options},
     workload::{Planned, Registers, Workload},
 };
 
@@ -106,6 +107,12 @@ impl Schedule {
         self.faults.iter().map(|timed| timed.fault.kind()).collect()
     }
 
+    /// When the last operation comes up: it cannot be done before.
+    pub(crate) fn last_planned(&self) -> Time {
+        let at_us = self.operations.iter().map(|planned| planned.at_us).max().unwrap_or_default();
+        Time::ZERO + Duration::from_micros(at_us)
+    }
+
     /// Whether nothing goes wrong but with aggregators.
     pub(crate) fn is_of_aggregators(&self) -> bool {
         let has_any = self.options.cluster.aggregators > 0;
@@ -169,8 +176,27 @@ impl Schedule {
                 planned.client
             ));
         }
-        if self.operations.iter().any(|it| it.at_us > HOUR_US || it.padding > BYTES_MAX) {
-            return Err("an operation is too late or too large".to_owned());
+        if self.operations.iter().any(|it| it.at_us > HOUR_US) {
+            return Err("an operation comes after more than an hour".to_owned());
+        }
+        let bytes_max = self.options.cluster.limits().request_bytes_max as usize;
+        let bytes = |it: &Planned| it.body.len().saturating_add(it.padding);
+        if let Some(planned) = self.operations.iter().find(|it| bytes(it) > bytes_max) {
+            let (what, bytes) = (&planned.what, bytes(planned));
+            return Err(format!(
+                "an operation (`{what}`) is too large: {bytes} bytes with its `padding`, and the \
+                cluster takes {bytes_max}"
+            ));
+        }
+        let is_plain = |it: &Planned| self.options.clients[it.client].plain;
+        if let Some(planned) =
+            self.operations.iter().find(|it| it.steals && (it.read || is_plain(it)))
+        {
+            return Err(format!(
+                "an operation (`{}`) `steals`, and is a read or of a plain client: only a write in \
+                a session has an identity that may not be used again",
+                planned.what
+            ));
         }
         if self.faults.iter().any(|timed| timed.at_us > HOUR_US) {
             return Err("a fault comes after more than an hour".to_owned());
@@ -201,6 +227,13 @@ mod tests {
     }
 
     #[test]
+    fn every_seed_has_a_schedule_that_is_possible() {
+        for seed in 0..2000 {
+            assert_eq!(Schedule::of_workload(seed, &Registers, seed % 2 == 1).check(), Ok(()));
+        }
+    }
+
+    #[test]
     fn a_file_that_is_no_schedule_is_refused_with_its_place() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("schedule.json");
@@ -210,7 +243,8 @@ mod tests {
             (good.replacen("\"replicas\": ", "\"replicas\": 1", 1), "replicas"),
             (good.replacen('}', "", 1), "line"),
             (good.replacen("\"chaos_us\": ", "\"chaos_us\": 9999999", 1), "hour"),
-            (good.replacen("\"padding\":0", "\"padding\":99999999", 1), "too large"),
+            (good.replacen("\"padding\":0", "\"padding\":8388609", 1), "too large"),
+            (good.replacen("\"delay_min_us\": ", "\"delay_min_us\": 99999", 1), "nobody can lead"),
             (String::new(), "line 1"),
         ];
         for (text, expected) in cases {

@@ -78,15 +78,19 @@ pub struct Planned {
     /// Whose it is, counted from 0.
     pub client: usize,
     /// For readers.
+    #[serde(default)]
     pub what: String,
     /// It does not change the state.
+    #[serde(default)]
     pub read: bool,
     /// What the service gets, in hexadecimal.
     #[serde(serialize_with = "to_hex", deserialize_with = "from_hex")]
     pub body: Bytes,
     /// So many bytes of zeros follow the body.
+    #[serde(default)]
     pub padding: usize,
     /// When it is answered, the client uses its identity again, for another write.
+    #[serde(default)]
     pub steals: bool,
 }
 
@@ -233,7 +237,11 @@ impl Workload for Registers {
     fn model(&self) -> Model {
         let mut values = Values::default();
         Box::new(move |command, reply| {
-            let expected = values.execute_one(&command.body);
+            let expected = if command.is_read {
+                values.query_one(&command.body)
+            } else {
+                values.execute_one(&command.body)
+            };
             let expected = expected.as_ref().map_or(&[][..], |bytes| bytes);
             if reply == expected { Ok(()) } else { Err(format!("{expected:?} is right")) }
         })
@@ -261,6 +269,14 @@ impl Values {
         self.0.get(&key).copied().unwrap_or_default()
     }
 
+    /// The register, if that is what is asked for.
+    fn query_one(&self, query: &[u8]) -> Option<[u8; 8]> {
+        match Operation::decode(query)? {
+            Operation::Get { key } => Some(self.read(key).to_be_bytes()),
+            Operation::Set { .. } | Operation::Add { .. } => None,
+        }
+    }
+
     /// The register after the operation.
     fn execute_one(&mut self, command: &[u8]) -> Option<[u8; 8]> {
         let value = match Operation::decode(command)? {
@@ -285,9 +301,7 @@ impl StateMachine for Values {
     }
 
     fn query(&self, _: &Context, query: &[u8], reply: &mut Vec<u8>) {
-        if let Some(Operation::Get { key }) = Operation::decode(query) {
-            reply.extend_from_slice(&self.read(key).to_be_bytes());
-        }
+        reply.extend(self.query_one(query).iter().flatten());
     }
 
     fn snapshot(&self) -> SnapshotWriter {

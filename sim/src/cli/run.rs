@@ -20,6 +20,9 @@ pub(super) struct Arguments {
     /// Write the verdict as JSON
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
+    /// Write the schedule, to be edited and run again with --schedule
+    #[arg(long, value_name = "FILE")]
+    pub(super) save: Option<PathBuf>,
 }
 
 /// How many lines are told of a run that fails.
@@ -43,6 +46,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<u8, CliError> {
 pub(super) fn replay(arguments: &Arguments, tier: Tier) -> Result<u8, CliError> {
     let runner = runner(tier, arguments.which.bug.as_deref())?;
     let schedule = arguments.which.schedule(&runner)?;
+    if let Some(path) = &arguments.save {
+        schedule.save(path)?;
+    }
     let run = quietly(|| runner.replay(&schedule, usize::MAX));
     let mut text = String::new();
     if arguments.trace || run.violation.is_some() {
@@ -79,7 +85,7 @@ fn summary(schedule: &Schedule, run: &Run) -> String {
     let cluster = &schedule.options.cluster;
     let mut text = format!(
         "seed {}: {} replicas, mode {:?}, policy {:?}, durability {:?}; {} clients, {} operations, \
-         {} faults\n",
+         {}\n",
         schedule.options.seed,
         cluster.replicas,
         cluster.mode,
@@ -87,7 +93,7 @@ fn summary(schedule: &Schedule, run: &Run) -> String {
         cluster.durability,
         schedule.options.clients.len(),
         schedule.operations.len(),
-        schedule.faults.len(),
+        faults(schedule, run),
     );
     let count = |what| run.coverage.count(what);
     let _ = writeln!(
@@ -106,4 +112,16 @@ fn summary(schedule: &Schedule, run: &Run) -> String {
         }
     }
     text
+}
+
+/// How many there were, and whether all of them came up.
+fn faults(schedule: &Schedule, run: &Run) -> String {
+    let planned = schedule.faults.len();
+    let kinds = schedule.fault_kinds();
+    let came = kinds.iter().map(|kind| run.coverage.count(kind.name())).sum::<u64>();
+    if came == planned as u64 {
+        return format!("{planned} faults");
+    }
+    let why = if schedule.beyond { "" } else { ", or went beyond what is promised (--beyond)" };
+    format!("{came} of {planned} faults (others came after `chaos_us` or when all was done{why})")
 }

@@ -44,7 +44,7 @@ pub(super) fn run(arguments: Arguments) -> Result<u8, CliError> {
         }
         (None, Some(out)) => shrink::smallest(&shrink::Arguments { which, out }, Tier::World),
         (None, None) => {
-            let arguments = run::Arguments { which, trace: true, html: None, json };
+            let arguments = run::Arguments { which, trace: true, html: None, json, save: None };
             run::replay(&arguments, Tier::World)
         }
     }

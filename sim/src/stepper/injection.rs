@@ -26,6 +26,7 @@ impl Stepper {
         let place = self.place_of(&fault);
         self.trace.fault(self.now, place, || format!("fault {number}: {fault}"));
         let ends = fault.length_us().map(|us| self.now + Duration::from_micros(us));
+        self.quiet_from = self.quiet_from.max(ends.unwrap_or(self.now));
         let relief = match &fault {
             Fault::Loss { .. }
             | Fault::Duplication { .. }

@@ -172,6 +172,8 @@ pub struct Stepper {
     wakes: Vec<Option<Time>>,
     rngs: Vec<fastrand::Rng>,
     healed_at: Option<Time>,
+    /// From here on nothing new comes up: the last operation has, and no fault lasts longer.
+    quiet_from: Time,
     invariants: Invariants,
     trace: Trace,
     coverage: Coverage,
@@ -229,6 +231,7 @@ impl Stepper {
             wakes: vec![None; count + clients],
             rngs: (0..count).map(|at| seed.stream("turns", at as u64)).collect(),
             healed_at: None,
+            quiet_from: schedule.last_planned(),
             invariants: Invariants::new(count, Arc::new(configuration), &workload),
             trace,
             coverage: Coverage::default(),
@@ -437,7 +440,7 @@ impl Stepper {
             }
             return Ok(());
         };
-        let waited = self.now.since(healed_at);
+        let waited = self.now.since(healed_at.max(self.quiet_from));
         let is_over = |patience_us| waited > Duration::from_micros(patience_us);
         // This is asked after every event, so the rest is for the few runs that take long.
         if !is_over(self.schedule.options.patience_us) {
