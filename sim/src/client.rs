@@ -144,6 +144,12 @@ impl Client {
         text
     }
 
+    /// What it waits before the second try of each operation, all together.
+    pub(crate) fn first_waits_us(&self) -> u64 {
+        let first_us = self.options.retry_after_us.min(RETRY_AFTER_MAX.as_micros() as u64);
+        (self.observed.len() + self.jobs.len()) as u64 * first_us
+    }
+
     pub(crate) fn is_done(&self) -> bool {
         self.waiting.is_empty() && self.jobs.is_empty()
     }
@@ -287,7 +293,7 @@ impl Client {
 
     fn next_identity(&mut self) -> (Identity, u64) {
         let Some(session) = self.session.filter(|_| !self.options.plain) else {
-            self.request_id += 1;
+            self.request_id = self.request_id.wrapping_add(1);
             let (address, request_id) = (self.address, self.request_id);
             return (Identity::Plain { address, request_id }, 0);
         };

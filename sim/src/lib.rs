@@ -6,6 +6,7 @@
 //! `invariants/` that names the rule it stands for.
 
 mod agenda;
+mod bounds;
 pub mod bugs;
 mod client;
 mod clock;

@@ -32,7 +32,8 @@ pub struct Options {
     pub clients: Vec<ClientOptions>,
     /// How long things go wrong.
     pub chaos_us: u64,
-    /// Everything is done this long after nothing goes wrong any more, or something is stuck.
+    /// Everything is done this long after nothing goes wrong any more and the last operation has come
+    /// up, or something is stuck.
     pub patience_us: u64,
 }
 
@@ -188,12 +189,6 @@ impl ClientOptions {
 
 const MIB: usize = 1 << 20;
 
-/// No time in a schedule is longer.
-pub(crate) const HOUR_US: u64 = 3_600_000_000;
-
-/// Nothing that a schedule makes up is larger.
-pub(crate) const BYTES_MAX: usize = 16 * MIB;
-
 impl ClusterOptions {
     /// Replicas with default settings.
     pub fn of(replicas: u8) -> Self {
@@ -333,80 +328,6 @@ impl Options {
             chaos_us,
             patience_us: 8_000_000,
         }
-    }
-
-    /// Whether it says what can be.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        let cluster = &self.cluster;
-        let problem = if !(1..=9).contains(&cluster.replicas) {
-            format!("`replicas` is {}, and 1 to 9 can be simulated", cluster.replicas)
-        } else if cluster.log_bytes_max.len() != usize::from(cluster.replicas) {
-            let count = cluster.log_bytes_max.len();
-            format!("`log_bytes_max` has {count} numbers for {} replicas", cluster.replicas)
-        } else if cluster.election_min_us > cluster.election_max_us || cluster.heartbeat_us == 0 {
-            "the times of heartbeats and elections contradict each other".to_owned()
-        } else if self.answered_after_us() > cluster.election_min_us {
-            format!(
-                "a heartbeat may be answered only after {} us (`heartbeat_us`, and there and back \
-                `delay_min_us`, `delay_spread_us`, `turn_max_us`, `sync_min_us` and \
-                `sync_spread_us`), and `election_min_us` is {}: nobody can lead",
-                self.answered_after_us(),
-                cluster.election_min_us
-            )
-        } else if self.clients.len() > 64 || self.drift_ppm_max > 500_000 {
-            "there are too many clients, or clocks drift too much".to_owned()
-        } else if cluster.aggregators > 2 || (cluster.by_switch && cluster.aggregators == 0) {
-            "there are more than two aggregators, or clients send by one that is not there"
-                .to_owned()
-        } else if cluster.queue_bound == 0 || cluster.admission_limit == 0 {
-            "`queue_bound` and `admission_limit` must be above 0".to_owned()
-        } else if self.disk.interval_us == 0 {
-            "`interval_us` of the disk must be above 0".to_owned()
-        } else if self.clients.iter().any(|client| client.window == 0 || client.retry_after_us == 0)
-        {
-            "`window` and `retry_after_us` of a client must be above 0".to_owned()
-        } else if !(1..=1 << 20).contains(&cluster.session_window) {
-            "`session_window` must be 1 to 1048576".to_owned()
-        } else if self.pace.ballast_bytes > BYTES_MAX {
-            format!("`ballast_bytes` must be at most {BYTES_MAX}")
-        } else if self.times_us().into_iter().any(|us| us > HOUR_US) {
-            "a time is longer than an hour".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(problem)
-    }
-}
-
-impl Options {
-    /// How long after a heartbeat the next one may have come and been answered, when nothing is
-    /// wrong.
-    fn answered_after_us(&self) -> u64 {
-        let Self { cluster, network, disk, pace, .. } = self;
-        let way_us = [network.delay_min_us, network.delay_spread_us, pace.turn_max_us];
-        let sync_us = [disk.sync_min_us, disk.sync_spread_us];
-        let there_and_back = way_us.iter().chain(&sync_us).map(|us| us.saturating_mul(2));
-        there_and_back.fold(cluster.heartbeat_us, u64::saturating_add)
-    }
-
-    /// Every length of time that a run computes with.
-    fn times_us(&self) -> Vec<u64> {
-        let Self { cluster, network, disk, pace, .. } = self;
-        let mut times = vec![
-            cluster.heartbeat_us,
-            cluster.election_max_us,
-            network.delay_min_us,
-            network.delay_spread_us,
-            disk.sync_min_us,
-            disk.sync_spread_us,
-            disk.interval_us,
-            pace.turn_max_us,
-            pace.apply_max_us.unwrap_or_default(),
-            self.chaos_us,
-            self.patience_us,
-        ];
-        times.extend(self.clients.iter().map(|client| client.retry_after_us));
-        times
     }
 }
 

@@ -9,8 +9,9 @@ use r2p2::Time;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    bounds,
     faults::{Fault, FaultKind, plan::FaultOptions},
-    options::{HOUR_US, Options},
+    options::Options,
     workload::{Planned, Registers, Workload},
 };
 
@@ -119,17 +120,19 @@ impl Schedule {
         has_any && self.faults.iter().all(|timed| timed.fault.kind().is_of_aggregators())
     }
 
-    /// Reads a schedule from a file.
+    /// Reads a schedule from a file, where faults and operations may stand in any order.
     pub fn load(path: &Path) -> Result<Self, ScheduleError> {
         let name = path.display().to_string();
         let text = fs::read_to_string(path)
             .map_err(|source| ScheduleError::File { path: name.clone(), source })?;
-        let schedule: Self = serde_json::from_str(&text)
+        let mut schedule: Self = serde_json::from_str(&text)
             .map_err(|source| ScheduleError::Json { path: name.clone(), source })?;
-        match schedule.check() {
-            Ok(()) => Ok(schedule),
-            Err(what) => Err(ScheduleError::Impossible { path: name, what }),
+        if let Err(what) = bounds::check(&schedule) {
+            return Err(ScheduleError::Impossible { path: name, what });
         }
+        schedule.faults.sort_by_key(|timed| timed.at_us);
+        schedule.operations.sort_by_key(|planned| planned.at_us);
+        Ok(schedule)
     }
 
     /// Writes it to a file, one fault and one operation a line.
@@ -165,45 +168,6 @@ impl Schedule {
             lines(operations)
         )
     }
-
-    /// Whether what it says is possible.
-    fn check(&self) -> Result<(), String> {
-        self.options.check()?;
-        let clients = self.options.clients.len();
-        if let Some(planned) = self.operations.iter().find(|it| it.client >= clients) {
-            return Err(format!(
-                "an operation is of client {}, and there are {clients}, counted from 0",
-                planned.client
-            ));
-        }
-        if self.operations.iter().any(|it| it.at_us > HOUR_US) {
-            return Err("an operation comes after more than an hour".to_owned());
-        }
-        let bytes_max = self.options.cluster.limits().request_bytes_max as usize;
-        let bytes = |it: &Planned| it.body.len().saturating_add(it.padding);
-        if let Some(planned) = self.operations.iter().find(|it| bytes(it) > bytes_max) {
-            let (what, bytes) = (&planned.what, bytes(planned));
-            return Err(format!(
-                "an operation (`{what}`) is too large: {bytes} bytes with its `padding`, and the \
-                cluster takes {bytes_max}"
-            ));
-        }
-        let is_plain = |it: &Planned| self.options.clients[it.client].plain;
-        if let Some(planned) =
-            self.operations.iter().find(|it| it.steals && (it.read || is_plain(it)))
-        {
-            return Err(format!(
-                "an operation (`{}`) `steals`, and is a read or of a plain client: only a write in \
-                a session has an identity that may not be used again",
-                planned.what
-            ));
-        }
-        if self.faults.iter().any(|timed| timed.at_us > HOUR_US) {
-            return Err("a fault comes after more than an hour".to_owned());
-        }
-        let replicas = usize::from(self.options.cluster.replicas);
-        self.faults.iter().try_for_each(|timed| timed.fault.check(replicas))
-    }
 }
 
 /// A value that stands on a line of its own.
@@ -227,13 +191,6 @@ mod tests {
     }
 
     #[test]
-    fn every_seed_has_a_schedule_that_is_possible() {
-        for seed in 0..2000 {
-            assert_eq!(Schedule::of_workload(seed, &Registers, seed % 2 == 1).check(), Ok(()));
-        }
-    }
-
-    #[test]
     fn a_file_that_is_no_schedule_is_refused_with_its_place() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("schedule.json");
@@ -242,9 +199,8 @@ mod tests {
             (good.replacen("\"faults\"", "\"vaults\"", 1), "vaults"),
             (good.replacen("\"replicas\": ", "\"replicas\": 1", 1), "replicas"),
             (good.replacen('}', "", 1), "line"),
-            (good.replacen("\"chaos_us\": ", "\"chaos_us\": 9999999", 1), "hour"),
-            (good.replacen("\"padding\":0", "\"padding\":8388609", 1), "too large"),
-            (good.replacen("\"delay_min_us\": ", "\"delay_min_us\": 99999", 1), "nobody can lead"),
+            (good.replacen("\"chaos_us\": ", "\"chaos_us\": 9999999", 1), "chaos_us"),
+            (good.replacen("\"for_us\"", "\"for_so_long\"", 1), "for_so_long"),
             (String::new(), "line 1"),
         ];
         for (text, expected) in cases {

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use hovercraft::{Configuration, Index, NodeId, core::Committed, messages::Envelope};
 use r2p2::Time;
 
+pub(crate) use self::quorum_heard::TURN_MAX_US;
 use crate::{
     client::{Client, Completion},
     disk::Snapshot,

@@ -73,5 +73,7 @@ impl Heard {
     }
 }
 
-/// The longest that a turn is put off.
-const TURN_MAX: Duration = Duration::from_millis(50);
+/// The longest that a turn is put off, in microseconds.
+pub(crate) const TURN_MAX_US: u64 = 50_000;
+
+const TURN_MAX: Duration = Duration::from_micros(TURN_MAX_US);

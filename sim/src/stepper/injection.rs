@@ -26,7 +26,6 @@ impl Stepper {
         let place = self.place_of(&fault);
         self.trace.fault(self.now, place, || format!("fault {number}: {fault}"));
         let ends = fault.length_us().map(|us| self.now + Duration::from_micros(us));
-        self.quiet_from = self.quiet_from.max(ends.unwrap_or(self.now));
         let relief = match &fault {
             Fault::Loss { .. }
             | Fault::Duplication { .. }
@@ -43,9 +42,8 @@ impl Stepper {
                 self.part_aggregators(number, sides, *ways, *switches);
                 Some(Relief::Mend(number))
             }
-            Fault::Flapping { period_us, .. } => {
+            Fault::Flapping { .. } => {
                 self.flap(number, true);
-                self.later((*period_us).max(1), Relief::Flap(number, false));
                 None
             }
             Fault::Deafen { target, .. } | Fault::Mute { target, .. } => {
@@ -110,7 +108,9 @@ impl Stepper {
             }
             Fault::SyncStall { target, for_us } => {
                 let at = self.find(target);
-                self.replicas[at].disk.stalled_until = now + Duration::from_micros(for_us);
+                let until = now + Duration::from_micros(for_us);
+                self.replicas[at].disk.stalled_until = until;
+                self.quiet_from = self.quiet_from.max(until);
                 Relief::Nothing
             }
             Fault::SlowDisk { target, times, .. } => {
@@ -123,6 +123,7 @@ impl Stepper {
                 let replica = &mut self.replicas[replica];
                 let until = now + Duration::from_micros(for_us);
                 replica.paused_until = replica.paused_until.max(until);
+                self.quiet_from = self.quiet_from.max(until);
                 Relief::Nothing
             }
             Fault::SlowNode { target, turn_us, .. } => {
@@ -262,10 +263,6 @@ impl Stepper {
         }
     }
 
-    fn later(&mut self, us: u64, relief: Relief) {
-        self.agenda.add(self.now + Duration::from_micros(us), Event::Relief(relief));
-    }
-
     pub(super) fn find(&self, target: Target) -> usize {
         match target {
             Target::Leader => self.leader().unwrap_or(0),
@@ -301,7 +298,8 @@ impl Stepper {
         } else {
             self.network.mend(number);
         }
-        self.later(period_us.max(1), Relief::Flap(number, !is_cut));
+        let next = self.now + Duration::from_micros(period_us.max(1));
+        self.agenda.add(next.min(end), Event::Relief(Relief::Flap(number, !is_cut)));
     }
 
     /// Cuts the links between two sides.

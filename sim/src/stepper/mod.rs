@@ -172,7 +172,8 @@ pub struct Stepper {
     wakes: Vec<Option<Time>>,
     rngs: Vec<fastrand::Rng>,
     healed_at: Option<Time>,
-    /// From here on nothing new comes up: the last operation has, and no fault lasts longer.
+    /// From here on nobody needs to wait for anything: the last operation has come up, and no pause
+    /// or stall, which the healing does not end, lasts longer.
     quiet_from: Time,
     invariants: Invariants,
     trace: Trace,
@@ -311,7 +312,8 @@ impl Stepper {
     /// that is done may be wrong.
     fn run_beyond(&mut self) -> Result<(), Violation> {
         const LONG_ENOUGH: Duration = Duration::from_secs(2);
-        while self.healed_at.is_none_or(|at| self.now.since(at) < LONG_ENOUGH) {
+        let is_over = |now: Time, since: Time| now.since(since) >= LONG_ENOUGH;
+        while !self.healed_at.is_some_and(|at| is_over(self.now, at.max(self.quiet_from))) {
             if self.is_settled() {
                 self.invariants.at_rest(&self.replicas)?;
                 return self.judge();
@@ -461,7 +463,7 @@ impl Stepper {
     fn patience_us(&self) -> u64 {
         /// The second wait is twice the first, and there is some chance in both.
         const WAITS: u64 = 2 * 4;
-        let Options { cluster, clients, patience_us, .. } = &self.schedule.options;
+        let Options { cluster, patience_us, .. } = &self.schedule.options;
         let is_for_good = |timed: &Timed| {
             use Fault::{CutAggregator, KillAggregator};
             let fault = &timed.fault;
@@ -473,7 +475,7 @@ impl Stepper {
         if !cluster.by_switch || !self.schedule.faults.iter().any(is_for_good) {
             return *patience_us;
         }
-        let longest = clients.iter().map(|it| u64::from(it.operations) * it.retry_after_us).max();
+        let longest = self.clients.iter().map(Client::first_waits_us).max();
         patience_us + WAITS * longest.unwrap_or(0)
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hovercraft::{CallError, CallOutcome, Client, Mode};
+use hovercraft::{CallError, CallOutcome, Client, ConnectError, Mode};
 use madsim::{
     task::spawn,
     time::{TimeHandle, timeout},
@@ -81,8 +81,10 @@ impl Caller {
                 (None, Some(group)) => builder.multicast(group, host),
                 (None, None) => builder.members(destination.members.clone()),
             };
-            if let Ok(client) = builder.connect_on(link).await {
-                return Self { client, number, records };
+            match builder.connect_on(link).await {
+                Ok(client) => return Self { client, number, records },
+                Err(ConnectError::TimedOut(_)) => {}
+                Err(error) => panic!("a client of the simulation cannot connect: {error}"),
             }
         }
     }

@@ -191,14 +191,15 @@ impl World {
                     return;
                 };
                 self.fabric.mend(number);
-                if now >= Duration::from_micros(timed.at_us + for_us) {
+                let end = Duration::from_micros(timed.at_us + for_us);
+                if now >= end {
                     return;
                 }
                 if is_cut {
                     self.part(number, &sides, ways, false);
                 }
-                let period = Duration::from_micros(period_us.max(1));
-                reliefs.add(Time::ZERO + now + period, Relief::Flap(number, !is_cut));
+                let next = now + Duration::from_micros(period_us.max(1));
+                reliefs.add(Time::ZERO + next.min(end), Relief::Flap(number, !is_cut));
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hovercraft::{Execution, Mode, core, core::Settings};
+use r2p2::Time;
 
 use crate::{
     network::up_to,
@@ -54,7 +55,6 @@ impl Plan {
         let options = schedule.options.clone();
         let seed = Seed(options.seed);
         let is_raft = options.cluster.mode == core::Mode::Raft;
-        let last_us = schedule.operations.iter().map(|planned| planned.at_us).max();
         let clients = 0..options.clients.len();
         Self {
             seed,
@@ -62,7 +62,7 @@ impl Plan {
             multicasts: !is_raft && seed.stream("multicast", 0).bool(),
             clients: clients.map(|number| ClientPlan::new(seed, number, schedule)).collect(),
             faults: schedule.faults.clone().into(),
-            asked: Duration::from_micros(last_us.unwrap_or_default()),
+            asked: schedule.last_planned().since(Time::ZERO),
             options,
         }
     }
