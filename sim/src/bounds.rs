@@ -23,6 +23,12 @@ const PERIOD_MIN_US: u64 = 100;
 
 const ELECTION_MAX_US: u64 = 10_000_000;
 
+/// A shorter life ends before the first request comes, and clients would open sessions for ever.
+const SESSION_US_MIN: u64 = 10_000;
+
+/// The same, if there is no room for one of every client.
+const SESSION_BYTES_MIN: u64 = 1024;
+
 /// Operations, and faults.
 const COUNT_MAX: usize = 100_000;
 
@@ -90,7 +96,8 @@ fn check_cluster(cluster: &ClusterOptions) -> Result<(), String> {
     within("queue_bound", cluster.queue_bound, 1..=1 << 20)?;
     within("admission_limit", cluster.admission_limit, 1..=1 << 24)?;
     within("session_window", cluster.session_window, 1..=1 << 20)?;
-    within("session_lifetime_us", cluster.session_lifetime_us, 1..=HOUR_US)?;
+    within("session_lifetime_us", cluster.session_lifetime_us, SESSION_US_MIN..=HOUR_US)?;
+    within("session_bytes_max", cluster.session_bytes_max, SESSION_BYTES_MIN..=u64::MAX)?;
     within("heartbeat_us", cluster.heartbeat_us, PERIOD_MIN_US..=HOUR_US)?;
     within("election_max_us", cluster.election_max_us, 1..=ELECTION_MAX_US)?;
     within(
