@@ -98,13 +98,10 @@ fn check_cluster(cluster: &ClusterOptions) -> Result<(), String> {
     within("session_window", cluster.session_window, 1..=1 << 20)?;
     within("session_lifetime_us", cluster.session_lifetime_us, SESSION_US_MIN..=HOUR_US)?;
     within("session_bytes_max", cluster.session_bytes_max, SESSION_BYTES_MIN..=u64::MAX)?;
-    within("heartbeat_us", cluster.heartbeat_us, PERIOD_MIN_US..=HOUR_US)?;
-    within("election_max_us", cluster.election_max_us, 1..=ELECTION_MAX_US)?;
-    within(
-        "election_min_us (two heartbeats to `election_max_us`)",
-        cluster.election_min_us,
-        cluster.heartbeat_us * 2..=cluster.election_max_us,
-    )
+    let (heartbeat_us, most_us) = (cluster.heartbeat_us, cluster.election_max_us);
+    within("election_max_us", most_us, 2 * PERIOD_MIN_US..=ELECTION_MAX_US)?;
+    within("heartbeat_us", heartbeat_us, PERIOD_MIN_US..=most_us / 2)?;
+    within("election_min_us", cluster.election_min_us, 2 * heartbeat_us..=most_us)
 }
 
 /// Lengths of time, and that they leave room for progress.
@@ -124,8 +121,7 @@ fn check_times(options: &Options) -> Result<(), String> {
     within("disk.interval_us", disk.interval_us, PERIOD_MIN_US..=HOUR_US)?;
     within("pace.turn_max_us", pace.turn_max_us, 0..=TURN_MAX_US)?;
     within("patience_us", options.patience_us, 4 * cluster.election_max_us..=HOUR_US)?;
-    let way_us = network.delay_min_us + network.delay_spread_us + pace.turn_max_us;
-    let answered_us = 2 * (way_us + disk.sync_min_us + disk.sync_spread_us);
+    let answered_us = answered_us(options);
     if cluster.replicas > 1 && cluster.heartbeat_us + answered_us > cluster.election_min_us {
         return Err(format!(
             "packets there and back, turns and syncs may take {answered_us} us: with a \
@@ -135,6 +131,13 @@ fn check_times(options: &Options) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// How long packets there and back may take, with a turn and a sync at each end.
+fn answered_us(options: &Options) -> u64 {
+    let Options { network, disk, pace, .. } = options;
+    let way_us = network.delay_min_us + network.delay_spread_us + pace.turn_max_us;
+    2 * (way_us + disk.sync_min_us + disk.sync_spread_us)
 }
 
 fn check_client(client: &ClientOptions) -> Result<(), String> {
@@ -151,6 +154,10 @@ fn check_operations(options: &Options, operations: &[Planned]) -> Result<(), Str
     within("the number of operations", operations.len(), 0..=COUNT_MAX)?;
     let apply_us = options.pace.apply_max_us.unwrap_or_default() * operations.len() as u64;
     within("apply_max_us, for all operations,", apply_us, 0..=options.patience_us)?;
+    let of = |client| operations.iter().filter(|it| it.client == client).count() as u64;
+    let most = (0..options.clients.len()).map(of).max().unwrap_or_default().max(1);
+    let name = "packets there and back with turns and syncs, for all operations of a client,";
+    within(name, most * answered_us(options), 0..=options.patience_us)?;
     let mut bytes_left = BODIES_BYTES_MAX;
     for (number, planned) in operations.iter().enumerate() {
         check_operation(options, planned, &mut bytes_left).map_err(|what| {
@@ -284,8 +291,8 @@ mod tests {
             ("/options/cluster/queue_bound", json!(max), "`queue_bound` is"),
             ("/options/cluster/admission_limit", json!(0), "`admission_limit` is 0"),
             ("/options/cluster/heartbeat_us", json!(9), "`heartbeat_us` is 9"),
-            ("/options/cluster/election_min_us", json!(1), "`election_min_us"),
-            ("/options/cluster/election_max_us", json!(30_000_000), "`election_max_us"),
+            ("/options/cluster/election_min_us", json!(1), "`election_min_us` is 1"),
+            ("/options/cluster/election_max_us", json!(30_000_000), "`election_max_us` is"),
             ("/options/network/delay_min_us", json!(900_000), "may not be heard in time"),
             ("/options/disk/interval_us", json!(0), "`disk.interval_us` is 0"),
             ("/options/pace/turn_max_us", json!(60_000), "`pace.turn_max_us`"),
@@ -351,14 +358,22 @@ mod tests {
         }
     }
 
+    /// One replica needs no heartbeat, but its disk must keep up with what clients ask.
+    #[test]
+    fn a_disk_that_is_too_slow_for_the_patience_is_refused() {
+        let mut schedule = Schedule::calm(Options::calm(1, 1));
+        schedule.options.disk.sync_min_us = 1_000_000;
+        assert_eq!(check(&schedule), Ok(()));
+        schedule.options.disk.sync_min_us = 5_000_000;
+        let error = check(&schedule).expect_err("nothing is synced in time");
+        assert!(error.contains("for all operations of a client,"), "{error}");
+    }
+
     #[test]
     fn only_a_write_in_a_session_can_be_stolen_from() {
-        let has_both = |schedule: &Schedule| {
-            let mut operations = schedule.operations.iter();
-            operations.any(|planned| planned.read)
-        };
+        let has_reads = |schedule: &Schedule| schedule.operations.iter().any(|it| it.read);
         let mut schedule =
-            (0..1000).map(Schedule::from_seed).find(has_both).expect("some seed reads");
+            (0..1000).map(Schedule::from_seed).find(has_reads).expect("some seed reads");
         let read = schedule.operations.iter_mut().find(|planned| planned.read);
         read.expect("it was looked for").steals = true;
         let error = check(&schedule).expect_err("a read has nothing to steal");

@@ -316,6 +316,16 @@ impl Fault {
         }
     }
 
+    /// Whether nothing ends it, not even the healing.
+    pub(crate) fn is_for_good(&self) -> bool {
+        match self {
+            Self::KillAggregator { for_good, .. } | Self::CutAggregator { for_good, .. } => {
+                *for_good
+            }
+            _ => false,
+        }
+    }
+
     /// The one replica that it hits, if it is one.
     pub(crate) fn target(&self) -> Option<Target> {
         match self {

@@ -55,7 +55,8 @@ impl Heard {
         // It looks once every shortest election timeout whether what it sent within the longest was
         // answered. Its clock may be slow, and so may it be.
         let timing = replica.settings.timing;
-        let patience = (timing.election_max + timing.election_min) * 6 / 5 + TURN_MAX;
+        let patience = (timing.election_max + timing.election_min) * 6 / 5
+            + Duration::from_micros(TURN_MAX_US);
         let is_recent = |since: Time| now.since(since) <= patience;
         if is_recent(self.leading[at].1) {
             return Ok(());
@@ -75,5 +76,3 @@ impl Heard {
 
 /// The longest that a turn is put off, in microseconds.
 pub(crate) const TURN_MAX_US: u64 = 50_000;
-
-const TURN_MAX: Duration = Duration::from_micros(TURN_MAX_US);

@@ -25,12 +25,11 @@ use crate::{
     clock::Clock,
     coverage::Coverage,
     disk::{Disk, Snapshot},
-    faults::Fault,
     invariants::{Invariants, Violation, liveness},
     network::{Cause, Endpoint, Network},
     options::Options,
     replica::{Effect, Input, Life, Replica},
-    schedule::{Schedule, Timed},
+    schedule::Schedule,
     seed::Seed,
     trace::{Line, Trace},
     workload::{Registers, Workload},
@@ -312,8 +311,7 @@ impl Stepper {
     /// that is done may be wrong.
     fn run_beyond(&mut self) -> Result<(), Violation> {
         const LONG_ENOUGH: Duration = Duration::from_secs(2);
-        let is_over = |now: Time, since: Time| now.since(since) >= LONG_ENOUGH;
-        while !self.healed_at.is_some_and(|at| is_over(self.now, at.max(self.quiet_from))) {
+        while self.quiet_for().is_none_or(|waited| waited < LONG_ENOUGH) {
             if self.is_settled() {
                 self.invariants.at_rest(&self.replicas)?;
                 return self.judge();
@@ -434,15 +432,19 @@ impl Stepper {
         }
     }
 
+    /// How long nothing has gone wrong, and nothing new has come up.
+    fn quiet_for(&self) -> Option<Duration> {
+        self.healed_at.map(|at| self.now.since(at.max(self.quiet_from)))
+    }
+
     /// Nothing has gone wrong for a while, so everything must be done.
     fn check_patience(&mut self) -> Result<(), Violation> {
-        let Some(healed_at) = self.healed_at else {
+        let Some(waited) = self.quiet_for() else {
             if self.clients.iter().all(Client::is_done) {
                 self.heal();
             }
             return Ok(());
         };
-        let waited = self.now.since(healed_at.max(self.quiet_from));
         let is_over = |patience_us| waited > Duration::from_micros(patience_us);
         // This is asked after every event, so the rest is for the few runs that take long.
         if !is_over(self.schedule.options.patience_us) {
@@ -464,15 +466,8 @@ impl Stepper {
         /// The second wait is twice the first, and there is some chance in both.
         const WAITS: u64 = 2 * 4;
         let Options { cluster, patience_us, .. } = &self.schedule.options;
-        let is_for_good = |timed: &Timed| {
-            use Fault::{CutAggregator, KillAggregator};
-            let fault = &timed.fault;
-            matches!(
-                fault,
-                CutAggregator { for_good: true, .. } | KillAggregator { for_good: true, .. }
-            )
-        };
-        if !cluster.by_switch || !self.schedule.faults.iter().any(is_for_good) {
+        let has_any_for_good = || self.schedule.faults.iter().any(|it| it.fault.is_for_good());
+        if !cluster.by_switch || !has_any_for_good() {
             return *patience_us;
         }
         let longest = self.clients.iter().map(Client::first_waits_us).max();
