@@ -124,6 +124,7 @@ impl ExchangeStatus {
             Message::AppendReply(_) | Message::Acknowledge(_) => &mut self.acknowledgements,
             Message::FetchBodies { .. }
             | Message::Bodies { .. }
+            | Message::BodiesRefused { .. }
             | Message::FetchEntries { .. }
             | Message::Entries { .. }
             | Message::SnapshotAvailable { .. }

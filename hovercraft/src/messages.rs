@@ -6,17 +6,20 @@
 
 #![expect(missing_docs, reason = "what rkyv derives for the fields of variants has no docs")]
 
+use std::fmt;
+
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 use crate::{
+    core::Standstill,
     entry::{Configuration, Entry, Incarnation, Index, Member, NodeId, Payload, Term},
     request::{Digest, Identity, Key, Kind, Request, ReturnPath},
     storage::SnapshotMeta,
 };
 
 /// The version of the messages between replicas that this build speaks.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// The most bytes of bodies or snapshots that one message carries: a message may take several
 /// packets, and is lost if one of them is.
@@ -84,6 +87,8 @@ pub enum Message {
     Acknowledge(Acknowledge),
     /// The aggregator tells everyone what a quorum holds (P26).
     AggCommit(AggCommit),
+    /// The leader's log does not have what a follower asked for (P9).
+    BodiesRefused { refusals: Vec<BodyRefusal> },
 }
 
 impl Message {
@@ -144,6 +149,8 @@ pub struct AppendReply {
     pub poisoned: bool,
     /// Set if the last append-entries did not match: the leader should go on after this index.
     pub rejected_after: Option<Index>,
+    /// The index at which this replica waits for something, and the cause.
+    pub standstill: Option<Standstill>,
 }
 
 /// See [`Message::Aggregate`]. With the round and the first index of the term, which are in
@@ -315,6 +322,17 @@ impl Metadata {
         }
     }
 
+    /// Flips one bit of digest, identity or body length: the entry becomes one that no request
+    /// fits. For simulations of memory that fails where no checksum of a packet looks.
+    pub fn flip_bit(&mut self, bit: u32) {
+        match bit % (64 + 128 + 32) {
+            bit @ 0..64 => self.digest ^= 1 << bit,
+            bit @ 64..128 => self.identity[0] ^= 1 << (bit - 64),
+            bit @ 128..192 => self.identity[1] ^= 1 << (bit - 128),
+            bit => self.body_len ^= 1 << (bit - 192),
+        }
+    }
+
     pub(crate) fn log_time_us(&self, base_time_us: u64) -> u64 {
         base_time_us.saturating_add(u64::from(self.log_time_offset_us))
     }
@@ -334,18 +352,62 @@ pub struct BodyWant {
     plain: bool,
     /// The byte to go on from, if a part is here already.
     pub offset: u32,
+    /// Term of the entry.
+    pub term: Term,
+    /// Bytes of the whole body.
+    pub body_len: u32,
 }
 
 impl BodyWant {
-    pub(crate) fn new(index: Index, key: Key, offset: u32) -> Self {
+    pub(crate) fn new(index: Index, term: Term, key: Key, body_len: u32, offset: u32) -> Self {
         let (first, second, plain) = key.identity.to_words();
-        Self { index, identity: [first, second], digest: key.digest.0, plain, offset }
+        let (identity, digest) = ([first, second], key.digest.0);
+        Self { index, identity, digest, plain, offset, term, body_len }
     }
 
     pub(crate) fn key(&self) -> Key {
         let [first, second] = self.identity;
         let identity = Identity::from_words(first, second, self.plain);
         Key { identity, digest: Digest(self.digest) }
+    }
+}
+
+/// A want that the leader refuses, and the reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct BodyRefusal {
+    /// The want, as the follower sent it.
+    pub want: BodyWant,
+    /// The difference between the want and the leader's log.
+    pub reason: RefusalReason,
+}
+
+/// The difference between what a follower asks for and the leader's log at that index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub enum RefusalReason {
+    /// The log ends below the index.
+    NoEntry,
+    /// The entry is trimmed, and the same request is nowhere else.
+    Trimmed,
+    /// The entry is of another term.
+    Term,
+    /// The entry is no request.
+    Kind,
+    /// The entry is another request.
+    Request,
+    /// The body has another length.
+    Length,
+}
+
+impl fmt::Display for RefusalReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoEntry => "no entry",
+            Self::Trimmed => "no entry any more",
+            Self::Term => "an entry of another term",
+            Self::Kind => "no request",
+            Self::Request => "another request",
+            Self::Length => "a body of another length",
+        })
     }
 }
 
@@ -542,7 +604,7 @@ mod tests {
 
     #[test]
     fn what_the_modes_without_an_aggregator_say_keeps_its_form() {
-        // The bytes of version 1: another layout would need another version.
+        // The bytes of version 2: another layout would need another version.
         let metadata = Metadata::of(&write(3, 1, 1), 0).unwrap();
         let reply = AppendReply { round: 3, acknowledged: 5, applied: 4, ..AppendReply::default() };
         let vote = Message::Vote { last_index: 4, last_term: 2 };
@@ -555,9 +617,9 @@ mod tests {
         assert_eq!(
             digests,
             [
-                (165, 15_113_445_632_224_269_356),
-                (125, 6_691_188_224_721_272_518),
-                (125, 2_401_775_860_837_776_564),
+                (165, 1_851_135_060_380_066_232),
+                (125, 9_569_106_540_516_776_701),
+                (125, 2_353_435_178_250_622_825),
             ]
         );
     }

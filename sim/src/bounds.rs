@@ -201,7 +201,8 @@ fn check_fault(fault: &Fault, options: &Options, beyond: bool) -> Result<(), Str
     match *fault {
         Fault::Loss { per_mille, .. }
         | Fault::Duplication { per_mille, .. }
-        | Fault::Corruption { per_mille, .. } => within("per_mille", per_mille, 0..=1000),
+        | Fault::Corruption { per_mille, .. }
+        | Fault::BitFlip { per_mille, .. } => within("per_mille", per_mille, 0..=1000),
         Fault::Reordering { spread_us, .. } => within("spread_us", spread_us, 0..=HOUR_US),
         Fault::DelayTail { per_mille, late_us, .. } | Fault::Echo { per_mille, late_us, .. } => {
             within("per_mille", per_mille, 0..=1000)?;

@@ -101,6 +101,21 @@ pub const BUGS: &[Bug] = &[
         "votes and acknowledgements of a replica that is recovering count",
     ),
     bug("recovery-without-digest", "P9", "a recovered body is bound without looking at its digest"),
+    bug(
+        "refusal-truncates-log",
+        "P9",
+        "a follower to which the leader refuses a body takes back its log from there on too",
+    ),
+    bug(
+        "refusal-keeps-verified",
+        "P6, P9",
+        "what is verified stays above the metadata that a follower takes back",
+    ),
+    bug(
+        "silence-is-refusal",
+        "P9",
+        "a follower that gets no body for long takes back all that is not committed",
+    ),
     bug("log-not-synced", "P37", "the log says that a batch is on disk, and has not synced it"),
     bug("name-not-synced", "P37", "a file is renamed into its place, and its directory not synced"),
     bug("mark-before-sync", "P38", "the log notes what is on disk before it is"),

@@ -37,6 +37,7 @@ pub(crate) struct Weather {
     pub(crate) doubled_per_mille: u32,
     spread_us: u64,
     pub(crate) damaged_per_mille: u32,
+    flipped_per_mille: u32,
     pub(crate) late_per_mille: u32,
     late_us: u64,
     /// What comes from or goes to aggregators comes again.
@@ -63,6 +64,9 @@ impl Weather {
                 }
                 Fault::Corruption { per_mille, .. } => {
                     weather.damaged_per_mille = weather.damaged_per_mille.max(per_mille);
+                }
+                Fault::BitFlip { per_mille, .. } => {
+                    weather.flipped_per_mille = weather.flipped_per_mille.max(per_mille);
                 }
                 Fault::DelayTail { per_mille, late_us, .. } => {
                     weather.late_per_mille = weather.late_per_mille.max(per_mille);
@@ -106,6 +110,7 @@ pub(crate) struct Network {
     pub(crate) too_large: u64,
     pub(crate) cut_off: u64,
     pub(crate) damaged: u64,
+    pub(crate) flipped: u64,
 }
 
 impl Network {
@@ -128,6 +133,7 @@ impl Network {
             too_large: 0,
             cut_off: 0,
             damaged: 0,
+            flipped: 0,
         }
     }
 
@@ -188,6 +194,21 @@ impl Network {
                 false
             }
             None => true,
+        }
+    }
+
+    /// Perhaps flips a bit of what a message orders, so that no request fits it any more.
+    pub(crate) fn flip(&mut self, from: Endpoint, to: Endpoint, message: &mut Message) {
+        let entries = match message {
+            Message::AppendEntries(append) => &mut append.entries,
+            Message::Aggregate(aggregate) => &mut aggregate.append.entries,
+            _ => return,
+        };
+        let rng = &mut self.links[from * self.endpoints + to].rng;
+        if !entries.is_empty() && happens(rng, self.weather.flipped_per_mille) {
+            let at = rng.usize(..entries.len());
+            entries[at].flip_bit(rng.u32(..));
+            self.flipped += 1;
         }
     }
 

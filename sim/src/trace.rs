@@ -245,6 +245,12 @@ fn describe(envelope: &Envelope) -> String {
             let parts: Vec<_> = parts.iter().map(|part| part.index.to_string()).collect();
             format!("the bodies of {}", parts.join(", "))
         }
+        Message::BodiesRefused { refusals } => {
+            let refusals = refusals.iter();
+            let refusals: Vec<_> =
+                refusals.map(|it| format!("{} ({})", it.want.index, it.reason)).collect();
+            format!("my log does not have what you ask for: {}", refusals.join(", "))
+        }
         Message::FetchEntries { after } => format!("send me what comes after {after}"),
         Message::Entries { after, entries, .. } => {
             format!("{} entries after {after}", entries.len())

@@ -9,8 +9,12 @@ use hovercraft_sim::{
 
 /// Where each bug is looked for, so that CI finds it soon. By hand: `hovercraft-sim sweep --seeds
 /// 0..5000 --bug NAME`, from any start.
-const STARTS: &[(&str, u64)] =
-    &[("stale-pre-vote", 20_000), ("agg-feeds-check-quorum", 10_850), ("agg-no-fallback", 30_000)];
+const STARTS: &[(&str, u64)] = &[
+    ("stale-pre-vote", 20_000),
+    ("agg-feeds-check-quorum", 10_850),
+    ("agg-no-fallback", 30_000),
+    ("silence-is-refusal", 10_000),
+];
 
 /// It may take so many seeds from there.
 const SEEDS: u64 = 1000;

@@ -8,7 +8,7 @@ use std::{
 
 use hovercraft::{
     admin::{self, AdminError, NodeStatus},
-    core::RoleStatus,
+    core::{RoleStatus, Standstill},
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -38,7 +38,9 @@ replica, in the order asked. Indices are positions in the log.
   missing_bodies   entries that it knows of but whose requests it does not have
   admitted         requests in the system, as the leader counts them
   queues           at the leader, for each replica: node, queue (how many requests wait for its
-                   reply), applied_index (null before its first report), matched_index
+                   reply), applied_index (null before its first report), matched_index,
+                   waits_at_index and waits_for (the entry that it does not go beyond, and for
+                   which it waits: body, disk, service, room; null while it goes on)
   datagrams_in, datagrams_out, bytes_in, bytes_out, datagrams_lost
                    what its sockets have done; lost is what the kernel had no room for
 
@@ -158,6 +160,8 @@ fn to_json((address, answer): &Asked) -> Value {
                 "queue": replica.queue,
                 "applied_index": replica.applied,
                 "matched_index": replica.matched,
+                "waits_at_index": replica.standstill.map(|it| it.index),
+                "waits_for": replica.standstill.map(|it| it.cause.to_string()),
             })
         };
         protocol.replicas.iter().map(queue).collect::<Vec<_>>()
@@ -242,6 +246,11 @@ fn row((address, answer): &Asked, replicas: &[Asked]) -> [String; COLUMNS.len()]
     let mut queues = protocols.flat_map(|protocol| &protocol.replicas);
     if let Some(queue) = queues.find(|queue| queue.node == status.node) {
         row[9] = queue.queue.to_string();
+        if let Some(Standstill { index, cause }) = queue.standstill {
+            let notes = [row[10].clone(), format!("waits at {index} ({cause})")];
+            row[10] =
+                notes.into_iter().filter(|note| !note.is_empty()).collect::<Vec<_>>().join("; ");
+        }
     }
     row
 }
@@ -268,7 +277,7 @@ mod tests {
     use hovercraft::{
         NodeId,
         admin::{ExchangeStatus, NetworkStatus},
-        core::{Counters, ReplicaStatus, Status},
+        core::{Cause, Counters, ReplicaStatus, Status},
     };
 
     use super::*;
@@ -280,6 +289,7 @@ mod tests {
             queue: 4 + u64::from(node),
             applied: Some(8),
             matched: 9,
+            standstill: (node == 2).then_some(Standstill { index: 7, cause: Cause::Disk }),
         };
         Status {
             node: NodeId(node),
@@ -338,6 +348,7 @@ mod tests {
         );
         assert_eq!(words[2][..4], ["2", "10.0.0.2:7000", "follower", "1"]);
         assert_eq!(words[2][9], "6", "its queue is known by the leader");
+        assert!(table.lines().nth(2).unwrap().ends_with("waits at 7 (disk)"), "{table}");
         assert!(table.lines().nth(3).unwrap().contains("no answer within 2s"), "{table}");
     }
 

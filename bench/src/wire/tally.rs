@@ -190,6 +190,7 @@ impl Tally {
             (
                 Message::FetchBodies { .. }
                 | Message::Bodies { .. }
+                | Message::BodiesRefused { .. }
                 | Message::FetchEntries { .. }
                 | Message::Entries { .. }
                 | Message::SnapshotAvailable { .. }

@@ -297,6 +297,7 @@ impl Core {
             applied: progress.applied,
             poisoned: progress.poisoned,
             rejected_after: None,
+            standstill: None,
         };
         self.take_reply(now, member.id, member.incarnation, &reply);
         true

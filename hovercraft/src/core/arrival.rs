@@ -97,7 +97,9 @@ fn highest_number(message: &Message) -> u64 {
         }
         Message::AppendReply(reply) => {
             let rejected_after = reply.rejected_after.unwrap_or(0);
-            reply.round.max(reply.acknowledged).max(reply.applied).max(rejected_after)
+            let standstill = reply.standstill.map_or(0, |it| it.index);
+            let highest = reply.round.max(reply.acknowledged).max(reply.applied);
+            highest.max(rejected_after).max(standstill)
         }
         Message::PreVote { last_index: index, .. }
         | Message::Vote { last_index: index, .. }
@@ -110,6 +112,9 @@ fn highest_number(message: &Message) -> u64 {
         Message::SnapshotPart { meta, offset, .. } => meta.index.max(meta.size_bytes).max(*offset),
         Message::FetchBodies { wants } => wants.iter().map(|want| want.index).max().unwrap_or(0),
         Message::Bodies { parts } => parts.iter().map(|part| part.index).max().unwrap_or(0),
+        Message::BodiesRefused { refusals } => {
+            refusals.iter().map(|refusal| refusal.want.index).max().unwrap_or(0)
+        }
         Message::PreVoteReply { .. }
         | Message::VoteReply { .. }
         | Message::Acknowledge(_)
@@ -148,15 +153,16 @@ mod tests {
 
     use crate::{
         core::{
-            Core, Mode, Output, Settings,
+            Cause, Core, Mode, Output, Settings, Standstill,
             testing::{
                 configuration, core, entry, envelope, leader, noop, request_of, settle, write,
             },
         },
         entry::{Configuration, Incarnation, NodeId, Payload, Term},
         messages::{
-            Acknowledge, AggCommit, Aggregate, AppendEntries, AppendReply, BodyPart, BodyWant,
-            Envelope, Message, Metadata, Progress, WholeEntry, WholeRequest,
+            Acknowledge, AggCommit, Aggregate, AppendEntries, AppendReply, BodyPart, BodyRefusal,
+            BodyWant, Envelope, Message, Metadata, Progress, RefusalReason, WholeEntry,
+            WholeRequest,
         },
         request::{Digest, Identity, Key, Kind},
         storage::SnapshotMeta,
@@ -249,6 +255,7 @@ mod tests {
                 applied,
                 poisoned: applied == 2,
                 rejected_after,
+                standstill: rejected_after.map(|index| Standstill { index, cause: Cause::Body }),
             },
         )
     }
@@ -267,10 +274,18 @@ mod tests {
     }
 
     fn body_want() -> impl Strategy<Value = BodyWant> {
-        (number(), 1..5u64, any::<u32>()).prop_map(|(index, sequence, offset)| {
+        let sizes = (any::<u32>(), 0..6u32);
+        (number(), term(), 1..5u64, sizes).prop_map(|(index, term, sequence, (offset, len))| {
             let identity = Identity::Session { client: 9, sequence };
-            BodyWant::new(index, Key { identity, digest: Digest(sequence) }, offset)
+            BodyWant::new(index, term, Key { identity, digest: Digest(sequence) }, len, offset)
         })
+    }
+
+    fn body_refusal() -> impl Strategy<Value = BodyRefusal> {
+        use RefusalReason::{Kind, Length, NoEntry, Request, Term, Trimmed};
+        let reasons = vec![NoEntry, Trimmed, Term, Kind, Request, Length];
+        let reason = proptest::sample::select(reasons);
+        (body_want(), reason).prop_map(|(want, reason)| BodyRefusal { want, reason })
     }
 
     fn body_part() -> impl Strategy<Value = BodyPart> {
@@ -328,6 +343,7 @@ mod tests {
         let fetching = prop_oneof![
             vec(body_want(), 0..3).prop_map(|wants| Message::FetchBodies { wants }),
             vec(body_part(), 0..3).prop_map(|parts| Message::Bodies { parts }),
+            vec(body_refusal(), 0..3).prop_map(|refusals| Message::BodiesRefused { refusals }),
             number().prop_map(|after| Message::FetchEntries { after }),
             (number(), number())
                 .prop_map(|(index, offset)| Message::FetchSnapshot { index, offset }),

@@ -10,8 +10,22 @@ use bytes::{Bytes, BytesMut};
 use crate::{
     core::lookup::Lookup,
     entry::{Configuration, Index, NodeId, Term},
+    messages::BodyWant,
     request::{Key, Request, ReturnPath},
 };
+
+/// A body that is missing, or a part of one.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    /// Place of its metadata.
+    pub(crate) position: usize,
+    pub(crate) term: Term,
+    pub(crate) key: Key,
+    /// Bytes that are here.
+    pub(crate) here: u32,
+    /// Bytes of the whole body.
+    pub(crate) body_len: u32,
+}
 
 /// An entry whose body may be missing.
 #[derive(Debug)]
@@ -156,18 +170,35 @@ impl Binding {
         }
     }
 
-    /// The bodies that are missing, lowest first: position, key, bytes here, bytes in all.
-    pub(crate) fn missing(&self) -> impl Iterator<Item = (usize, Key, u32, u32)> {
+    /// The bodies that are missing, lowest first.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = Missing> {
         self.ordered.iter().enumerate().filter_map(|(position, ordered)| {
             let Content::Request { key, body, body_len, .. } = &ordered.content else {
                 return None;
             };
-            match body {
-                Body::Unknown => Some((position, *key, 0, *body_len)),
-                Body::Partial(bytes) => Some((position, *key, bytes.len() as u32, *body_len)),
-                Body::Here(..) => None,
-            }
+            let here = match body {
+                Body::Unknown => 0,
+                Body::Partial(bytes) => bytes.len() as u32,
+                Body::Here(..) => return None,
+            };
+            let (term, key, body_len) = (ordered.term, *key, *body_len);
+            Some(Missing { position, term, key, here, body_len })
         })
+    }
+
+    /// Returns whether the metadata that a want was made of is still here, behind a log that ends
+    /// at `log_last`.
+    pub(crate) fn has(&self, log_last: Index, want: &BodyWant) -> bool {
+        let position = want.index.checked_sub(log_last + 1);
+        let Some(Ordered { term, content, .. }) =
+            position.and_then(|position| self.ordered.get(position as usize))
+        else {
+            return false;
+        };
+        let Content::Request { key, body_len, .. } = content else {
+            return false;
+        };
+        (*term, *key, *body_len) == (want.term, want.key(), want.body_len)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -222,7 +253,7 @@ mod tests {
         binding.push(1, ordered(1, 1));
         assert!(!binding.fill(0, 2, b"dy", None, same(1, 1)));
         assert!(!binding.fill(0, 0, b"bo", None, same(1, 1)));
-        assert_eq!(binding.missing().next().map(|missing| missing.2), Some(2));
+        assert_eq!(binding.missing().next().map(|missing| missing.here), Some(2));
         assert!(!binding.fill(0, 2, b"dyx", None, same(1, 1)));
         assert!(binding.fill(0, 2, b"dy", None, same(1, 1)));
         assert_eq!((binding.missing().count(), binding.fetched_bytes), (0, 4));

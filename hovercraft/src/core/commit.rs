@@ -69,6 +69,11 @@ impl Commit {
         self.verified = self.verified.max(index);
     }
 
+    /// What is above `index` is not here any more, or may come from somewhere else (P6).
+    pub(crate) fn unverify(&mut self, index: Index) {
+        self.verified = self.verified.min(index).max(self.index);
+    }
+
     /// Everything up to `index` was on disk when this run began.
     pub(crate) fn began_with(&mut self, index: Index) {
         self.began_with = index;

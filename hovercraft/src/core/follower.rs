@@ -173,7 +173,7 @@ impl Core {
     /// make room; if there is nothing to wait for it grows on, because the entries of an old term
     /// that fill it are not committed before the no-op behind them is here. They are bounded by
     /// what a leader orders.
-    fn has_room_to_bind(&self) -> bool {
+    pub(super) fn has_room_to_bind(&self) -> bool {
         let is_full = self.log.size_bytes() >= 2 * self.settings.log_bytes_max;
         let makes_room = self.applied < self.commit.index() || self.snapshots.is_taking();
         self.writing_bytes < super::WRITING_BYTES_MAX && !(is_full && makes_room)
@@ -198,7 +198,7 @@ impl Core {
         }
     }
 
-    fn send_append_reply(&mut self, to: NodeId, rejected_after: Option<Index>) {
+    pub(super) fn send_append_reply(&mut self, to: NodeId, rejected_after: Option<Index>) {
         let acknowledged = self.acknowledged();
         let round = self.acknowledging.round;
         self.acknowledging.sent = acknowledged;
@@ -208,7 +208,9 @@ impl Core {
         self.timers.stop(Timer::Report);
         let applied = self.applied;
         let poisoned = self.is_poisoned;
-        let reply = AppendReply { round, acknowledged, applied, poisoned, rejected_after };
+        let standstill = self.standstill();
+        let reply =
+            AppendReply { round, acknowledged, applied, poisoned, rejected_after, standstill };
         self.send(to, Message::AppendReply(reply));
     }
 
@@ -308,7 +310,7 @@ impl Core {
                         return;
                     }
                 }
-                Some(known) if known == term => {}
+                Some(known) if known == term => self.fill_carried(index, request),
                 Some(_) => {
                     self.remove_from(now, index);
                     let ordered =
@@ -355,11 +357,16 @@ impl Core {
         if !self.binding.push(index, ordered) {
             return false;
         }
-        if let Some((_, whole)) = request {
-            let path = whole.return_path();
-            self.binding.fill(position, 0, &whole.body, path, |body| whole.with_body(body));
-        }
+        self.fill_carried(index, request);
         true
+    }
+
+    /// Takes the request that came with metadata, if its body is missing.
+    pub(super) fn fill_carried(&mut self, index: Index, request: Option<(u16, WholeRequest)>) {
+        if let Some((_, whole)) = request {
+            let done = self.fill(index, 0, &whole);
+            self.counters.bodies_carried += u64::from(done);
+        }
     }
 
     /// What comes next in the log and has its body here, as almost always, needs no place in the
@@ -389,6 +396,7 @@ impl Core {
         self.binding.truncate(position, |request| {
             unordered.insert_evicting(now, request, None);
         });
+        self.commit.unverify(index - 1);
         let index = if planted!("truncate-off-by-one") { index + 1 } else { index };
         if index <= last {
             self.truncate_log(now, index);

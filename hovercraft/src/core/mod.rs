@@ -10,6 +10,9 @@ mod aggregation;
 mod apply;
 mod arrival;
 mod binding;
+mod bodies;
+#[cfg(test)]
+mod catching_up;
 mod commit;
 mod configuration;
 mod election;
@@ -25,6 +28,7 @@ mod replier;
 mod sessions;
 mod settings;
 mod snapshot;
+mod standstill;
 mod status;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -40,6 +44,7 @@ pub use log::WriteNumber;
 pub use output::{Conflict, Output, Write};
 pub use replier::Policy;
 pub use settings::{Mode, Settings, Timing};
+pub use standstill::{Cause, Standstill};
 pub use status::{Counters, ReplicaStatus, RoleStatus, Status};
 
 use crate::{
@@ -251,6 +256,7 @@ impl Core {
             Message::AppendReply(reply) => self.append_replied(now, from, incarnation, &reply),
             Message::FetchBodies { wants } => self.bodies_asked(from, &wants),
             Message::Bodies { parts } => self.bodies_came(now, parts),
+            Message::BodiesRefused { refusals } => self.bodies_refused(now, from, &refusals),
             Message::FetchEntries { after } => self.entries_asked(from, after),
             Message::Entries { after, after_term, entries } => {
                 self.entries_came(now, after, after_term, entries);

@@ -226,8 +226,7 @@ mod tests {
             round: leader.round(),
             acknowledged: core.log.last(),
             applied: 0,
-            poisoned: false,
-            rejected_after: None,
+            ..AppendReply::default()
         };
         core.handle_message(elected_at(), envelope(2, 1, Message::AppendReply(reply)));
         settle(core, elected_at())

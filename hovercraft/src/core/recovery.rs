@@ -1,15 +1,13 @@
-//! Missing bodies, and whole entries for a replica far behind (P9).
+//! Whole entries for a replica far behind, and when to ask for what is missing (P9).
 
 use std::time::Duration;
 
 use r2p2::Time;
 
 use crate::{
-    core::{Core, Role, Timer, follower::ordered, replication::BULK_DISTANCE},
+    core::{Core, Role, Timer, bodies::Asking, follower::ordered, replication::BULK_DISTANCE},
     entry::{Index, NodeId, Term},
-    messages::{
-        BodyPart, BodyWant, Message, Ordered as Meaning, PART_BYTES_MAX, WholeEntry, WholeRequest,
-    },
+    messages::{Message, Ordered as Meaning, PART_BYTES_MAX, WholeEntry},
 };
 
 /// A body that is not here yet is usually on its way from the client: wait this long before
@@ -17,24 +15,21 @@ use crate::{
 const ASK_AFTER: Duration = Duration::from_micros(500);
 
 /// Then ask again, and someone else, after this long without an answer.
-const ASK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+pub(super) const ASK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 /// After everybody was asked, it is asked half as often each time, this many times.
 const ASK_AGAIN_DOUBLINGS_MAX: usize = 4;
 
 /// How many bodies are asked for at once.
-const WANTS_MAX: usize = 128;
-
-/// How many bytes of bodies answer one question.
-const ANSWER_BYTES_MAX: usize = 8 * PART_BYTES_MAX;
+pub(super) const WANTS_MAX: usize = 128;
 
 /// What this replica has asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Recovery {
-    /// How often it asked since it last got something.
+    /// Bodies that it asked for.
+    pub(super) bodies: Asking,
+    /// How often it asked for entries since it last got some.
     attempts: usize,
-    /// Bytes that the last question should bring and that have not come.
-    expected_bytes: usize,
     /// Entries are fetched in bulk until the log reaches the commit index that the leader stated.
     bulk_to: Option<Index>,
     /// Up to where the log is known to agree with what is fetched; or where that is tried next.
@@ -65,24 +60,29 @@ impl Core {
         first_index: Index,
         commit: Index,
     ) {
-        if self.recovery.is_bulk() || self.snapshots.is_receiving() {
+        self.recovery.bodies.note_leader_first(first_index);
+        if self.snapshots.is_receiving() {
             return;
         }
         let next = self.log.last() + 1;
         // What the leader has trimmed it has no body of any more. If, after they were asked in
         // turn, nobody else has either, the metadata is of no use.
-        let asked_all = || self.recovery.attempts > 2 * self.others().len();
-        let is_lost = || self.binding.len() == 0 || (asked_all() && !self.has_front());
-        let is_trimmed = first_index > next && commit >= next && is_lost();
-        if is_trimmed {
-            self.remove_from(now, next);
+        let asked_all = || self.recovery.bodies.attempts() > 2 * self.others().len();
+        let is_lost = self.binding.len() > 0 && asked_all() && !self.has_front();
+        let is_needed = first_index > next && commit >= next;
+        if is_needed && is_lost {
+            self.drop_metadata(now, next);
+        } else if self.recovery.is_bulk() {
+            return;
         }
         let last = self.ordered_last();
+        let is_trimmed = is_needed && self.binding.len() == 0;
         if is_trimmed || commit > last + BULK_DISTANCE {
             tracing::info!(last, commit, "far behind: fetching entries in bulk");
             self.counters.bulk_catch_ups += 1;
             let bulk_to = Some(commit);
             self.recovery = Recovery { bulk_to, after: last, step_back: 1, ..Recovery::default() };
+            self.recovery.bodies.note_leader_first(first_index);
             self.ask_for_entries(from);
         }
     }
@@ -98,6 +98,7 @@ impl Core {
         } else {
             self.timers.stop(Timer::Recovery);
             self.recovery.attempts = 0;
+            self.recovery.bodies.rest();
         }
     }
 
@@ -105,91 +106,23 @@ impl Core {
         let Role::Follower { leader: Some(leader) } = self.role else {
             return;
         };
-        self.recovery.attempts += 1;
         if self.recovery.is_bulk() {
+            self.recovery.attempts += 1;
             self.recovery.donor = None;
             self.ask_for_entries(leader);
         }
         // Large bodies do not come in bulk, and without them what does come piles up behind.
         self.ask_for_bodies(leader);
+        let waited_for = self.recovery.bodies.attempts();
+        if planted!("silence-is-refusal") && waited_for > 8 {
+            self.remove_from(now, self.commit.index() + 1);
+            self.send_append_reply(leader, Some(self.commit.index()));
+        }
         // Perhaps nobody has it yet, or there is no room for it here.
-        let rounds = self.recovery.attempts / self.configuration().members.len();
+        let attempts = self.recovery.attempts.max(waited_for);
+        let rounds = attempts / self.configuration().members.len();
         let pause = ASK_AGAIN_AFTER * (1 << rounds.min(ASK_AGAIN_DOUBLINGS_MAX));
         self.timers.set(Timer::Recovery, now + pause);
-    }
-
-    /// Another replica lacks bodies: send those that are here, as many as fit.
-    pub(super) fn bodies_asked(&mut self, from: NodeId, wants: &[BodyWant]) {
-        let (mut outgoing, mut parts) = (Vec::new(), Vec::new());
-        let (mut bytes, mut bytes_in_all) = (0, 0);
-        for want in wants.iter().take(WANTS_MAX) {
-            let key = want.key();
-            let (request, path) = if let Some(waiting) = self.unordered.get(&key) {
-                (&waiting.request, waiting.return_path)
-            } else if let Some(entry) = self.log.find(&key).and_then(|at| self.log.entry(at)) {
-                let request = entry.request().expect("only requests are found by key");
-                (request, entry.return_path)
-            } else {
-                continue;
-            };
-            let body = request.body();
-            let mut offset = (want.offset as usize).min(body.len());
-            loop {
-                let part = &body[offset..body.len().min(offset + PART_BYTES_MAX)];
-                if bytes > 0 && bytes + part.len() > PART_BYTES_MAX {
-                    let message = Message::Bodies { parts: std::mem::take(&mut parts) };
-                    outgoing.push(message);
-                    bytes = 0;
-                }
-                let mut whole = WholeRequest::without_body(request, path);
-                whole.body = part.to_vec();
-                let (index, body_len) = (want.index, body.len() as u32);
-                parts.push(BodyPart { index, body_len, offset: offset as u32, request: whole });
-                // What a part counts for beside its bytes.
-                bytes += part.len() + 64;
-                bytes_in_all += part.len() + 64;
-                offset += part.len();
-                if offset >= body.len() || bytes_in_all >= ANSWER_BYTES_MAX {
-                    break;
-                }
-            }
-            self.counters.bodies_served += 1;
-            if bytes_in_all >= ANSWER_BYTES_MAX {
-                break;
-            }
-        }
-        if !parts.is_empty() {
-            outgoing.push(Message::Bodies { parts });
-        }
-        for message in outgoing {
-            self.send(from, message);
-        }
-    }
-
-    /// Bodies came; each goes straight to its index.
-    pub(super) fn bodies_came(&mut self, now: Time, parts: Vec<BodyPart>) {
-        for part in parts {
-            let Some(position) = part.index.checked_sub(self.log.last() + 1) else {
-                continue;
-            };
-            let BodyPart { offset, request, .. } = part;
-            let path = request.return_path();
-            let len = request.body.len();
-            let done = self.binding.fill(position as usize, offset, &request.body, path, |body| {
-                request.with_body(body)
-            });
-            self.counters.bodies_recovered += u64::from(done);
-            self.recovery.expected_bytes = self.recovery.expected_bytes.saturating_sub(len);
-            self.recovery.attempts = 0;
-        }
-        self.bind();
-        let Role::Follower { leader: Some(leader) } = self.role else {
-            return;
-        };
-        if self.recovery.expected_bytes == 0 && self.recovery.bulk_to.is_none() {
-            self.ask_for_bodies(leader);
-            self.timers.set(Timer::Recovery, now + ASK_AGAIN_AFTER);
-        }
     }
 
     /// Another replica is far behind: send it entries that are committed here, from where its log
@@ -260,7 +193,12 @@ impl Core {
         let (before, reached) = (self.recovery.after, after + entries.len() as Index);
         for (position, whole) in entries.into_iter().enumerate() {
             let index = after + 1 + position as Index;
-            if index <= commit || self.ordered_term(index) == Some(whole.term) {
+            if index <= commit {
+                continue;
+            }
+            if self.ordered_term(index) == Some(whole.term) {
+                // Its body may be what is missing.
+                self.fill_carried(index, whole.request.map(|request| (0, request)));
                 continue;
             }
             if index <= self.ordered_last() {
@@ -280,6 +218,10 @@ impl Core {
         } else if self.recovery.after > before {
             self.recovery.attempts = 0;
             self.ask_for_entries(leader);
+            // Large bodies do not come in bulk.
+            if !self.recovery.bodies.is_waiting() {
+                self.ask_for_bodies(leader);
+            }
             self.timers.set(Timer::Recovery, now + ASK_AGAIN_AFTER);
         }
     }
@@ -294,40 +236,6 @@ impl Core {
         }
         let ordered = ordered(&metadata, meaning, configuration, term, log_time_us);
         self.remember(index, ordered, request.map(|request| (0, request)))
-    }
-
-    fn ask_for_bodies(&mut self, leader: NodeId) {
-        let mut budget = self.binding.room_bytes();
-        let first = self.log.last() + 1;
-        let mut wants = Vec::new();
-        let mut expected = 0;
-        for (position, key, here, body_len) in self.binding.missing() {
-            let missing = (body_len - here.min(body_len)) as usize;
-            if wants.len() >= WANTS_MAX || (!wants.is_empty() && missing > budget) {
-                break;
-            }
-            if self.unordered.get(&key).is_some() {
-                continue;
-            }
-            budget = budget.saturating_sub(missing);
-            expected += missing;
-            wants.push(BodyWant::new(first + position as Index, key, here));
-            if expected >= ANSWER_BYTES_MAX {
-                break;
-            }
-        }
-        if wants.is_empty() {
-            return;
-        }
-        self.recovery.expected_bytes = expected.min(ANSWER_BYTES_MAX);
-        self.counters.bodies_asked += wants.len() as u64;
-        // The leader first; after a timeout anyone else (P9).
-        let others = self.others();
-        let to = match self.recovery.attempts {
-            attempts if attempts > 1 && !others.is_empty() => others[attempts % others.len()],
-            _ => leader,
-        };
-        self.send(to, Message::FetchBodies { wants });
     }
 
     fn ask_for_entries(&mut self, leader: NodeId) {

@@ -10,6 +10,7 @@ use crate::{
         aggregation::{Aggregation, Direct},
         recovering::Confirmations,
         replier::Repliers,
+        standstill::Watch,
     },
     entry::{Entry, Incarnation, Index, Member, NodeId, Payload, Term, position_of},
     messages::{AppendEntries, AppendReply, Message, Metadata, PART_BYTES_MAX, WholeRequest},
@@ -75,6 +76,8 @@ pub(crate) struct Follower {
     is_probed: bool,
     /// When `matched` last moved, or something was first sent after it caught up.
     pub(crate) progressed: Time,
+    /// Where it says that it waits.
+    pub(crate) watch: Watch,
     /// None if it gets everything by way of the aggregator (P26).
     pub(crate) direct: Option<Direct>,
     /// Where it last said that it must go on, and when: what was on its way meanwhile is rejected
@@ -101,6 +104,7 @@ impl Leader {
             heard: now,
             is_probed: false,
             progressed: now,
+            watch: Watch::default(),
             direct: Some(Direct::UNTIL_HEARD),
             rewound: None,
         };
@@ -189,6 +193,7 @@ impl Follower {
             self.next = self.next.max(index + 1);
             self.progressed = now;
             self.is_probed = false;
+            self.watch.passed(now, self.node, index);
         }
         has_moved
     }
@@ -319,6 +324,12 @@ impl Core {
     ) {
         if let Some(after) = reply.rejected_after {
             self.serve_directly(from, after);
+        }
+        let patience = self.settings.timing.election_max;
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(follower) = leader.follower_mut(from)
+        {
+            follower.watch.note(now, from, reply.standstill, patience);
         }
         if self.take_reply(now, from, incarnation, reply) {
             self.advance_commit();

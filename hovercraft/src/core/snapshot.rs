@@ -182,6 +182,7 @@ impl Core {
             self.configurations.reset(meta.configuration.clone().into());
         }
         self.commit.installed(index);
+        self.commit.unverify(self.log.last());
         (self.dispatched, self.applied) = (index, index);
         self.is_poisoned = false;
         self.recovery.forget_term();

@@ -3,7 +3,7 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::{
-    core::{Core, Role},
+    core::{Core, Role, Standstill},
     entry::{Entry, Index, NodeId, Term},
 };
 
@@ -68,6 +68,9 @@ pub struct ReplicaStatus {
     pub applied: Option<Index>,
     /// How far it acknowledged.
     pub matched: Index,
+    /// The entry that it has not gone beyond for at least the longest election time-out, and the
+    /// cause, as it says.
+    pub standstill: Option<Standstill>,
 }
 
 /// Counts what happened since the start.
@@ -95,6 +98,10 @@ pub struct Counters {
     pub bodies_asked: u64,
     pub bodies_served: u64,
     pub bodies_recovered: u64,
+    /// They came with an entry in bulk, or with append-entries.
+    pub bodies_carried: u64,
+    pub bodies_refused: u64,
+    pub metadata_taken_back: u64,
     pub bulk_catch_ups: u64,
     pub snapshots_taken: u64,
     pub snapshots_installed: u64,
@@ -125,7 +132,10 @@ impl Core {
                 let status = members.iter().map(|member| {
                     let (queue, applied) = leader.repliers.queue(member.id).unwrap_or_default();
                     let matched = leader.matched(member);
-                    ReplicaStatus { node: member.id, queue: queue as u64, applied, matched }
+                    let follower = leader.follower(member.id);
+                    let standstill = follower.and_then(|follower| follower.watch.standstill());
+                    let (node, queue) = (member.id, queue as u64);
+                    ReplicaStatus { node, queue, applied, matched, standstill }
                 });
                 (RoleStatus::Leader, status.collect())
             }
@@ -168,6 +178,16 @@ impl Core {
     /// Everything up to here is committed, as far as this replica knows.
     pub fn commit_index(&self) -> Index {
         self.commit.index()
+    }
+
+    /// Returns the highest index that is known to be as in the leader's log (P6).
+    pub fn verified_index(&self) -> Index {
+        self.commit.verified()
+    }
+
+    /// Returns the last index whose order is known, with its request or without.
+    pub fn ordered_index(&self) -> Index {
+        self.ordered_last()
     }
 
     /// Everything up to here is applied.

@@ -184,6 +184,9 @@ pub enum Fault {
     CutAggregator { number: usize, replica: usize, ways: Ways, for_us: u64, for_good: bool },
     /// Of a thousand packets from and to aggregators so many are heard again, long after.
     Echo { per_mille: u32, late_us: u64, for_us: u64 },
+    /// Of a thousand messages that order entries, so many have one bit of an entry's digest,
+    /// identity or length flipped: memory that fails where no checksum looks.
+    BitFlip { per_mille: u32, for_us: u64 },
 }
 
 /// A sort of fault.
@@ -215,11 +218,12 @@ pub enum FaultKind {
     KillAggregator,
     CutAggregator,
     Echo,
+    BitFlip,
 }
 
 impl FaultKind {
     /// All of them, with the name under which each is counted.
-    pub const ALL: [(Self, &'static str); 25] = [
+    pub const ALL: [(Self, &'static str); 26] = [
         (Self::Loss, "fault: loss"),
         (Self::Duplication, "fault: duplication"),
         (Self::Reordering, "fault: reordering"),
@@ -245,6 +249,7 @@ impl FaultKind {
         (Self::KillAggregator, "fault: kill aggregator"),
         (Self::CutAggregator, "fault: cut aggregator"),
         (Self::Echo, "fault: echo"),
+        (Self::BitFlip, "fault: bit flip"),
     ];
 
     /// The name under which it is counted.
@@ -282,6 +287,7 @@ impl Fault {
             Self::KillAggregator { .. } => FaultKind::KillAggregator,
             Self::CutAggregator { .. } => FaultKind::CutAggregator,
             Self::Echo { .. } => FaultKind::Echo,
+            Self::BitFlip { .. } => FaultKind::BitFlip,
         }
     }
 
@@ -305,6 +311,7 @@ impl Fault {
             | Self::SyncStall { for_us, .. }
             | Self::CutAggregator { for_us, .. }
             | Self::Echo { for_us, .. }
+            | Self::BitFlip { for_us, .. }
             | Self::FullDisk { for_us, .. } => Some(*for_us),
             Self::Kill { down_us, .. }
             | Self::Blackout { down_us, .. }

@@ -44,6 +44,9 @@ const SHARES: [(FaultKind, u8); 22] = [
     (FaultKind::Damage, 15),
 ];
 
+/// The same for those with a stream of their own, so that other seeds stay what they are.
+const APART: [(FaultKind, u8); 1] = [(FaultKind::BitFlip, 20)];
+
 /// The same for those that need an aggregator.
 const OF_AGGREGATORS: [(FaultKind, u8); 3] =
     [(FaultKind::KillAggregator, 50), (FaultKind::CutAggregator, 60), (FaultKind::Echo, 40)];
@@ -59,6 +62,12 @@ impl FaultOptions {
         let kinds = SHARES.into_iter().filter(|(_, share)| rng.u8(..100) < *share);
         let mut kinds: Vec<_> = kinds.map(|(kind, _)| kind).collect();
         let steady = rng.bool();
+        for (kind, share) in APART {
+            let mut rng = Seed(options.seed).stream("fault kinds apart", kind as u64);
+            if rng.u8(..100) < share {
+                kinds.push(kind);
+            }
+        }
         if options.cluster.aggregators > 0 {
             let own = OF_AGGREGATORS.into_iter().filter(|(_, share)| rng.u8(..100) < *share);
             kinds.extend(own.map(|(kind, _)| kind));
@@ -120,6 +129,7 @@ impl FaultOptions {
                 let late_us = [2000, 50_000, 500_000][rng.usize(..3)];
                 Fault::DelayTail { per_mille: [10, 100][rng.usize(..2)], late_us, for_us }
             }
+            FaultKind::BitFlip => Fault::BitFlip { per_mille: [20, 300][rng.usize(..2)], for_us },
             FaultKind::Mtu => Fault::Mtu { bytes: [300, 600, 1400][rng.usize(..3)], for_us },
             FaultKind::Partition => Fault::Partition {
                 sides: sides(rng, target, replicas),
@@ -207,12 +217,12 @@ fn draw_of_aggregators(
 impl FaultKind {
     /// Whether it happens to aggregators alone.
     pub(crate) fn is_of_aggregators(self) -> bool {
-        self >= Self::KillAggregator
+        matches!(self, Self::KillAggregator | Self::CutAggregator | Self::Echo)
     }
 
     /// Whether it happens to packets here and there, rather than to somebody.
     fn is_of_packets(self) -> bool {
-        self <= Self::Mtu
+        self <= Self::Mtu || self == Self::BitFlip
     }
 }
 

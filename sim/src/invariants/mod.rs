@@ -23,6 +23,7 @@ mod quorum_heard;
 mod read_only;
 mod session_tables;
 mod state_machine_safety;
+mod verified;
 mod verified_commit;
 
 use std::sync::Arc;
@@ -170,6 +171,7 @@ impl Invariants {
         self.heard.check(now, replica, core)?;
         self.fallback.check(now, replicas, replica, core)?;
         let before = std::mem::replace(&mut mirror.commit, core.commit_index());
+        verified::check(replica, core)?;
         verified_commit::check(&mut self.history, replicas, replica.node, core, before)?;
         if core.is_leader() && !change.appended.is_empty() {
             queue_bound::check(replica, mirror, &self.applied_max)?;

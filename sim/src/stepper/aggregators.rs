@@ -52,10 +52,11 @@ impl Stepper {
     pub(super) fn send_to_aggregators(
         &mut self,
         at: usize,
-        envelope: Box<Envelope>,
+        mut envelope: Box<Envelope>,
     ) -> Result<(), Violation> {
         let nobody = hovercraft::NodeId::AGGREGATOR;
         self.invariants.sent(self.now, &self.replicas, at, nobody, &envelope)?;
+        self.network.flip(at, self.first_aggregator(), &mut envelope.message);
         let copies = iter::repeat_n(self.packet(envelope, false), self.machines.len());
         for (number, packet) in copies.enumerate() {
             self.send_with_echo(at, self.first_aggregator() + number, packet);

@@ -75,6 +75,7 @@ impl Stepper {
                     self.count_message(at, &envelope);
                     self.invariants.sent(self.now, &self.replicas, at, to, &envelope)?;
                     let to = position(to);
+                    self.network.flip(at, to, &mut envelope.message);
                     let is_damaged = self.network.damage(at, to, &mut envelope.message);
                     self.send(at, to, self.packet(envelope, is_damaged));
                 }

@@ -33,6 +33,7 @@ impl Stepper {
             | Fault::Corruption { .. }
             | Fault::DelayTail { .. }
             | Fault::Echo { .. }
+            | Fault::BitFlip { .. }
             | Fault::Mtu { .. } => {
                 self.network.disturb(number, fault.clone());
                 Some(Relief::Mend(number))

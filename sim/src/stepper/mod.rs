@@ -391,6 +391,7 @@ impl Stepper {
         coverage.add("packets doubled", self.network.doubled);
         coverage.add("packets cut off", self.network.cut_off);
         coverage.add("packets damaged", self.network.damaged);
+        coverage.add("orders with a bit flipped", self.network.flipped);
         coverage.add("packets late", self.network.late);
         coverage.add("packets too large", self.network.too_large);
         self.tally.add_to(&mut coverage);
