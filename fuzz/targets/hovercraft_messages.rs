@@ -40,7 +40,7 @@ fn core() -> Core {
         snapshot: None,
         first_index: 1,
         entries: Vec::new(),
-        torn: false,
+        torn: None,
     };
     let settings = Settings { mode: Mode::HovercRaftPlusPlus, ..Settings::default() };
     Core::new(Start { hard_state, loaded, settings, seed: 1 }, Time::ZERO)

@@ -5,11 +5,16 @@
 
 #![expect(missing_docs, reason = "what rkyv derives for the fields of variants has no docs")]
 
+mod existing;
+
 use std::{net::SocketAddrV4, time::Duration};
 
 use r2p2::{AsyncLink, MessageReceiver, MessageSender, MessageType, Outbox, Time};
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 use tokio::time::Instant;
+
+pub use self::existing::lost_disk;
+use self::existing::{Found, existing, of_cluster};
 
 use crate::{
     core::{Counters, Status},
@@ -42,6 +47,8 @@ pub enum Answer {
         incarnation: Incarnation,
         /// The cluster that its disk belongs to.
         birth: Option<Birth>,
+        /// The cluster whose replicas speak to it as to a member, if its disk belongs to none.
+        counted_by: Option<u64>,
     },
     /// Answers [`Question::Init`]: it is on disk, now or since an earlier one that was the same.
     Initialised,
@@ -72,6 +79,14 @@ pub struct NodeStatus {
     pub network: NetworkStatus,
     /// What it has said to other replicas, and how often entries went to the disk.
     pub exchange: ExchangeStatus,
+    /// This life of its disk (P39).
+    pub incarnation: Incarnation,
+    /// The configuration in force there; none before `init`.
+    pub configuration: Option<Configuration>,
+    /// Before `init`: the cluster whose replicas speak to it as to a member. Its disk was lost.
+    pub counted_by: Option<u64>,
+    /// What it may have lost, if this run began with another life of its disk (P37).
+    pub missing: Option<String>,
 }
 
 /// What a replica's sockets have done.
@@ -217,12 +232,40 @@ pub enum AdminError {
     },
     /// Some replicas belong to a cluster already that is not the one asked for.
     #[error(
-        "{address} already belongs to cluster {cluster:016x}, which has other members; start from \
-         empty data directories, or name exactly the members of that cluster"
+        "{address} already belongs to cluster {cluster:016x}, whose members are {members}; nothing \
+         was changed; name exactly these, or make another cluster of other replicas, with other \
+         addresses and data directories, and keep these"
     )]
     OtherCluster {
         /// Who.
         address: SocketAddrV4,
+        /// The cluster.
+        cluster: u64,
+        /// The addresses of its members, separated by commas.
+        members: String,
+    },
+    /// The replicas belong to different clusters.
+    #[error(
+        "these replicas belong to different clusters: {} and {}; nothing was changed; correct the \
+         list of members",
+        of_cluster(&clusters[0]),
+        of_cluster(&clusters[1])
+    )]
+    TwoClusters {
+        /// Two addresses, each with its cluster.
+        clusters: [(SocketAddrV4, u64); 2],
+    },
+    /// A replica has an empty disk, and a cluster counts it as a member.
+    #[error(
+        "{address} is replica {node}: {}; nothing was changed; do not empty other directories to \
+         begin anew, because that loses what is acknowledged: see `hovercraft status`",
+        lost_disk(*cluster)
+    )]
+    LostDisk {
+        /// Who.
+        address: SocketAddrV4,
+        /// Its number.
+        node: NodeId,
         /// The cluster.
         cluster: u64,
     },
@@ -234,7 +277,8 @@ pub enum AdminError {
 /// Makes a cluster of replicas that were started with empty disks: collects their incarnations,
 /// sends all of them the first configuration, and returns when it is on every disk (P39).
 ///
-/// Doing it again does no harm: if some have it already, the others get the same. Returns the
+/// Doing it again does no harm: if some have it already, the others get the same. A replica that a
+/// cluster counts as a member is never put into another one, even if its disk is empty. Returns the
 /// cluster's number.
 #[cfg(not(madsim))]
 pub async fn init(
@@ -254,11 +298,10 @@ pub async fn init_on(
 ) -> Result<u64, AdminError> {
     check_members(members)?;
     let mut asker = Asker::new(link, timeout);
-    let mut named = Vec::new();
-    let mut existing: Option<(SocketAddrV4, Birth)> = None;
+    let mut found = Vec::new();
     for (id, address) in members {
         match asker.ask(*address, &Question::Hello).await? {
-            Answer::Hello { node, incarnation, birth } => {
+            Answer::Hello { node, incarnation, birth, counted_by } => {
                 if node != *id {
                     return Err(AdminError::WrongNode {
                         address: *address,
@@ -266,25 +309,19 @@ pub async fn init_on(
                         expected: *id,
                     });
                 }
-                named.push(Member { id: *id, incarnation, address: *address });
-                existing = existing.or(birth.map(|birth| (*address, birth)));
+                let member = Member { id: *id, incarnation, address: *address };
+                found.push(Found { member, birth, counted_by });
             }
             answer => return Err(unexpected(*address, &answer)),
         }
     }
-    named.sort_by_key(|member| member.id);
-    let (cluster, configuration) = match existing {
+    found.sort_by_key(|it| it.member.id);
+    let (cluster, configuration) = match existing(&found)? {
         None => {
-            let cluster = random_number();
-            (cluster, Configuration { id: 1, members: named, limits })
+            let members = found.iter().map(|it| it.member).collect();
+            (random_number(), Configuration { id: 1, members, limits })
         }
-        Some((address, birth)) => {
-            let cluster = birth.cluster;
-            if birth.configuration.members != named {
-                return Err(AdminError::OtherCluster { address, cluster });
-            }
-            (cluster, birth.configuration)
-        }
+        Some(birth) => (birth.cluster, birth.configuration.clone()),
     };
     for (node, address) in members {
         let (node, configuration) = (*node, configuration.clone());
@@ -476,7 +513,7 @@ mod tests {
                     let answer = match Question::decode(&message.body).unwrap() {
                         Question::Hello => {
                             let (node, incarnation) = (NodeId(1), Incarnation(7));
-                            Answer::Hello { node, incarnation, birth: None }
+                            Answer::Hello { node, incarnation, birth: None, counted_by: None }
                         }
                         _ => Answer::Initialised,
                     };

@@ -120,8 +120,8 @@ impl Model {
     }
 
     fn check(&self, loaded: &Loaded) -> Result<(), String> {
-        if loaded.torn {
-            return Err("it is torn, and nothing that was synced is lost".to_owned());
+        if let Some(torn) = loaded.torn {
+            return Err(format!("it says that {torn}, and nothing that was synced is"));
         }
         let vote = loaded.hard_state.as_ref().map_or(0, |state| state.term);
         if !self.votes.contains(&vote) {
@@ -243,7 +243,7 @@ fn check(disk: &SimDisk, model: &Model, what: &str) {
     let end = after.first_index + after.entries.len() as Index;
     let kept = after.entries.len().saturating_sub(2);
     let old = loaded.entries.len().saturating_sub(kept);
-    if after.torn
+    if after.torn.is_some()
         || end != next + 2
         || after.entries[..kept] != loaded.entries[old..]
         || after.entries[kept..] != entries(next, 2, term)
@@ -314,7 +314,7 @@ proptest! {
             let loaded;
             (store, loaded) = opened(&disk, step as u64).unwrap();
             let expected = model.load().unwrap();
-            prop_assert!(!loaded.torn);
+            prop_assert!(loaded.torn.is_none());
             prop_assert_eq!(&loaded.hard_state, &expected.hard_state);
             prop_assert_eq!(&loaded.snapshot, &expected.snapshot);
             // What was trimmed may still be there.

@@ -112,7 +112,7 @@ fn check(what: &str, found: Result<Loaded, StoreError>, whole: &Loaded) -> &'sta
     };
     assert_eq!(found.hard_state, whole.hard_state, "{what}: the hard state is wrong");
     assert_eq!(found.snapshot, whole.snapshot, "{what}: the snapshot is wrong");
-    if !found.torn {
+    if found.torn.is_none() {
         assert_eq!(found.first_index, whole.first_index, "{what}: the log begins elsewhere");
         assert_eq!(found.entries.len(), whole.entries.len(), "{what}: lost entries");
         assert!(found.entries == whole.entries, "{what}: other entries");
@@ -137,7 +137,7 @@ fn damage_is_never_silently_wrong() {
     fill(&good);
     let whole = reload(&good).unwrap();
     assert_eq!(whole.entries.len(), 1_300);
-    assert!(!whole.torn);
+    assert!(whole.torn.is_none());
 
     let mut counts = std::collections::BTreeMap::new();
     let mut random = 1_u64;
@@ -195,7 +195,7 @@ fn a_tail_that_was_synced_and_is_gone_is_torn() {
     // A crash right after the start must not make the replica forget.
     for _ in 0..2 {
         let (_, loaded) = opened(&live);
-        assert!(loaded.torn);
+        assert!(loaded.torn.is_some());
         assert_eq!(loaded.entries, entries(1, 400, 1));
     }
 }
@@ -220,7 +220,7 @@ fn a_lost_mark_or_a_lost_log_is_torn() {
         }
         for _ in 0..2 {
             let (_, loaded) = opened(&directory);
-            assert!(loaded.torn, "{lost} is lost");
+            assert!(loaded.torn.is_some(), "{lost} is lost");
             assert_eq!(loaded.entries.is_empty(), lost != "synced");
         }
         let (mut store, loaded) = opened(&directory);
@@ -230,7 +230,7 @@ fn a_lost_mark_or_a_lost_log_is_torn() {
         store.sync().unwrap();
         drop(store);
         let (_, loaded) = opened(&directory);
-        assert!(!loaded.torn, "{lost} was lost, and it is noted");
+        assert!(loaded.torn.is_none(), "{lost} was lost, and it is noted");
         assert_eq!(loaded.first_index + loaded.entries.len() as u64, next + 10);
     }
 }
@@ -243,7 +243,7 @@ fn a_log_lost_behind_a_snapshot_is_torn() {
     fs::remove_dir_all(root.path().join("sled")).unwrap();
     for _ in 0..2 {
         let (_, loaded) = opened(root.path());
-        assert!(loaded.torn && loaded.entries.is_empty());
+        assert!(loaded.torn.is_some() && loaded.entries.is_empty());
         assert_eq!((loaded.first_index, loaded.snapshot.unwrap().index), (101, 100));
     }
     let (mut store, _) = opened(root.path());
@@ -251,7 +251,7 @@ fn a_log_lost_behind_a_snapshot_is_torn() {
     store.sync().unwrap();
     drop(store);
     let (_, loaded) = opened(root.path());
-    assert_eq!((loaded.entries, loaded.torn), (entries(101, 2, 9), false));
+    assert_eq!((loaded.entries, loaded.torn), (entries(101, 2, 9), None));
 }
 
 /// A log whose vote is lost must not be used: the replica could vote twice in one term.
@@ -275,7 +275,10 @@ fn a_damaged_snapshot_is_named() {
     bytes[1_000] ^= 4;
     fs::write(&path, bytes).unwrap();
     let text = SledStore::open(root.path()).unwrap_err().to_string();
-    assert!(text.contains("snapshot-100") && text.contains("restore this directory"), "{text}");
+    assert!(
+        text.contains("snapshot-100") && text.contains("leave the directory as it is"),
+        "{text}"
+    );
 }
 
 /// A crash between the rename and the emptying of the log, and at every point after it.
@@ -291,7 +294,7 @@ fn an_install_that_a_crash_cut_is_finished() {
         let (mut store, loaded) = opened(root.path());
         assert_eq!((loaded.first_index, loaded.entries.len()), (101, 0));
         assert_eq!(loaded.snapshot.unwrap().index, 100);
-        assert!(!loaded.torn && complete.exists() && !installing.exists());
+        assert!(loaded.torn.is_none() && complete.exists() && !installing.exists());
         store.append(101, &entries(101, 5, 5)).unwrap();
         store.sync().unwrap();
     }
@@ -301,7 +304,7 @@ fn an_install_that_a_crash_cut_is_finished() {
     fs::rename(&complete, &installing).unwrap();
     fs::remove_file(root.path().join("sled/db")).unwrap();
     let (_, loaded) = opened(root.path());
-    assert_eq!((loaded.first_index, loaded.entries.len(), loaded.torn), (101, 0, false));
+    assert_eq!((loaded.first_index, loaded.entries.len(), loaded.torn), (101, 0, None));
 }
 
 /// P38: the first failure stops the store, log and snapshots alike.
@@ -333,11 +336,11 @@ fn a_log_of_another_store_is_torn() {
     {
         let mut store = MemoryStore::open(root.path()).unwrap();
         let loaded = store.load().unwrap();
-        assert!(loaded.torn && loaded.entries.is_empty());
+        assert!(loaded.torn.is_some() && loaded.entries.is_empty());
         store.save_hard_state(&HardState { clean: true, ..hard_state() }).unwrap();
     }
     let (_, loaded) = opened(root.path());
-    assert!(loaded.torn);
+    assert!(loaded.torn.is_some());
     assert_eq!(loaded.entries.len(), 1_300);
 }
 

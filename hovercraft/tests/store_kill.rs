@@ -188,7 +188,7 @@ fn run_and_kill(directory: &Path, kind: StoreKind, seed: u64) -> (u64, u64) {
 /// Finds the step after which the log was as it was found, at or after `on_disk`.
 fn check(mut script: Script, on_disk: u64, found: &Loaded) {
     const STEPS_AHEAD_MAX: u64 = 200;
-    assert!(!found.torn, "nothing that was synced is lost");
+    assert!(found.torn.is_none(), "nothing that was synced is lost");
     for (index, entry) in (found.first_index..).zip(&found.entries) {
         assert!(*entry == self::entry(index, entry.term), "entry {index} was never written");
     }

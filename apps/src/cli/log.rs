@@ -95,11 +95,10 @@ pub(super) fn run(arguments: &Arguments) -> Exit {
     }
     printer.finish();
     match inspected {
-        Ok(inspection) if inspection.torn => {
-            let reason = "records that were on disk are missing at the end of the log, or it cannot \
-                be told that none is; the replica will take no part until it has caught up with a \
-                leader";
-            fail(Exit::Bad, reason)
+        Ok(Inspection { torn: Some(torn), .. }) => {
+            let next = "leave the directory as it is: the replica takes no part until it has \
+                caught up with a leader";
+            fail(Exit::Bad, format!("{torn}; {next}"))
         }
         Ok(_) => Exit::Good,
         Err(error) => {
@@ -179,7 +178,7 @@ impl<W: Write> Printer<W> {
                 "segments": segment_count,
                 "write": last_number,
                 "synced": inspection.synced_number,
-                "torn": inspection.torn,
+                "torn": inspection.torn.is_some(),
             });
             return self.line(&line.to_string());
         }
@@ -193,7 +192,7 @@ impl<W: Write> Printer<W> {
             next_index - 1,
             text(inspection.synced_number)
         ));
-        if !inspection.torn {
+        if inspection.torn.is_none() {
             self.line("all is there");
         }
     }

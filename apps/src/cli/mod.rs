@@ -6,6 +6,7 @@ mod init;
 mod kv;
 mod log;
 mod node;
+mod standing;
 mod status;
 mod switch;
 mod switch_status;

@@ -13,7 +13,11 @@ use hovercraft::{
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{ClusterArguments, Exit, fail, runtime, switch_status};
+use super::{
+    ClusterArguments, Exit, fail, runtime,
+    standing::{self, Answers},
+    switch_status,
+};
 
 const KEYS: &str = "\
 With --json the output is one object with the key `replicas`: an array with an object for each
@@ -29,6 +33,10 @@ replica, in the order asked. Indices are positions in the log.
   leader           the number of the replica that it follows, or null
   term             its term
   recovering       whether it may not vote or be counted until it has caught up
+  missing          what it may have lost, if this run of it began recovering, or null
+  counted_by       before init, the cluster that speaks to it as to a member, or null: its disk was
+                   lost, or its init is not finished
+  notes            what the table says of it
   first_index, last_index, durable_index, commit_index, applied_index, snapshot_index
                    the first entry kept, the last one, the last one on disk, the last one that is
                    committed, the last one executed, and where its snapshot is
@@ -88,7 +96,9 @@ pub(super) fn run(arguments: Arguments) -> Exit {
     };
     let mut output = io::stdout().lock();
     let printed = if arguments.json {
-        let replicas: Vec<Value> = replicas.iter().map(to_json).collect();
+        let answers = answers(&replicas);
+        let replicas: Vec<Value> =
+            replicas.iter().map(|replica| to_json(replica, &answers)).collect();
         let mut all = json!({ "replicas": replicas });
         if let Some(asked) = &switch {
             all["switch"] = switch_status::to_json(asked);
@@ -147,7 +157,15 @@ fn role(role: RoleStatus) -> &'static str {
     }
 }
 
-fn to_json((address, answer): &Asked) -> Value {
+/// Those who answered.
+fn answers(replicas: &[Asked]) -> Vec<(SocketAddrV4, &NodeStatus)> {
+    replicas
+        .iter()
+        .filter_map(|(address, answer)| Some((*address, answer.as_ref().ok()?)))
+        .collect()
+}
+
+fn to_json((address, answer): &Asked, all: Answers<'_>) -> Value {
     let status = match answer {
         Ok(status) => status,
         Err(error) => return json!({ "address": address, "error": error.to_string() }),
@@ -176,6 +194,9 @@ fn to_json((address, answer): &Asked) -> Value {
         "leader": protocol.and_then(|protocol| protocol.leader).map(|leader| leader.0),
         "term": protocol.map(|protocol| protocol.term),
         "recovering": protocol.map(|protocol| protocol.recovering),
+        "missing": status.missing,
+        "counted_by": status.counted_by.map(|cluster| format!("{cluster:016x}")),
+        "notes": notes(*address, status, all),
         "first_index": protocol.map(|protocol| protocol.first),
         "last_index": protocol.map(|protocol| protocol.last),
         "durable_index": protocol.map(|protocol| protocol.durable),
@@ -203,7 +224,8 @@ const COLUMNS: [&str; 11] = [
 
 fn table(replicas: &[Asked]) -> String {
     let mut rows = vec![COLUMNS.map(str::to_owned)];
-    rows.extend(replicas.iter().map(|replica| row(replica, replicas)));
+    let answers = answers(replicas);
+    rows.extend(replicas.iter().map(|replica| row(replica, &answers)));
     let widths: Vec<usize> = (0..COLUMNS.len())
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
         .collect();
@@ -216,7 +238,7 @@ fn table(replicas: &[Asked]) -> String {
     text
 }
 
-fn row((address, answer): &Asked, replicas: &[Asked]) -> [String; COLUMNS.len()] {
+fn row((address, answer): &Asked, all: Answers<'_>) -> [String; COLUMNS.len()] {
     let mut row = COLUMNS.map(|_| "-".to_owned());
     row[1] = address.to_string();
     let status = match answer {
@@ -231,7 +253,7 @@ fn row((address, answer): &Asked, replicas: &[Asked]) -> [String; COLUMNS.len()]
         }
     };
     row[0] = status.node.to_string();
-    row[10] = notes(status);
+    row[10] = notes(*address, status, all);
     let Some(protocol) = &status.protocol else { return row };
     role(protocol.role).clone_into(&mut row[2]);
     row[3] = protocol.leader.map_or_else(|| "-".to_owned(), |leader| leader.to_string());
@@ -241,8 +263,7 @@ fn row((address, answer): &Asked, replicas: &[Asked]) -> [String; COLUMNS.len()]
         *cell = number.to_string();
     }
     // Only the leader knows the queues.
-    let protocols =
-        replicas.iter().filter_map(|(_, answer)| answer.as_ref().ok()?.protocol.as_ref());
+    let protocols = all.iter().filter_map(|(_, status)| status.protocol.as_ref());
     let mut queues = protocols.flat_map(|protocol| &protocol.replicas);
     if let Some(queue) = queues.find(|queue| queue.node == status.node) {
         row[9] = queue.queue.to_string();
@@ -255,34 +276,34 @@ fn row((address, answer): &Asked, replicas: &[Asked]) -> [String; COLUMNS.len()]
     row
 }
 
-fn notes(status: &NodeStatus) -> String {
+fn notes(address: SocketAddrV4, status: &NodeStatus, all: Answers<'_>) -> String {
     let mut notes = Vec::new();
     if let Some(error) = &status.poisoned {
         notes.push(format!("service stopped: {error}"));
     }
     match &status.protocol {
-        Some(protocol) if protocol.recovering => notes.push("recovering".to_owned()),
+        Some(protocol) if protocol.recovering => notes.push(standing::recovering(status, all)),
         Some(protocol) if protocol.binding > 0 => {
             notes.push(format!("{} bodies missing", protocol.binding));
         }
         None if status.mode == "unreplicated" => notes.push("unreplicated".to_owned()),
-        None => notes.push("not initialised: run `hovercraft init`".to_owned()),
+        None => notes.push(standing::without_cluster(address, status, all)),
         Some(_) => {}
     }
     notes.join("; ")
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use hovercraft::{
         NodeId,
-        admin::{ExchangeStatus, NetworkStatus},
-        core::{Cause, Counters, ReplicaStatus, Status},
+        core::{Cause, ReplicaStatus, Status},
     };
 
     use super::*;
+    use crate::cli::standing::tests::unborn;
 
-    fn protocol(node: u16, leader: Option<u16>) -> Status {
+    pub(in crate::cli) fn protocol(node: u16, leader: Option<u16>) -> Status {
         let is_leader = leader == Some(node);
         let queue = |node: u16| ReplicaStatus {
             node: NodeId(node),
@@ -313,16 +334,7 @@ mod tests {
     }
 
     fn answer(node: u16, protocol: Option<Status>) -> Asked {
-        let status = NodeStatus {
-            node: NodeId(node),
-            cluster: Some(0xAB),
-            mode: "hovercraft".into(),
-            poisoned: None,
-            protocol,
-            counters: Counters::default(),
-            network: NetworkStatus::default(),
-            exchange: ExchangeStatus::default(),
-        };
+        let status = NodeStatus { cluster: Some(0xAB), protocol, ..unborn(node, node.into()) };
         (format!("10.0.0.{node}:7000").parse().unwrap(), Ok(status))
     }
 
@@ -374,10 +386,10 @@ mod tests {
 
     #[test]
     fn every_key_of_the_json_is_documented() {
-        let Value::Object(good) = to_json(&answer(1, Some(protocol(1, Some(1))))) else {
+        let Value::Object(good) = to_json(&answer(1, Some(protocol(1, Some(1)))), &[]) else {
             panic!("not an object");
         };
-        let Value::Object(silent) = to_json(&silent()) else { panic!("not an object") };
+        let Value::Object(silent) = to_json(&silent(), &[]) else { panic!("not an object") };
         let queue = good["queues"][0].as_object().expect("an object").clone();
         for key in good.keys().chain(silent.keys()).chain(queue.keys()) {
             let words = KEYS.split(|c: char| c != '_' && !c.is_ascii_alphanumeric());

@@ -54,7 +54,7 @@ impl Cores {
             snapshot: None,
             first_index: 1,
             entries: Vec::new(),
-            torn: false,
+            torn: None,
         };
         let settings = Settings {
             mode: self.mode,

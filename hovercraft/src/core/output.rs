@@ -100,8 +100,10 @@ pub enum Write {
 /// its durability was broken (P38).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the leader of term {term} has another entry at index {index}, which is committed here; \
-     remove this replica's data and add it again"
+    "the leader of term {term} has another entry at index {index}, which is committed here: one of \
+     the two has lost acknowledged writes, because an older copy of its disk was put in place or \
+     its durability promised less; copy the data directories of all replicas before this one is \
+     started again, and remove none, because this one may be the last that holds those writes"
 )]
 pub struct Conflict {
     /// The index that differs.

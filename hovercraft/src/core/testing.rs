@@ -85,7 +85,7 @@ pub(crate) fn core_of(
         durability: settings.durability,
         clean: false,
     };
-    let loaded = Loaded { hard_state: None, snapshot: None, first_index: 1, entries, torn: false };
+    let loaded = Loaded { hard_state: None, snapshot: None, first_index: 1, entries, torn: None };
     Core::new(Start { hard_state, loaded, settings, seed }, Time::ZERO)
 }
 

@@ -108,7 +108,10 @@ pub enum NodeError {
         source: io::Error,
     },
     /// The data directory belongs to another replica.
-    #[error("the data directory is that of replica {found}, and this is replica {expected}")]
+    #[error(
+        "the data directory is that of replica {found}, and this is replica {expected}; correct \
+         `id` or `data` in the configuration"
+    )]
     WrongNode {
         /// Whose it is.
         found: NodeId,
@@ -314,8 +317,26 @@ impl NodeBuilder {
             }
             Some(store) => {
                 let (store, loaded, state) = self.load(store)?;
-                let prepared =
-                    Prepared { service, store, loaded, state, link, endpoints, stopper, seed };
+                let missing = startup::missing(&loaded, &state);
+                if let Some(missing) = &missing {
+                    tracing::warn!(
+                        node = %self.id,
+                        "this replica may have lost what it acknowledged: {missing}; it votes and \
+                         is counted again when it has caught up with a leader; leave its data \
+                         directory as it is"
+                    );
+                }
+                let prepared = Prepared {
+                    service,
+                    store,
+                    loaded,
+                    state,
+                    missing,
+                    link,
+                    endpoints,
+                    stopper,
+                    seed,
+                };
                 roles::spawn(&name, run::replicate(self, prepared))?
             }
         };

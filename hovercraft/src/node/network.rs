@@ -126,6 +126,8 @@ pub(crate) struct Replica {
     pub(crate) reads: Vec<NodeId>,
     /// The encoded message, reused.
     pub(crate) buffer: Vec<u8>,
+    /// What this run may have lost before it began (P37).
+    pub(crate) missing: Option<String>,
 }
 
 impl Replica {
@@ -376,6 +378,10 @@ impl Replica {
             counters: *self.core.counters(),
             network: self.network,
             exchange: self.exchange,
+            incarnation: state.incarnation,
+            configuration: Some(self.core.configuration().as_ref().clone()),
+            counted_by: None,
+            missing: self.missing.clone(),
         }
     }
 }
@@ -383,7 +389,8 @@ impl Replica {
 /// Who a replica is, for `init`.
 pub(crate) fn hello(state: &crate::storage::HardState) -> Answer {
     let node = state.birth.as_ref().map_or(NodeId(0), |birth| birth.node);
-    Answer::Hello { node, incarnation: state.incarnation, birth: state.birth.clone() }
+    let (incarnation, birth) = (state.incarnation, state.birth.clone());
+    Answer::Hello { node, incarnation, birth, counted_by: None }
 }
 
 /// The answer of a replica that has been initialised before.

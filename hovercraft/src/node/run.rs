@@ -29,6 +29,8 @@ pub(crate) struct Prepared<L> {
     pub(crate) store: Box<dyn LogStore>,
     pub(crate) loaded: Loaded,
     pub(crate) state: HardState,
+    /// What may be lost, if the incarnation is a new one.
+    pub(crate) missing: Option<String>,
     pub(crate) link: L,
     pub(crate) endpoints: Endpoints,
     pub(crate) stopper: Stopper,
@@ -60,7 +62,7 @@ pub(crate) async fn replicate(
     prepared: Prepared<impl WaitLink>,
 ) -> Result<(), NodeError> {
     let Prepared { service, mut store, loaded, mut state, mut link, .. } = prepared;
-    let Prepared { mut endpoints, stopper, seed, .. } = prepared;
+    let Prepared { mut endpoints, stopper, seed, missing, .. } = prepared;
     let (id, mode) = (builder.id, builder.mode);
     if state.birth.is_none() {
         let (store, link) = (store.as_mut(), &mut link);
@@ -104,6 +106,7 @@ pub(crate) async fn replicate(
         exchange: ExchangeStatus::default(),
         reads: Vec::new(),
         buffer: Vec::new(),
+        missing,
     };
     let result = drive(&mut replica, &mut link, builder.spin, &stopper).await;
     let ended = end(replica, storage, result.is_ok()).await;

@@ -1,17 +1,50 @@
 //! A replica before `init`: it knows who it is, answers operators, and takes part in nothing (P39).
 
-use r2p2::{MessageType, WaitLink};
+use std::time::Duration;
+
+use r2p2::{MessageType, Time, WaitLink};
 
 use crate::{
-    admin::{Answer, ExchangeStatus, NetworkStatus, NodeStatus, Question},
+    admin::{Answer, ExchangeStatus, NetworkStatus, NodeStatus, Question, lost_disk},
     core::Counters,
     entry::NodeId,
+    messages::Envelope,
     node::{
         Mode, NodeError, Stopper,
         network::{Clock, Endpoints, initialised},
     },
     storage::{Birth, HardState, LogStore},
 };
+
+/// A cluster counts this replica as a member if it has spoken to it within this time: far more
+/// than the pause between two elections without a leader.
+const COUNTED_FOR: Duration = Duration::from_secs(10);
+
+/// The cluster whose replicas speak to this one as to a member. It has no data of that cluster, so
+/// its disk was lost, or `init` has not come to it yet.
+#[derive(Debug, Default)]
+struct Counted {
+    by: Option<(u64, Time)>,
+}
+
+impl Counted {
+    /// A replica of a cluster spoke to this one.
+    fn hear(&mut self, now: Time, node: NodeId, cluster: u64) {
+        if self.by.is_none_or(|(known, _)| known != cluster) {
+            tracing::warn!(
+                %node,
+                "the data directory is empty, and cluster {cluster:016x} counts this replica as a \
+                 member: unless its init is not finished, the disk was lost; make no new cluster \
+                 of this replica, the other one goes on while a majority of it is well"
+            );
+        }
+        self.by = Some((cluster, now));
+    }
+
+    fn cluster(&self, now: Time) -> Option<u64> {
+        self.by.filter(|(_, at)| now.since(*at) < COUNTED_FOR).map(|(cluster, _)| cluster)
+    }
+}
 
 /// Waits until `init` has named this replica, and its word is on disk. None if it was stopped
 /// before.
@@ -25,29 +58,39 @@ pub(crate) async fn wait_for_init(
     stopper: &Stopper,
 ) -> Result<Option<HardState>, NodeError> {
     let clock = Clock::new();
-    tracing::info!(%node, "waiting for init");
+    tracing::info!(%node, "the data directory is empty: waiting for init");
+    let mut counted = Counted::default();
     while !stopper.is_stopped() {
-        link.wait(None, std::time::Duration::ZERO).await?;
+        link.wait(None, Duration::ZERO).await?;
+        let now = clock.now();
         let mut questions = Vec::new();
         link.receive(&mut |from, datagram| {
-            if r2p2::message_type(datagram) != Some(MessageType::RaftRequest) {
+            let message_type = r2p2::message_type(datagram);
+            if !matches!(message_type, Some(MessageType::RaftRequest | MessageType::RaftMessage)) {
                 return;
             }
-            let message = endpoints.receiver.handle_datagram(clock.now(), from, datagram);
-            if let Ok(Some(message)) = message
-                && let Ok(question) = Question::decode(&message.body)
-            {
+            let message = endpoints.receiver.handle_datagram(now, from, datagram);
+            let Ok(Some(message)) = message else { return };
+            if message.message_type == MessageType::RaftMessage {
+                if let Ok(envelope) = Envelope::access(&message.body) {
+                    counted.hear(now, node, envelope.cluster.to_native());
+                }
+            } else if let Ok(question) = Question::decode(&message.body) {
                 questions.push((from, question));
             }
         })?;
         for (from, question) in questions {
+            let counted_by = counted.cluster(now);
             let answer = match question {
                 Question::Hello => {
-                    let incarnation = state.incarnation;
-                    Answer::Hello { node, incarnation, birth: state.birth.clone() }
+                    let (incarnation, birth) = (state.incarnation, state.birth.clone());
+                    let counted_by = counted_by.filter(|_| birth.is_none());
+                    Answer::Hello { node, incarnation, birth, counted_by }
                 }
-                Question::Init(birth) => init(node, &mut state, &birth, store)?,
-                Question::Status => Answer::Status(Box::new(status(node, mode))),
+                Question::Init(birth) => init(node, &mut state, &birth, counted_by, store)?,
+                Question::Status => {
+                    Answer::Status(Box::new(status(&state, node, mode, counted_by)))
+                }
             };
             endpoints.answer(from, &answer);
         }
@@ -63,10 +106,14 @@ fn init(
     node: NodeId,
     state: &mut HardState,
     birth: &Birth,
+    counted_by: Option<u64>,
     store: &mut dyn LogStore,
 ) -> Result<Answer, NodeError> {
     if state.birth.is_some() {
         return Ok(initialised(state, birth));
+    }
+    if let Some(cluster) = counted_by.filter(|cluster| *cluster != birth.cluster) {
+        return Ok(Answer::Refused(lost_disk(cluster)));
     }
     let names_me = birth
         .configuration
@@ -74,7 +121,8 @@ fn init(
         .is_some_and(|member| birth.node == node && member.incarnation == state.incarnation);
     if !names_me {
         return Ok(Answer::Refused(format!(
-            "it is replica {node} with another incarnation than the configuration names"
+            "it is replica {node}, and its disk is another one than the configuration names: it \
+             was emptied since it was asked, or it was lost"
         )));
     }
     if let Err(reason) = birth.configuration.check() {
@@ -85,7 +133,7 @@ fn init(
     Ok(Answer::Initialised)
 }
 
-fn status(node: NodeId, mode: Mode) -> NodeStatus {
+fn status(state: &HardState, node: NodeId, mode: Mode, counted_by: Option<u64>) -> NodeStatus {
     NodeStatus {
         node,
         cluster: None,
@@ -95,5 +143,9 @@ fn status(node: NodeId, mode: Mode) -> NodeStatus {
         counters: Counters::default(),
         network: NetworkStatus::default(),
         exchange: ExchangeStatus::default(),
+        incarnation: state.incarnation,
+        configuration: None,
+        counted_by,
+        missing: None,
     }
 }

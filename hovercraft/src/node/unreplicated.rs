@@ -8,7 +8,7 @@ use r2p2::{Incoming, Link, MessageType, Options, Policy, ReplyTo, Time};
 use crate::{
     admin::{Answer, ExchangeStatus, NetworkStatus, NodeStatus, Question},
     core::{Applier, Committed, Counters},
-    entry::{ClusterLimits, Configuration, Entry, NodeId, Payload},
+    entry::{ClusterLimits, Configuration, Entry, Incarnation, NodeId, Payload},
     node::{
         Mode, NodeError,
         network::{Clock, Endpoints, request_of},
@@ -179,6 +179,10 @@ impl Unreplicated {
                 counters: self.counters,
                 network: self.network,
                 exchange: ExchangeStatus::default(),
+                incarnation: Incarnation(0),
+                configuration: None,
+                counted_by: None,
+                missing: None,
             })),
             Question::Hello | Question::Init(_) => {
                 Answer::Refused("a server in mode unreplicated has no cluster".to_owned())

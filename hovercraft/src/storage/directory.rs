@@ -12,9 +12,10 @@ use super::{
     disk::{Disk, FileDisk},
 };
 
-/// What an operator can do about damage that a replica cannot repair (P38, P39).
-pub(super) const WAY_OUT: &str =
-    "restore this directory from a copy, or empty it and add the replica to the cluster again";
+/// A step that loses nothing, after damage that a replica cannot repair (P38, P39).
+pub(super) const WAY_OUT: &str = "leave the directory as it is, and put no older copy in its \
+    place, because that forgets acknowledged writes; the cluster goes on without this replica \
+    while a majority of the others is well (see `hovercraft status`)";
 
 /// A data directory, held against other processes for as long as this lives.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::{
     HardState, Loaded, LogStore, OpenSnapshot, SnapshotMeta, SnapshotSink, SnapshotSource,
-    SnapshotStore, StoreError,
+    SnapshotStore, StoreError, Torn,
     directory::Directory,
     disk::Disk,
     hard_state::HardStateFile,
@@ -161,7 +161,7 @@ impl LogStore for MemoryStore {
                 snapshot: self.snapshots.state().latest.as_ref().map(|latest| latest.meta.clone()),
                 first_index: self.first_index,
                 entries: self.entries.iter().cloned().collect(),
-                torn,
+                torn: torn.then_some(Torn::Memory),
             })
         })
     }

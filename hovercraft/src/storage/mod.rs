@@ -126,10 +126,37 @@ pub struct Loaded {
     pub first_index: Index,
     /// The entries, contiguous. Return paths are not kept.
     pub entries: Vec<Entry>,
-    /// A torn tail was cut, or it cannot be told that none was lost: the replica is recovering
-    /// whatever the durability (P38). The caller saves a hard state with a new incarnation before
-    /// it appends: until then the next `load` finds the same, after that perhaps not.
-    pub torn: bool,
+    /// Why entries may be lost that were acknowledged: the replica is recovering whatever the
+    /// durability (P38). The caller saves a hard state with a new incarnation before it appends:
+    /// until then the next `load` finds the same, after that perhaps not.
+    pub torn: Option<Torn>,
+}
+
+/// Reason to believe that acknowledged entries are lost (P37, P38).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Torn {
+    /// It cannot be told how much of the log was synced.
+    Mark,
+    /// Records are missing at the end of the log that were synced.
+    Tail,
+    /// The last run kept its log in another store.
+    OtherStore,
+    /// The log was in memory, and the last run did not end in good order.
+    Memory,
+}
+
+impl fmt::Display for Torn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mark => {
+                "the mark `synced` is missing or damaged, so that it cannot be told whether the \
+                 end of the log was lost"
+            }
+            Self::Tail => "records that were synced are missing at the end of the log",
+            Self::OtherStore => "the last run kept its log in another store, which is not read",
+            Self::Memory => "the log was in memory, and the last run did not end in good order",
+        })
+    }
 }
 
 /// Why a store failed. After any error of a running store the node stops (P38).
@@ -157,7 +184,10 @@ pub enum StoreError {
         way_out: String,
     },
     /// The directory was written by a version that this one does not read.
-    #[error("{place} has format version {found}; this build reads version {expected}")]
+    #[error(
+        "{place} has format version {found}, and this build reads version {expected}; run the \
+         build that wrote it, and keep the directory"
+    )]
     Version {
         /// The directory or file.
         place: String,
@@ -167,16 +197,13 @@ pub enum StoreError {
         expected: u32,
     },
     /// Another process holds the directory.
-    #[error("{place} is in use by another process")]
+    #[error("{place} is in use by another process; stop that one first")]
     Locked {
         /// The directory.
         place: String,
     },
     /// The directory belongs to a store of another kind.
-    #[error(
-        "{place} was written by the store \"{found}\"; set store = \"{found}\", or {}",
-        directory::WAY_OUT
-    )]
+    #[error("{place} was written by the store \"{found}\"; set store = \"{found}\"")]
     OtherStore {
         /// The directory.
         place: String,

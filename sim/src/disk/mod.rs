@@ -14,7 +14,7 @@ use bytes::Bytes;
 use hovercraft::{
     Index, Term,
     core::{Write, WriteNumber},
-    storage::{Durability, HardState, Loaded, SnapshotMeta},
+    storage::{Durability, HardState, Loaded, SnapshotMeta, Torn},
 };
 use r2p2::Time;
 
@@ -292,10 +292,10 @@ impl Disk {
         let in_memory = self.durability == Durability::Memory;
         let clean = self.durable.hard_state.clean;
         self.durable.skip_to_snapshot();
-        self.loaded(in_memory && !clean)
+        self.loaded((in_memory && !clean).then_some(Torn::Memory))
     }
 
-    fn loaded(&self, torn: bool) -> Loaded {
+    fn loaded(&self, torn: Option<Torn>) -> Loaded {
         Loaded {
             hard_state: Some(self.durable.hard_state.clone()),
             snapshot: self.durable.snapshot.as_ref().map(|snapshot| snapshot.meta.clone()),

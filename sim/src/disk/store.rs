@@ -144,7 +144,7 @@ impl Store {
         disk.flip_bit(path, offset, bit);
         match open(&disk, self.rng.u64(..)) {
             Err(_) => Damage::Refused,
-            Ok((_, found)) if found.loaded.torn => Damage::Recovering,
+            Ok((_, found)) if found.loaded.torn.is_some() => Damage::Recovering,
             Ok((_, found)) => {
                 if durability == Durability::Sync {
                     self.hold_against(durable, &found).unwrap_or_else(|what| {
@@ -200,8 +200,8 @@ impl Store {
         if !std::iter::once(&durable.hard_state).chain(begun).any(|state| state == hard_state) {
             return Err(format!("{hard_state:?} was never saved, or not last"));
         }
-        if *torn {
-            return Err("it says that something is missing, and nothing can be".to_owned());
+        if let Some(torn) = torn {
+            return Err(format!("it says that {torn}, and nothing can be lost"));
         }
         let mut image = durable.clone();
         let mut problem = image.differs(found, image.next());

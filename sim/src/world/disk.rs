@@ -205,7 +205,7 @@ fn healthy(disk: &SimDisk, seed: u64) -> SimDisk {
 /// may be taken for what was never synced (docs/log.md); nothing may be taken for something else.
 fn judge(whole: &Loaded, damaged: Result<Loaded, StoreError>) -> Result<Damage, String> {
     let Ok(found) = damaged else { return Ok(Damage::Found) };
-    if found.torn && !whole.torn {
+    if found.torn.is_some() && whole.torn.is_none() {
         return Ok(Damage::Found);
     }
     let common = found.entries.len().min(whole.entries.len());

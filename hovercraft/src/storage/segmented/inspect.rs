@@ -7,11 +7,12 @@ use super::{
     recovery::{Seen, read_log},
     refuse_other_store,
     segment::Listing,
+    torn,
 };
 use crate::{
     entry::{Entry, Index},
     storage::{
-        HardState, SnapshotMeta, StoreError, directory::Directory, disk::FileDisk,
+        HardState, SnapshotMeta, StoreError, Torn, directory::Directory, disk::FileDisk,
         hard_state::HardStateFile, mark::SyncedMark, record::WrittenBy, snapshots::SnapshotFiles,
     },
 };
@@ -52,9 +53,8 @@ pub struct Inspection {
     pub last_number: u64,
     /// The number of the last write that is known to have been on disk; none if it is lost.
     pub synced_number: Option<u64>,
-    /// Writes that were on disk are missing at the end, or that cannot be told: the replica will
-    /// be recovering when it is started (P38).
-    pub torn: bool,
+    /// Why entries may be lost: the replica will be recovering when it is started (P38).
+    pub torn: Option<Torn>,
 }
 
 /// Reads the data directory of a replica that is stopped, as the replica would when it starts, and
@@ -102,7 +102,7 @@ pub fn inspect(
         segment_count: listing.segments.len(),
         last_number: found.last_number,
         synced_number,
-        torn: found.torn || !is_ours || (synced_number.is_none() && record.is_some()),
+        torn: torn(is_ours, synced_number.is_none() && record.is_some(), found.torn),
         hard_state: record.map(|record| record.state),
     })
 }

@@ -25,6 +25,7 @@ pub use self::inspect::{Inspection, RecordView, inspect};
 use self::log::{Opened, SegmentedLog};
 use super::{
     HardState, Loaded, LogStore, SnapshotMeta, SnapshotSink, SnapshotStore, StoreError, StoreKind,
+    Torn,
     directory::{Directory, damaged, failed},
     disk::Disk,
     hard_state::HardStateFile,
@@ -106,7 +107,8 @@ impl SegmentedStore {
         // P38: the mark is made before the first hard state is saved, so one that is missing in a
         // used directory was lost. What another store acknowledged is not in this log.
         let is_ours = record.as_ref().is_none_or(|it| it.written_by == WrittenBy::Segmented);
-        let torn = opened.torn || !is_ours || (synced.is_none() && record.is_some());
+        let is_mark_lost = synced.is_none() && record.is_some();
+        let torn = torn(is_ours, is_mark_lost, opened.torn);
         store.settle(opened, torn)?;
         store.found.snapshot = store.snapshots.latest();
         let is_empty = store.found.entries.is_empty() && store.found.snapshot.is_none();
@@ -118,7 +120,7 @@ impl SegmentedStore {
     }
 
     /// Brings the log and the snapshots together.
-    fn settle(&mut self, opened: Opened, torn: bool) -> Result<(), StoreError> {
+    fn settle(&mut self, opened: Opened, torn: Option<Torn>) -> Result<(), StoreError> {
         if let Some(index) = self.snapshots.unfinished_install() {
             // What the log held does not matter any more, nor that some of it is missing.
             let snapshots = Arc::clone(&self.snapshots);
@@ -141,7 +143,7 @@ impl SegmentedStore {
             self.found.first_index = covered + 1;
         }
         self.found.torn = torn;
-        if torn {
+        if torn.is_some() {
             return Ok(());
         }
         self.log.prepare()?;
@@ -240,6 +242,17 @@ fn missing_entry(place: &Path, index: Index) -> StoreError {
     damaged(&place.join("log"), format!("entry {index} (it is missing)"))
 }
 
+/// What may be lost, most of it first.
+fn torn(is_ours: bool, is_mark_lost: bool, is_tail_lost: bool) -> Option<Torn> {
+    if !is_ours {
+        Some(Torn::OtherStore)
+    } else if is_mark_lost {
+        Some(Torn::Mark)
+    } else {
+        is_tail_lost.then_some(Torn::Tail)
+    }
+}
+
 fn nothing() -> Loaded {
-    Loaded { hard_state: None, snapshot: None, first_index: 1, entries: Vec::new(), torn: false }
+    Loaded { hard_state: None, snapshot: None, first_index: 1, entries: Vec::new(), torn: None }
 }

@@ -26,6 +26,7 @@ use std::{mem, path::Path, sync::Arc};
 use self::log::SledLog;
 use super::{
     HardState, Loaded, LogStore, SnapshotMeta, SnapshotSink, SnapshotStore, StoreError, StoreKind,
+    Torn,
     directory::{Directory, damaged, failed},
     hard_state::HardStateFile,
     health::Health,
@@ -79,7 +80,7 @@ impl SledStore {
         if let Some(index) = store.snapshots.unfinished_install() {
             // What the log held does not matter any more, nor that a crash left half of it.
             let snapshots = Arc::clone(&store.snapshots);
-            snapshots.finish_install(|| store.restart_log(index + 1, false))?;
+            snapshots.finish_install(|| store.restart_log(index + 1, None))?;
         } else {
             store.open_log(hard_state.is_some())?;
         }
@@ -90,7 +91,9 @@ impl SledStore {
             return Err(store.hard_state.missing());
         }
         // What another kind of store acknowledged is not in this log.
-        store.found.torn |= hard_state.as_ref().is_some_and(|it| it.written_by != WrittenBy::Sled);
+        if hard_state.as_ref().is_some_and(|it| it.written_by != WrittenBy::Sled) {
+            store.found.torn = Some(Torn::OtherStore);
+        }
         store.found.hard_state = hard_state.map(|record| record.state);
         Ok(store)
     }
@@ -104,7 +107,10 @@ impl SledStore {
         // P38: what was synced and is not there is damage at the tail. The mark is made before the
         // first hard state is saved, so one that is missing in a used directory was lost.
         let last_number = opened.as_ref().map(|(log, _)| log.last_number());
-        let torn = synced.map_or(used, |synced| last_number.is_none_or(|last| last < synced));
+        let torn = match synced {
+            None => used.then_some(Torn::Mark),
+            Some(synced) => last_number.is_none_or(|last| last < synced).then_some(Torn::Tail),
+        };
         if let Some((mut log, entries)) = opened {
             if log.first_index() > covered + 1 {
                 return Err(damaged(&path, format!("entry {} (it is missing)", covered + 1)));
@@ -114,7 +120,7 @@ impl SledStore {
             if log.next_index() > covered {
                 return self.use_log(log, entries, torn);
             }
-            if !torn {
+            if torn.is_none() {
                 log.skip_to(covered + 1)?;
                 return self.use_log(log, Vec::new(), torn);
             }
@@ -126,11 +132,11 @@ impl SledStore {
         &mut self,
         mut log: SledLog,
         entries: Vec<Entry>,
-        torn: bool,
+        torn: Option<Torn>,
     ) -> Result<(), StoreError> {
         // What was found may have been written and not synced, and the caller will build on it.
         log.sync()?;
-        if !torn {
+        if torn.is_none() {
             self.mark.record(log.last_number())?;
         }
         self.found.first_index = log.first_index();
@@ -141,16 +147,16 @@ impl SledStore {
     }
 
     /// Makes an empty log in place of the present one; the next entry will have index `next`.
-    fn restart_log(&mut self, next: Index, torn: bool) -> Result<(), StoreError> {
+    fn restart_log(&mut self, next: Index, torn: Option<Torn>) -> Result<(), StoreError> {
         // Closed before its directory goes.
         self.log = None;
         let synced = self.mark.number().unwrap_or(0);
         // The number 0 is below any mark, so that a loss is found again at the next start, if
         // there is one before the caller has taken note.
-        let number = if torn { 0 } else { synced + 1 };
+        let number = if torn.is_some() { 0 } else { synced + 1 };
         let mut log = SledLog::create(&self.directory.path().join("sled"), next, number)?;
         log.number_above(synced);
-        if !torn {
+        if torn.is_none() {
             self.mark.record(number)?;
         }
         self.log = Some(log);
@@ -231,12 +237,12 @@ impl LogStore for SledStore {
                 store.log().trim(next);
                 Ok(())
             } else {
-                snapshots.install_dropping(snapshot, meta, || store.restart_log(next, false))
+                snapshots.install_dropping(snapshot, meta, || store.restart_log(next, None))
             }
         })
     }
 }
 
 fn nothing() -> Loaded {
-    Loaded { hard_state: None, snapshot: None, first_index: 1, entries: Vec::new(), torn: false }
+    Loaded { hard_state: None, snapshot: None, first_index: 1, entries: Vec::new(), torn: None }
 }

@@ -79,8 +79,8 @@ impl Model {
 
     /// Compares what was loaded after a crash, and goes on from it.
     pub(super) fn check_after_crash(&mut self, loaded: &Loaded) -> Result<(), String> {
-        if loaded.torn {
-            return Err("it is torn".to_owned());
+        if let Some(torn) = loaded.torn {
+            return Err(format!("it says that {torn}"));
         }
         equal("the hard state", &loaded.hard_state, &self.hard_state)?;
         let meta = self.snapshot.as_ref().map(|(meta, _)| meta.clone());

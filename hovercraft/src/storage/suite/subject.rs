@@ -183,7 +183,7 @@ impl Subject {
         if loaded.hard_state != self.model.hard_state {
             self.fail("a crash took the hard state");
         }
-        if !loaded.torn {
+        if loaded.torn.is_none() {
             self.fail("a crash took the log, and the store does not say so");
         }
         self.model = Model::new();
