@@ -17,9 +17,9 @@ enum Call {
     Append { first: Index, count: u64, term: Term },
     Sync,
     Vote { term: Term },
-    Publish { index: Index },
+    Publish { at: (Index, Term) },
     Trim { first: Index },
-    Install { index: Index, keep_tail: bool },
+    Install { at: (Index, Term), keep_tail: bool },
 }
 
 fn perform(store: &mut dyn LogStore, call: Call) -> Result<(), StoreError> {
@@ -27,10 +27,10 @@ fn perform(store: &mut dyn LogStore, call: Call) -> Result<(), StoreError> {
         Call::Append { first, count, term } => store.append(first, &entries(first, count, term)),
         Call::Sync => store.sync(),
         Call::Vote { term } => store.save_hard_state(&hard_state(term)),
-        Call::Publish { index } => publish(store, index),
+        Call::Publish { at } => publish(store, at),
         Call::Trim { first } => store.trim(first),
-        Call::Install { index, keep_tail } => {
-            let (sink, meta) = sink(store, index)?;
+        Call::Install { at, keep_tail } => {
+            let (sink, meta) = sink(store, at)?;
             store.install(sink, &meta, keep_tail)
         }
     }
@@ -43,8 +43,8 @@ struct Log {
     terms: Vec<Term>,
     /// A crash may cut the entries from this index on.
     cut_from: Index,
-    /// The snapshots that it may be found with; 0 for none.
-    snapshots: Vec<Index>,
+    /// The snapshots that it may be found with, by index and term; 0 for none.
+    snapshots: Vec<(Index, Term)>,
 }
 
 impl Log {
@@ -67,7 +67,7 @@ struct Model {
 
 impl Model {
     fn new() -> Self {
-        let log = Log { first: 1, terms: Vec::new(), cut_from: 1, snapshots: vec![0] };
+        let log = Log { first: 1, terms: Vec::new(), cut_from: 1, snapshots: vec![(0, 0)] };
         Self { logs: vec![log], votes: vec![0] }
     }
 
@@ -75,8 +75,13 @@ impl Model {
         self.logs.last().expect("there is always a log")
     }
 
+    /// The term of the present entry at an index.
+    fn term(&self, index: Index) -> Term {
+        self.present().term(index).expect("the log holds it")
+    }
+
     fn snapshot(&self) -> Index {
-        *self.present().snapshots.last().expect("there is always one, or 0")
+        self.present().snapshots.last().expect("there is always one, or 0").0
     }
 
     /// A call has begun: what it does may be found, or not.
@@ -90,11 +95,15 @@ impl Model {
                 self.logs.push(log);
             }
             Call::Vote { term } => self.votes.push(term),
-            Call::Publish { index } | Call::Install { index, keep_tail: true } => {
-                self.logs.iter_mut().for_each(|log| log.snapshots.push(index));
+            Call::Publish { at } => {
+                self.logs.iter_mut().for_each(|log| log.snapshots.push(at));
             }
-            Call::Install { index, keep_tail: false } => {
-                let (first, snapshots) = (index + 1, vec![index]);
+            // All that was appended is synced before the snapshot takes its place.
+            Call::Install { at, keep_tail: true } => {
+                self.logs.last_mut().expect("there is always a log").snapshots.push(at);
+            }
+            Call::Install { at, keep_tail: false } => {
+                let (first, snapshots) = (at.0 + 1, vec![at]);
                 self.logs.push(Log { first, terms: Vec::new(), cut_from: first, snapshots });
             }
             Call::Sync | Call::Trim { .. } => {}
@@ -105,15 +114,18 @@ impl Model {
     fn complete(&mut self, call: Call) {
         let present = self.logs.len() - 1;
         match call {
-            Call::Sync | Call::Install { keep_tail: false, .. } => {
+            Call::Sync | Call::Install { .. } => {
                 self.logs.drain(..present);
                 self.logs[0].cut_from = self.logs[0].next();
+                if let Call::Install { at, .. } = call {
+                    self.logs[0].snapshots = vec![at];
+                }
             }
             Call::Vote { .. } => {
                 self.votes.drain(..self.votes.len() - 1);
             }
-            Call::Publish { index } | Call::Install { index, keep_tail: true } => {
-                self.logs.iter_mut().for_each(|log| log.snapshots = vec![index]);
+            Call::Publish { at } => {
+                self.logs.iter_mut().for_each(|log| log.snapshots = vec![at]);
             }
             Call::Append { .. } | Call::Trim { .. } => {}
         }
@@ -140,13 +152,19 @@ impl Model {
 
 impl Log {
     fn check(&self, loaded: &Loaded) -> Result<(), String> {
-        let snapshot = loaded.snapshot.as_ref().map_or(0, |meta| meta.index);
-        if !self.snapshots.contains(&snapshot) {
-            return Err(format!("the snapshot is {snapshot} instead of {:?}", self.snapshots));
+        let at = loaded.snapshot.as_ref().map_or((0, 0), |meta| (meta.index, meta.term));
+        if !self.snapshots.contains(&at) {
+            return Err(format!("the snapshot is {at:?} instead of {:?}", self.snapshots));
         }
+        let (snapshot, term) = at;
         let next = loaded.first_index + loaded.entries.len() as Index;
         if loaded.first_index > snapshot + 1 || next <= snapshot {
             return Err(format!("a log of {}..{next} with {snapshot}", loaded.first_index));
+        }
+        // None of a log with another entry at the snapshot's index may be there.
+        if self.term(snapshot).is_some_and(|own| own != term) {
+            let is_gone = loaded.entries.is_empty();
+            return if is_gone { Ok(()) } else { Err("it is stale".to_owned()) };
         }
         // A log that ends below the snapshot looks as if it ended there.
         let end = next.min(self.next());
@@ -186,12 +204,16 @@ fn script(seed: u64, length: usize) -> Vec<Call> {
             }
             45..70 => Call::Sync,
             70..78 => Call::Vote { term: step },
-            78..86 if next > uncovered => Call::Publish { index: rng.u64(uncovered..next) },
+            78..86 if next > uncovered => {
+                let index = rng.u64(uncovered..next);
+                Call::Publish { at: (index, model.term(index)) }
+            }
             86..94 => Call::Trim { first: rng.u64(1..=uncovered) },
             94..96 if next > uncovered => {
-                Call::Install { index: rng.u64(uncovered..next), keep_tail: true }
+                let index = rng.u64(uncovered..next);
+                Call::Install { at: (index, model.term(index)), keep_tail: true }
             }
-            96..98 => Call::Install { index: rng.u64(1..next + 10), keep_tail: false },
+            96..98 => Call::Install { at: (rng.u64(1..next + 10), step), keep_tail: false },
             _ => continue,
         };
         model.begin(call);

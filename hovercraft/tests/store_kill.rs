@@ -30,7 +30,7 @@ struct Script {
 enum Step {
     Append { first: Index, count: u64 },
     Sync,
-    Snapshot { index: Index },
+    Snapshot { index: Index, term: u64 },
     Vote,
 }
 
@@ -70,7 +70,8 @@ impl Script {
             }
             12 if last > self.snapshot_index + 50 => {
                 self.snapshot_index = last - 40;
-                Step::Snapshot { index: self.snapshot_index }
+                let term = self.terms[self.snapshot_index as usize - 1];
+                Step::Snapshot { index: self.snapshot_index, term }
             }
             13..15 => Step::Vote,
             _ => Step::Sync,
@@ -98,7 +99,7 @@ fn perform(store: &mut dyn LogStore, step: &Step, term: u64) {
             store.append(first, &entries).unwrap();
         }
         Step::Sync => store.sync().unwrap(),
-        Step::Snapshot { index } => {
+        Step::Snapshot { index, term } => {
             let mut sink = store.snapshots().create().unwrap();
             sink.write_all(&vec![index as u8; 10_000]).unwrap();
             let (size_bytes, checksum) = sink.written();

@@ -203,7 +203,7 @@ fn what_was_cut_off_never_comes_back() {
 fn a_trim_gives_up_nothing_for_what_is_not_on_disk() {
     let disk = filled(600);
     let (mut store, _) = opened(&disk, 2).unwrap();
-    publish(&store, 100).unwrap();
+    publish(&store, (100, 1)).unwrap();
     store.append(101, &entries(101, 1, 2)).unwrap();
     store.trim(101).unwrap();
     drop(store);
@@ -260,7 +260,7 @@ fn a_failed_sync_stops_the_store() {
 fn a_trim_gives_back_whole_segments() {
     let disk = filled(900);
     let (mut store, _) = opened(&disk, 2).unwrap();
-    publish(&store, 890).unwrap();
+    publish(&store, (890, 1)).unwrap();
     store.trim(850).unwrap();
     for first in (901..=960).step_by(3) {
         store.append(first, &entries(first, 3, 1)).unwrap();
@@ -286,7 +286,7 @@ fn segments_are_used_again_and_again() {
         store.append(first, &entries(first, 50, 1)).unwrap();
         store.sync().unwrap();
         if first % 500 == 1 && first > 500 {
-            publish(&store, first - 400).unwrap();
+            publish(&store, (first - 400, 1)).unwrap();
             store.trim(first - 400).unwrap();
         }
         most = most.max(disk.size_bytes());
@@ -335,4 +335,21 @@ fn a_log_that_the_memory_store_passed_is_torn() {
     let loaded = SegmentedStore::open(root.path()).unwrap().load().unwrap();
     assert!(loaded.torn.is_some());
     assert_eq!(loaded.entries, entries(1, 30, 1));
+}
+
+/// A directory of another format version is refused by name, and the way out destroys nothing.
+#[test]
+fn a_log_of_format_version_1_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    drop(SegmentedStore::open(root.path()).unwrap());
+    let path = root.path().join("log/segment-1");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[8] = 1;
+    let checksum = xxhash_rust::xxh3::xxh3_64(&bytes[..40]);
+    bytes[40..48].copy_from_slice(&checksum.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    let error = SegmentedStore::open(root.path()).unwrap_err();
+    let what = "segment-1 has format version 1, and this build reads version 2; run the build that \
+                wrote it, and keep the directory";
+    assert!(error.to_string().ends_with(what), "{error}");
 }

@@ -132,6 +132,10 @@ pub struct DiskOptions {
     /// The product's own log store stands on it, over a disk that tears and reorders.
     #[serde(default)]
     pub segmented: bool,
+    /// In the durability `interval`: half of the syncs of the log put nothing on the disk. That is
+    /// within the promises, because nothing that was acknowledged rests on them.
+    #[serde(default)]
+    pub syncs_lie: bool,
 }
 
 /// How fast a replica works.
@@ -300,6 +304,7 @@ impl Options {
                 interval_us: 100_000,
                 spoiled_per_mille: 0,
                 segmented: false,
+                syncs_lie: false,
             },
             pace: Pace { turn_max_us: 0, apply_max_us: None, ballast_bytes: 0 },
             drift_ppm_max: 0,
@@ -350,6 +355,7 @@ fn disk(rng: &mut fastrand::Rng, is_quick: bool) -> DiskOptions {
         interval_us: pick(rng, &[5000, 100_000]),
         spoiled_per_mille: pick(rng, &[0, 0, 200]),
         segmented: rng.bool(),
+        syncs_lie: rng.bool(),
     }
 }
 

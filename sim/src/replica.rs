@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
     clock::Clock,
-    disk::{Disk, Done, Snapshot},
+    disk::{Disk, Snapshot},
     faults::Leaves,
     options::Pace,
     service::{Call, Calls, Watched},
@@ -73,8 +73,8 @@ pub(crate) enum Effect {
     Restored(Box<Snapshot>, u64),
     /// A snapshot that it received was not whole.
     RefusedSnapshot,
-    /// A snapshot of its own, to be published after a while.
-    TookSnapshot(Box<Snapshot>),
+    /// It has taken a snapshot of this index, which is to be written.
+    TookSnapshot(Index),
     Stop(Conflict),
 }
 
@@ -155,6 +155,7 @@ impl Replica {
         self.run += 1;
         self.clock.start(now);
         let loaded = self.disk.load();
+        loaded.check().unwrap_or_else(|what| panic!("what is loaded is no log: {what}"));
         let drawn = Incarnation(self.rng.u64(1..));
         let hard_state = begin_run(&loaded, self.settings.durability, drawn);
         self.lost = false;
@@ -300,7 +301,8 @@ impl Life {
             }
             Output::TakeSnapshot => {
                 let snapshot = take(&self.applier, self.ballast_bytes);
-                effects.push(Effect::TookSnapshot(Box::new(snapshot)));
+                effects.push(Effect::TookSnapshot(snapshot.meta.index));
+                disk.take_snapshot(Box::new(snapshot));
             }
             Output::ReadSnapshot { to, index, offset } => {
                 let Some(snapshot) = disk.snapshot() else { return };
@@ -406,13 +408,4 @@ fn restore(applier: &mut Applier, snapshot: &Snapshot, ballast_bytes: usize) {
     applier
         .restore(&snapshot.meta, &mut &state[..])
         .expect("a snapshot with the right checksum can be read");
-}
-
-impl From<Done> for Input {
-    fn from(done: Done) -> Self {
-        match done {
-            Done::Stored(number) => Self::Stored(number),
-            Done::Installed(snapshot) => Self::Installed(snapshot),
-        }
-    }
 }

@@ -12,7 +12,7 @@ mod unreplicated;
 use std::{
     fmt, io,
     net::{Ipv4Addr, SocketAddrV4},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -349,6 +349,9 @@ impl NodeBuilder {
         mut store: Box<dyn LogStore>,
     ) -> Result<(Box<dyn LogStore>, Loaded, HardState), NodeError> {
         let loaded = store.load().map_err(NodeError::Store)?;
+        // The stores of this crate have refused it themselves; another one may not have.
+        let place = self.data.as_deref().unwrap_or(Path::new("the log store"));
+        loaded.check().map_err(|contradiction| NodeError::Store(contradiction.at(place)))?;
         let drawn = Incarnation(random_number());
         let state = begin_run(&loaded, self.settings.durability, drawn);
         let found = state.birth.as_ref().map_or(self.id, |birth| birth.node);

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::{
     HardState, Loaded, LogStore, OpenSnapshot, SnapshotMeta, SnapshotSink, SnapshotSource,
-    SnapshotStore, StoreError, Torn,
+    SnapshotStore, StoreError, Tail, Torn,
     directory::Directory,
     disk::Disk,
     hard_state::HardStateFile,
@@ -110,14 +110,24 @@ impl MemoryStore {
         let image = memory_image::read(&*home.disk)?;
         self.first_index = image.first_index;
         self.entries = image.entries.into();
-        if let Some((meta, data)) = image.snapshot {
-            if self.next_index() <= meta.index {
-                self.entries.clear();
-                self.first_index = meta.index + 1;
-            }
-            self.snapshots.state().latest = Some(Latest { meta, data });
-        }
+        self.snapshots.state().latest = image.snapshot.map(|(meta, data)| Latest { meta, data });
         Ok(false)
+    }
+
+    /// Brings the log and the snapshot together.
+    fn settle(&mut self) -> Result<(), StoreError> {
+        let (latest, place) = (self.snapshots.latest(), self.place());
+        let entries = self.entries.make_contiguous();
+        let tail = Tail::of(latest.as_ref(), self.first_index, entries)
+            .map_err(|contradiction| contradiction.at(&place))?;
+        match tail {
+            Tail::Stays => {}
+            Tail::Goes => {
+                self.entries.clear();
+                self.first_index = self.snapshots.next_uncovered();
+            }
+        }
+        Ok(())
     }
 
     fn save_home(&mut self, state: &HardState) -> Result<(), StoreError> {
@@ -156,9 +166,10 @@ impl LogStore for MemoryStore {
         let health = Arc::clone(&self.health);
         health.guard(&self.place(), || {
             let torn = self.load_home()?;
+            self.settle()?;
             Ok(Loaded {
                 hard_state: self.hard_state.clone(),
-                snapshot: self.snapshots.state().latest.as_ref().map(|latest| latest.meta.clone()),
+                snapshot: self.snapshots.latest(),
                 first_index: self.first_index,
                 entries: self.entries.iter().cloned().collect(),
                 torn: torn.then_some(Torn::Memory),
@@ -178,10 +189,10 @@ impl LogStore for MemoryStore {
     fn append(&mut self, first: Index, entries: &[Entry]) -> Result<(), StoreError> {
         let health = Arc::clone(&self.health);
         health.guard(&self.place(), || {
-            let covered = self.snapshots.state().latest.as_ref().map_or(0, |it| it.meta.index);
-            if first > self.next_index() && first <= covered + 1 {
-                // In the durability `memory` the log comes at a clean stop only, and a snapshot
-                // may have passed what came at an earlier one.
+            if self.first_index <= first && first <= self.snapshots.next_uncovered() {
+                // In the durability `memory` the log comes at a clean stop only. What came at an
+                // earlier one may have been replaced since, below the snapshot as well: left in
+                // place, it would look like a stale log to the next start.
                 self.entries.clear();
                 self.first_index = first;
             }
@@ -206,8 +217,7 @@ impl LogStore for MemoryStore {
     fn trim(&mut self, first: Index) -> Result<(), StoreError> {
         let health = Arc::clone(&self.health);
         health.guard(&self.place(), || {
-            let covered = self.snapshots.state().latest.as_ref().map_or(0, |it| it.meta.index);
-            let first = first.min(covered + 1).min(self.next_index());
+            let first = first.min(self.snapshots.next_uncovered()).min(self.next_index());
             let count = first.saturating_sub(self.first_index);
             self.entries.drain(..count as usize);
             self.first_index += count;
@@ -270,6 +280,15 @@ impl MemorySnapshots {
     fn state(&self) -> MutexGuard<'_, State> {
         // A thread that panicked while it held the lock had changed nothing by halves.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn latest(&self) -> Option<SnapshotMeta> {
+        self.state().latest.as_ref().map(|latest| latest.meta.clone())
+    }
+
+    /// The first index that no snapshot holds the effect of.
+    fn next_uncovered(&self) -> Index {
+        self.state().latest.as_ref().map_or(0, |latest| latest.meta.index) + 1
     }
 }
 

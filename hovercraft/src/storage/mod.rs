@@ -17,6 +17,7 @@ mod sled;
 mod snapshot_file;
 mod snapshots;
 pub mod suite;
+mod tail;
 
 use std::{
     fmt,
@@ -32,6 +33,7 @@ pub use self::{
     segmented::{Inspection, RecordView, SegmentedStore, inspect},
     sim_disk::{Crash, SimDisk, Work},
     sled::SledStore,
+    tail::{Contradiction, Tail},
 };
 #[doc(hidden)]
 pub use self::{record::fuzz_records, segmented::fuzz_recovery};
@@ -269,11 +271,14 @@ pub fn open(
 ///   [`StoreError::SnapshotMismatch`].
 /// - A hard state is saved before anything is appended. A log without one is damaged, because the
 ///   vote is lost.
+/// - `load` puts log and snapshot together by [`Tail::of`], and refuses a log that contradicts
+///   itself: [`Loaded::check`] passes for everything that it returns.
 pub trait LogStore: Send {
     /// Reads everything back; what it returns is on disk. Called once, before any other method.
     ///
     /// A log that ends below the snapshot is left out, because the snapshot holds all of it: the
-    /// log then goes on behind the snapshot.
+    /// log then goes on behind the snapshot. So is a log that holds another entry at the snapshot's
+    /// index ([`Tail::Goes`]): it is older than the snapshot, and none of it ever comes back.
     fn load(&mut self) -> Result<Loaded, StoreError>;
 
     /// Replaces the hard state; it is on disk when this returns. With one that says `clean`, so is
@@ -299,10 +304,10 @@ pub trait LogStore: Send {
     fn snapshots(&self) -> std::sync::Arc<dyn SnapshotStore>;
 
     /// Makes a snapshot that was received from another replica the state of this one: the snapshot
-    /// becomes the latest, even if the one before has a higher index; entries above its index stay
-    /// only if `keep_tail`, and those at or below it are trimmed if the ones above stay, else go.
-    /// Atomic, and on disk when this returns (P36). A snapshot that this replica has begun to take
-    /// itself is void after it.
+    /// becomes the latest, even if the one before has a higher index. With `keep_tail` the entries
+    /// above its index stay, and everything that was appended is synced first; otherwise the whole
+    /// log is removed. Atomic, and on disk when this returns (P36). A snapshot that this replica
+    /// has begun to take itself is dropped after it.
     fn install(
         &mut self,
         snapshot: Box<dyn SnapshotSink>,
@@ -325,6 +330,9 @@ pub trait SnapshotStore: Send + Sync {
 
     /// Makes a snapshot that this replica took itself the latest one, atomically and durably. One
     /// that is not newer than the latest, or was begun before an install, is dropped.
+    ///
+    /// The caller has synced every write up to that of the snapshot's last entry. *Because* the
+    /// disk may hold another entry at that index, whose truncation is not synced (P36).
     fn publish(&self, sink: Box<dyn SnapshotSink>, meta: &SnapshotMeta) -> Result<(), StoreError>;
 
     /// Opens the data of the latest snapshot, if there is one. It stays readable while it is open,

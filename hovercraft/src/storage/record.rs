@@ -7,7 +7,7 @@
 //! | 0 | 4 | CRC-32 (IEEE) of everything after it |
 //! | 4 | 4 | length of the archive, in bytes |
 //! | 8 | 1 | kind: 1 hard state, 2 run of entries, 3 snapshot meta, 4 synced mark |
-//! | 9 | 1 | format version: 1 |
+//! | 9 | 1 | format version: 2 |
 //! | 10 | 2 | zero |
 //! | 12 | length | the archive: an rkyv 0.8 record, its root at the end |
 //!
@@ -49,7 +49,7 @@ use crate::{
 };
 
 /// The format that this build writes, and the only one that it reads.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 pub(super) const HEADER_BYTES: usize = 12;
 
@@ -476,18 +476,18 @@ mod tests {
         record.push(0);
         assert_eq!(decode_synced(&record), Err(RecordError::Long));
         record.pop();
-        record[9] = 2;
+        record[9] = 1;
         put_checksum_right(&mut record);
         let error = decode_synced(&record).unwrap_err();
-        assert_eq!(error, RecordError::Version(2));
+        assert_eq!(error, RecordError::Version(1));
         let error = error.at(Path::new("here"), "the mark").to_string();
-        assert!(error.starts_with("here has format version 2, and this build reads version 1;"));
+        assert!(error.starts_with("here has format version 1, and this build reads version 2;"));
     }
 
     /// If this fails the bytes on disk have changed, which must not happen without a new
     /// [`VERSION`]: what this build wrote would no longer be read.
     #[test]
-    fn the_bytes_are_those_of_version_1() {
+    fn the_bytes_are_those_of_version_2() {
         let mut sample = Sample::new(2026);
         let entries: Vec<_> = (0..40).map(|_| sample.entry(3)).collect();
         let state = sample.hard_state();
@@ -499,9 +499,13 @@ mod tests {
             encode_synced(77),
         ];
         let checksums = records.map(|record| (record.len(), crc32fast::hash(&record)));
-        let version_1 =
-            [(46_996, 2_343_218_270), (153, 154_276_895), (172, 3_079_778_495), (20, 30_079_757)];
-        assert_eq!(checksums, version_1);
+        let version_2 = [
+            (46_996, 3_345_058_215),
+            (153, 4_233_450_893),
+            (172, 2_955_069_125),
+            (20, 2_332_075_135),
+        ];
+        assert_eq!(checksums, version_2);
     }
 
     #[test]

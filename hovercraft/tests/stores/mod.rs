@@ -50,10 +50,10 @@ pub(crate) fn hard_state(term: Term) -> HardState {
     }
 }
 
-/// A snapshot that is written and not published.
+/// A snapshot at (index, term) that is written and not published.
 pub(crate) fn sink(
     store: &dyn LogStore,
-    index: Index,
+    (index, term): (Index, Term),
 ) -> Result<(Box<dyn SnapshotSink>, SnapshotMeta), StoreError> {
     let mut sink = store.snapshots().create()?;
     // What cannot be written is found when it is published.
@@ -61,12 +61,12 @@ pub(crate) fn sink(
     let configuration =
         Configuration { id: 1, members: Vec::new(), limits: ClusterLimits::default() };
     let (size_bytes, checksum) = sink.written();
-    let meta = SnapshotMeta { index, term: 1, configuration, log_time_us: 5, size_bytes, checksum };
+    let meta = SnapshotMeta { index, term, configuration, log_time_us: 5, size_bytes, checksum };
     Ok((sink, meta))
 }
 
-pub(crate) fn publish(store: &dyn LogStore, index: Index) -> Result<(), StoreError> {
-    let (sink, meta) = sink(store, index)?;
+pub(crate) fn publish(store: &dyn LogStore, at: (Index, Term)) -> Result<(), StoreError> {
+    let (sink, meta) = sink(store, at)?;
     store.snapshots().publish(sink, &meta)
 }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use hovercraft::{
     Entry, Index, Term,
     core::{Write, WriteNumber},
-    storage::HardState,
+    storage::{HardState, Tail},
 };
 
 use super::{Job, Snapshot, store::Found};
@@ -79,7 +79,7 @@ impl Image {
             Job::Install { snapshot, keep_tail } if snapshot.is_whole() => {
                 self.install(snapshot, keep_tail);
             }
-            Job::Install { .. } => {}
+            Job::Install { .. } | Job::TakeSnapshot(_) => {}
         }
     }
 
@@ -87,20 +87,28 @@ impl Image {
         self.first + self.entries.len() as Index
     }
 
-    /// A log that ends below the snapshot goes on behind it.
-    pub(super) fn skip_to_snapshot(&mut self) {
-        let snapshot = self.snapshot.as_ref().map_or(0, |latest| latest.meta.index);
-        self.skip_to(snapshot + 1);
+    /// Puts the log beside the snapshot, as a store does when it is loaded. Returns whether the log
+    /// was a stale one, which has reached the snapshot with other entries.
+    pub(super) fn settle(&mut self) -> bool {
+        let meta = self.snapshot.as_ref().map(|latest| &latest.meta);
+        let snapshot = meta.map_or(0, |meta| meta.index);
+        let tail = Tail::of(meta, self.first, self.entries.make_contiguous());
+        match tail.unwrap_or_else(|what| panic!("a crash left what is no log: {what}")) {
+            Tail::Stays => false,
+            Tail::Goes => {
+                let is_stale = self.next() > snapshot + 1;
+                self.restart(snapshot + 1);
+                is_stale
+            }
+        }
     }
 
-    /// If the log ends before an index, it goes on there: a snapshot holds what is between.
-    pub(super) fn skip_to(&mut self, first: Index) {
+    /// The log begins anew behind what a snapshot holds.
+    pub(super) fn restart(&mut self, first: Index) {
         let snapshot = self.snapshot.as_ref().map_or(0, |latest| latest.meta.index);
-        assert!(first <= snapshot + 1 || first <= self.next(), "a log has no gaps");
-        if self.next() < first {
-            self.entries.clear();
-            self.first = first;
-        }
+        assert!(first <= snapshot + 1, "a log has no gaps");
+        self.entries.clear();
+        self.first = first;
     }
 
     fn write(&mut self, write: Write) {

@@ -38,13 +38,20 @@ pub(crate) struct Snapshot {
 #[derive(Debug, Clone)]
 enum Job {
     Write(Write),
-    Install { snapshot: Snapshot, keep_tail: bool },
+    Install {
+        snapshot: Snapshot,
+        keep_tail: bool,
+    },
+    /// Syncs the log, and then begins to write this snapshot (P36).
+    TakeSnapshot(Box<Snapshot>),
 }
 
 /// What it has done.
 #[derive(Debug)]
 pub(crate) enum Done {
     Stored(WriteNumber),
+    /// The writes that this snapshot rests on are synced; it may be published from now on.
+    SnapshotBegun(Box<Snapshot>),
     /// None if what was received is not what it should be.
     Installed(Option<Box<Snapshot>>),
 }
@@ -75,6 +82,9 @@ pub(crate) struct Disk {
     pub(crate) is_full: bool,
     /// What it holds is damaged before the tail: it is refused at the start.
     pub(crate) is_damaged: bool,
+    /// Number of starts at which the log held another entry at the snapshot's index, since this
+    /// was last asked.
+    pub(crate) stale_logs: u64,
     rng: fastrand::Rng,
 }
 
@@ -87,7 +97,9 @@ impl Disk {
     ) -> Self {
         // In `memory` there is no log on disk.
         let is_real = options.segmented && durability != Durability::Memory;
-        let store = is_real.then(|| Store::new(rng.fork(), &hard_state));
+        let syncs_lie = options.syncs_lie && durability == Durability::Interval;
+        let options = DiskOptions { syncs_lie, ..options };
+        let store = is_real.then(|| Store::new(rng.fork(), &hard_state, syncs_lie));
         let durable = Image::new(hard_state);
         Self {
             store,
@@ -103,6 +115,7 @@ impl Disk {
             fails: false,
             is_full: false,
             is_damaged: false,
+            stale_logs: 0,
             rng,
         }
     }
@@ -127,6 +140,11 @@ impl Disk {
         let keep_tail = keep_tail && self.durability != Durability::Memory;
         let data = Bytes::from(std::mem::take(&mut self.parts));
         self.jobs.push_back(Job::Install { snapshot: Snapshot { meta, data }, keep_tail });
+    }
+
+    /// Takes the job to write a snapshot that this replica took.
+    pub(crate) fn take_snapshot(&mut self, snapshot: Box<Snapshot>) {
+        self.jobs.push_back(Job::TakeSnapshot(snapshot));
     }
 
     /// A snapshot that this replica took is complete; false if it could not be written.
@@ -187,6 +205,12 @@ impl Disk {
                     let is_whole = snapshot.is_whole();
                     news.push(Done::Installed(is_whole.then(|| Box::new(snapshot.clone()))));
                 }
+                Job::TakeSnapshot(snapshot) => {
+                    if !(self.options.syncs_lie && self.rng.bool()) {
+                        sync_to = sync_to.max(position + 1);
+                    }
+                    news.push(Done::SnapshotBegun(snapshot.clone()));
+                }
             }
         }
         self.sync(sync_to);
@@ -199,7 +223,9 @@ impl Disk {
         if let Some(store) = &mut self.store {
             store.sync();
         }
-        self.sync(self.done);
+        if !(self.options.syncs_lie && self.rng.bool()) {
+            self.sync(self.done);
+        }
         Duration::from_micros(self.options.interval_us)
     }
 
@@ -214,7 +240,7 @@ impl Disk {
         }
         self.sync(self.jobs.len());
         if let Some(Write::Append { first, entries, .. }) = log {
-            self.durable.skip_to(first);
+            self.durable.restart(first);
             self.durable.append(first, entries);
         }
         self.durable.hard_state = state;
@@ -291,7 +317,7 @@ impl Disk {
         }
         let in_memory = self.durability == Durability::Memory;
         let clean = self.durable.hard_state.clean;
-        self.durable.skip_to_snapshot();
+        self.stale_logs += u64::from(self.durable.settle());
         self.loaded((in_memory && !clean).then_some(Torn::Memory))
     }
 

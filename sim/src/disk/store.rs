@@ -30,6 +30,8 @@ pub(super) struct Store {
     /// None while the process is down.
     open: Option<SegmentedStore>,
     rng: fastrand::Rng,
+    /// Half of the syncs of the log put nothing on the disk.
+    syncs_lie: bool,
     /// What the process was doing when it died, in order: some of it may be on the disk.
     begun: Vec<Job>,
 }
@@ -58,9 +60,9 @@ impl Damage {
 
 impl Store {
     /// On an empty disk that `init` has written to.
-    pub(super) fn new(mut rng: fastrand::Rng, state: &HardState) -> Self {
+    pub(super) fn new(mut rng: fastrand::Rng, state: &HardState, syncs_lie: bool) -> Self {
         let disk = SimDisk::new(rng.u64(..));
-        let mut store = Self { disk, open: None, rng, begun: Vec::new() };
+        let mut store = Self { disk, open: None, rng, syncs_lie, begun: Vec::new() };
         store.load_whole();
         store.save(state);
         store.open = None;
@@ -85,7 +87,11 @@ impl Store {
     }
 
     pub(super) fn sync(&mut self) {
-        self.process().sync().unwrap_or_else(|error| failed(&error));
+        self.sync_log().unwrap_or_else(|error| failed(&error));
+    }
+
+    fn sync_log(&mut self) -> Result<(), StoreError> {
+        if self.syncs_lie && self.rng.bool() { Ok(()) } else { self.process().sync() }
     }
 
     /// A snapshot that this replica took becomes the latest.
@@ -159,6 +165,7 @@ impl Store {
     fn job(&mut self, job: &Job) -> Result<(), StoreError> {
         let store = self.process();
         match job {
+            Job::TakeSnapshot(_) => self.sync_log(),
             Job::Write(Write::HardState { state, .. }) => store.save_hard_state(state),
             Job::Write(Write::Append { first, entries, .. }) => store.append(*first, entries),
             Job::Write(Write::Trim { first }) => store.trim(*first),

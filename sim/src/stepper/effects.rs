@@ -8,7 +8,7 @@ use hovercraft::{
 };
 use r2p2::Time;
 
-use super::{Event, Packet, Reply, Stepper, USUAL_MESSAGE_BYTES};
+use super::{Packet, Reply, Stepper, USUAL_MESSAGE_BYTES};
 use crate::{
     client::Client,
     disk::Snapshot,
@@ -108,14 +108,10 @@ impl Stepper {
                 }
                 Effect::Restored(snapshot, state) => self.restored(at, &snapshot, state)?,
                 Effect::RefusedSnapshot => self.coverage.add("snapshots refused", 1),
-                Effect::TookSnapshot(snapshot) => {
-                    let after = self.replicas[at].disk.duration();
-                    let index = snapshot.meta.index;
+                Effect::TookSnapshot(index) => {
                     self.trace.tell(self.now, Place::At(at), || {
                         format!("{} takes a snapshot of {index}", at + 1)
                     });
-                    let event = Event::Snapshot(self.process(at), snapshot);
-                    self.agenda.add(self.now + after, event);
                 }
                 Effect::Stop(conflict) => return self.stopped(at, &conflict),
             }

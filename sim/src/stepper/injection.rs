@@ -226,6 +226,8 @@ impl Stepper {
         let replica = &mut self.replicas[at];
         replica.paused_until = Time::ZERO;
         replica.start(self.now, self.schedule.options.pace, self.workload.as_ref());
+        let stale_logs = std::mem::take(&mut replica.disk.stale_logs);
+        self.coverage.add("stale logs dropped at a start", stale_logs);
         self.wakes[at] = None;
         self.invariants.started(&self.replicas[at]);
         let process = self.process(at);

@@ -1,7 +1,7 @@
 //! The replicas' processes: what they are given, when they act on it, and what they wait for.
 
 use super::{Event, INBOX_MAX, Process, Stepper};
-use crate::{faults::Leaves, invariants::Violation, network::up_to_us, replica::Input};
+use crate::{disk::Done, faults::Leaves, invariants::Violation, network::up_to_us, replica::Input};
 
 impl Stepper {
     pub(super) fn is_running(&self, process: Process) -> bool {
@@ -91,7 +91,14 @@ impl Stepper {
             return Ok(());
         }
         for done in disk.complete() {
-            self.input(process, done.into())?;
+            match done {
+                Done::Stored(number) => self.input(process, Input::Stored(number))?,
+                Done::Installed(snapshot) => self.input(process, Input::Installed(snapshot))?,
+                Done::SnapshotBegun(snapshot) => {
+                    let after = self.replicas[process.at].disk.duration();
+                    self.agenda.add(self.now + after, Event::Snapshot(process, snapshot));
+                }
+            }
         }
         self.look_ahead(process);
         Ok(())

@@ -9,8 +9,8 @@ use std::{
 use hovercraft::{
     Entry, Index,
     storage::{
-        Crash, Durability, HardState, Loaded, LogStore, MemoryStore, SegmentedStore, SimDisk,
-        SnapshotMeta, SnapshotSink, SnapshotStore, StoreError,
+        Crash, Durability, HardState, Loaded, LogStore, MemoryStore, OpenSnapshot, SegmentedStore,
+        SimDisk, SnapshotMeta, SnapshotSink, SnapshotStore, StoreError,
     },
 };
 use madsim::time::TimeHandle;
@@ -41,6 +41,8 @@ struct State {
     before_damage: Option<SimDisk>,
     /// The last hard state that was saved says that everything is there.
     is_clean: bool,
+    /// The lowest index that was appended since the last sync of the log.
+    unsynced_from: Option<Index>,
 }
 
 /// What is wrong with a disk.
@@ -70,12 +72,16 @@ impl Disk {
             trouble: Trouble::default(),
             before_damage: None,
             is_clean: false,
+            unsynced_from: None,
         })))
     }
 
     /// The store of the next process.
     pub(super) fn open(&self) -> Result<Box<dyn LogStore>, StoreError> {
-        let store = self.state().open()?;
+        let mut state = self.state();
+        state.unsynced_from = None;
+        let store = state.open()?;
+        drop(state);
         Ok(Box::new(TimedStore { disk: self.clone(), store }))
     }
 
@@ -269,11 +275,18 @@ impl LogStore for TimedStore {
     }
 
     fn append(&mut self, first: Index, entries: &[Entry]) -> Result<(), StoreError> {
+        let unsynced_from = &mut self.disk.state().unsynced_from;
+        *unsynced_from = Some(unsynced_from.map_or(first, |from| from.min(first)));
         self.store.append(first, entries)
     }
 
     fn sync(&mut self) -> Result<(), StoreError> {
-        self.store.sync()
+        let mut state = self.disk.state();
+        state.unsynced_from = None;
+        let may_lie = state.options.syncs_lie && state.durability == Durability::Interval;
+        let lies = may_lie && state.rng.bool();
+        drop(state);
+        if lies { Ok(()) } else { self.store.sync() }
     }
 
     fn trim(&mut self, first: Index) -> Result<(), StoreError> {
@@ -281,7 +294,7 @@ impl LogStore for TimedStore {
     }
 
     fn snapshots(&self) -> Arc<dyn SnapshotStore> {
-        self.store.snapshots()
+        Arc::new(WatchedSnapshots { disk: self.disk.clone(), snapshots: self.store.snapshots() })
     }
 
     fn install(
@@ -290,10 +303,41 @@ impl LogStore for TimedStore {
         meta: &SnapshotMeta,
         keep_tail: bool,
     ) -> Result<(), StoreError> {
+        self.disk.state().unsynced_from = None;
         self.store.install(snapshot, meta, keep_tail)
     }
 
     fn simulated_latency(&mut self) -> Duration {
         self.disk.state().latency()
+    }
+}
+
+/// The snapshots of a process's store: none is published before the log that it rests on is synced.
+struct WatchedSnapshots {
+    disk: Disk,
+    snapshots: Arc<dyn SnapshotStore>,
+}
+
+impl SnapshotStore for WatchedSnapshots {
+    fn create(&self) -> Result<Box<dyn SnapshotSink>, StoreError> {
+        self.snapshots.create()
+    }
+
+    fn publish(&self, sink: Box<dyn SnapshotSink>, meta: &SnapshotMeta) -> Result<(), StoreError> {
+        let index = meta.index;
+        let unsynced_from = self.disk.state().unsynced_from;
+        if let Some(from) = unsynced_from.filter(|from| *from <= index) {
+            // The disk is in order, so this ends the run: see `ended`.
+            return Err(StoreError::Io {
+                action: format!("publish a snapshot at {index} before the write of {from} (P36)"),
+                place: "the simulated disk".to_owned(),
+                source: std::io::ErrorKind::Other.into(),
+            });
+        }
+        self.snapshots.publish(sink, meta)
+    }
+
+    fn open(&self) -> Result<Option<OpenSnapshot>, StoreError> {
+        self.snapshots.open()
     }
 }

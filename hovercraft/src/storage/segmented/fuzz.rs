@@ -5,7 +5,7 @@ use super::{
     format::{RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, SegmentHeader, seal_checksum},
 };
 use crate::{
-    entry::{Entry, Incarnation, Index, Payload},
+    entry::{Entry, Incarnation, Index, Payload, Term},
     storage::{Durability, HardState, LogStore, SimDisk},
 };
 
@@ -27,16 +27,17 @@ pub fn fuzz_recovery(bytes: &[u8]) {
     }
     let Ok(loaded) = open(2).and_then(|mut store| store.load()) else { return };
     let next = loaded.first_index + loaded.entries.len() as Index;
+    let term = loaded.entries.last().map_or(9, |entry| entry.term);
     let gone_on = open(3).and_then(|mut store| {
         store.load()?;
-        store.append(next, &[noop()])?;
+        store.append(next, &[noop(term)])?;
         store.sync()
     });
     gone_on.expect("what was opened once can be appended to");
     let after = open(4).and_then(|mut store| store.load()).expect("and opened again");
     assert_eq!(after.first_index, loaded.first_index);
     let count = loaded.entries.len();
-    assert!(after.entries[..count] == loaded.entries && after.entries[count..] == [noop()]);
+    assert!(after.entries[..count] == loaded.entries && after.entries[count..] == [noop(term)]);
 }
 
 fn write_records(disk: &SimDisk, bytes: &[u8], put_right: bool) {
@@ -64,14 +65,8 @@ fn hard_state() -> HardState {
     }
 }
 
-fn noop() -> Entry {
-    Entry {
-        term: 9,
-        log_time_us: 9,
-        session_delta_us: 0,
-        payload: Payload::Noop,
-        return_path: None,
-    }
+fn noop(term: Term) -> Entry {
+    Entry { term, log_time_us: 9, session_delta_us: 0, payload: Payload::Noop, return_path: None }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    missing_entry,
+    judge,
     recovery::{Seen, read_log},
     refuse_other_store,
     segment::Listing,
@@ -86,10 +86,7 @@ pub fn inspect(
     let found = read_log(&*log, &listing, synced_number.unwrap_or(0), &mut |seen| {
         each(&view(&seen));
     })?;
-    let covered = snapshot.as_ref().map_or(0, |meta| meta.index);
-    if found.first_index > covered + 1 {
-        return Err(missing_entry(disk.path(), covered + 1));
-    }
+    judge(disk.path(), snapshot.as_ref(), found.first_index, &found.entries)?;
     let is_used = snapshot.is_some() || !found.entries.is_empty();
     if record.is_none() && is_used {
         return Err(hard_state.missing());

@@ -25,8 +25,8 @@ pub use self::inspect::{Inspection, RecordView, inspect};
 use self::log::{Opened, SegmentedLog};
 use super::{
     HardState, Loaded, LogStore, SnapshotMeta, SnapshotSink, SnapshotStore, StoreError, StoreKind,
-    Torn,
-    directory::{Directory, damaged, failed},
+    Tail, Torn,
+    directory::{Directory, failed},
     disk::Disk,
     hard_state::HardStateFile,
     health::Health,
@@ -128,26 +128,31 @@ impl SegmentedStore {
             self.found.first_index = index + 1;
             return Ok(());
         }
-        let covered = self.snapshots.latest().map_or(0, |meta| meta.index);
+        let latest = self.snapshots.latest();
+        let next = latest.as_ref().map_or(0, |meta| meta.index) + 1;
         let Opened { first_index, entries, .. } = opened;
-        let next_index = first_index + entries.len() as u64;
-        // The snapshot may go further than the log, of which the last part was not synced.
-        if next_index > covered && first_index <= covered + 1 {
-            (self.found.first_index, self.found.entries) = (first_index, entries);
-        } else if first_index > covered + 1 {
-            return Err(missing_entry(&self.place, covered + 1));
-        } else {
-            // With the next record, so that a tail that is torn is found again until the caller
-            // has taken note of it.
-            self.log.skip_to(covered + 1);
-            self.found.first_index = covered + 1;
-        }
         self.found.torn = torn;
-        if torn.is_some() {
-            return Ok(());
+        match judge(&self.place, latest.as_ref(), first_index, &entries)? {
+            Tail::Stays => {
+                (self.found.first_index, self.found.entries) = (first_index, entries);
+                if torn.is_some() {
+                    return Ok(());
+                }
+                self.log.prepare()?;
+                self.mark.record(self.log.last_number())
+            }
+            Tail::Goes => {
+                self.found.first_index = next;
+                if torn.is_some() {
+                    // With the next record, so that a tail that is torn is found again until the
+                    // caller has taken note of it.
+                    self.log.skip_to(next);
+                    Ok(())
+                } else {
+                    self.restart_log(next)
+                }
+            }
         }
-        self.log.prepare()?;
-        self.mark.record(self.log.last_number())
     }
 
     /// Empties the log, durably; the next entry will have index `next`.
@@ -219,6 +224,7 @@ impl LogStore for SegmentedStore {
             let next = meta.index + 1;
             // The tail is what follows the snapshot without a gap.
             if keep_tail && (store.log.first_index()..=store.log.next_index()).contains(&next) {
+                store.sync_log()?;
                 snapshots.install_keeping(snapshot, meta)?;
                 store.log.trim(next)
             } else {
@@ -237,9 +243,15 @@ fn refuse_other_store(place: &Path, record: Option<&HardStateRecord>) -> Result<
     Ok(())
 }
 
-/// The error of a log that begins behind an index that no snapshot holds the effect of.
-fn missing_entry(place: &Path, index: Index) -> StoreError {
-    damaged(&place.join("log"), format!("entry {index} (it is missing)"))
+/// Puts the log of a directory beside its latest snapshot.
+fn judge(
+    place: &Path,
+    snapshot: Option<&SnapshotMeta>,
+    first_index: Index,
+    entries: &[Entry],
+) -> Result<Tail, StoreError> {
+    Tail::of(snapshot, first_index, entries)
+        .map_err(|contradiction| contradiction.at(&place.join("log")))
 }
 
 /// What may be lost, most of it first.

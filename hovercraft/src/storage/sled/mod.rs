@@ -26,8 +26,8 @@ use std::{mem, path::Path, sync::Arc};
 use self::log::SledLog;
 use super::{
     HardState, Loaded, LogStore, SnapshotMeta, SnapshotSink, SnapshotStore, StoreError, StoreKind,
-    Torn,
-    directory::{Directory, damaged, failed},
+    Tail, Torn,
+    directory::{Directory, failed},
     hard_state::HardStateFile,
     health::Health,
     mark::SyncedMark,
@@ -102,7 +102,8 @@ impl SledStore {
     fn open_log(&mut self, used: bool) -> Result<(), StoreError> {
         let path = self.directory.path().join("sled");
         let synced = self.mark.number();
-        let covered = self.snapshots.latest().map_or(0, |meta| meta.index);
+        let latest = self.snapshots.latest();
+        let next = latest.as_ref().map_or(0, |meta| meta.index) + 1;
         let opened = SledLog::open(&path)?;
         // P38: what was synced and is not there is damage at the tail. The mark is made before the
         // first hard state is saved, so one that is missing in a used directory was lost.
@@ -112,20 +113,19 @@ impl SledStore {
             Some(synced) => last_number.is_none_or(|last| last < synced).then_some(Torn::Tail),
         };
         if let Some((mut log, entries)) = opened {
-            if log.first_index() > covered + 1 {
-                return Err(damaged(&path, format!("entry {} (it is missing)", covered + 1)));
-            }
             log.number_above(synced.unwrap_or(0));
-            // The snapshot may go further than the log, of which the last part was not synced.
-            if log.next_index() > covered {
-                return self.use_log(log, entries, torn);
-            }
-            if torn.is_none() {
-                log.skip_to(covered + 1)?;
-                return self.use_log(log, Vec::new(), torn);
+            let tail = Tail::of(latest.as_ref(), log.first_index(), &entries)
+                .map_err(|contradiction| contradiction.at(&path))?;
+            match tail {
+                Tail::Stays => return self.use_log(log, entries, torn),
+                Tail::Goes if torn.is_none() => {
+                    log.skip_to(next)?;
+                    return self.use_log(log, Vec::new(), torn);
+                }
+                Tail::Goes => {}
             }
         }
-        self.restart_log(covered + 1, torn)
+        self.restart_log(next, torn)
     }
 
     fn use_log(
@@ -233,6 +233,7 @@ impl LogStore for SledStore {
             let log = store.log();
             // The tail is what follows the snapshot without a gap.
             if keep_tail && (log.first_index()..=log.next_index()).contains(&next) {
+                store.sync_log()?;
                 snapshots.install_keeping(snapshot, meta)?;
                 store.log().trim(next);
                 Ok(())

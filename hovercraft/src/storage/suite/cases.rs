@@ -6,7 +6,7 @@ use super::subject::Subject;
 use crate::storage::StoreError;
 
 /// A name, which can be a file name, and what checks the promise.
-pub(super) struct Case(pub(super) &'static str, pub(super) fn(&mut Subject));
+pub(super) struct Case(pub(super) &'static str, pub(super) fn(Subject));
 
 pub(super) const ALL: &[Case] = &[
     Case("hard-state", hard_state),
@@ -19,6 +19,10 @@ pub(super) const ALL: &[Case] = &[
     Case("snapshot", snapshot),
     Case("snapshot-mismatch", snapshot_mismatch),
     Case("snapshot-beyond-the-log", snapshot_beyond_the_log),
+    Case("stale-tail", stale_tail),
+    Case("stale-tail-after-a-crash", stale_tail_after_a_crash),
+    Case("tail-behind-the-snapshot", tail_behind_the_snapshot),
+    Case("contradiction", contradiction),
     Case("install-keeping-the-tail", install_keeping_the_tail),
     Case("install-dropping-the-log", install_dropping_the_log),
     Case("install-voids", install_voids),
@@ -26,7 +30,7 @@ pub(super) const ALL: &[Case] = &[
 ];
 
 /// P37: a hard state is on disk when `save_hard_state` returns, with every field.
-fn hard_state(subject: &mut Subject) {
+fn hard_state(mut subject: Subject) {
     subject.reopen();
     for _ in 0..8 {
         subject.save(false);
@@ -35,7 +39,7 @@ fn hard_state(subject: &mut Subject) {
     }
 }
 
-fn append(subject: &mut Subject) {
+fn append(mut subject: Subject) {
     for count in [1, 1, 7, 256, 1] {
         subject.extend(count);
     }
@@ -51,7 +55,7 @@ fn append(subject: &mut Subject) {
 
 /// P8: a conflict replaces the entries from some index on, which may be in the middle of what one
 /// append brought.
-fn overwrite(subject: &mut Subject) {
+fn overwrite(mut subject: Subject) {
     for (first, count) in [(1, 100), (51, 10), (61, 5), (61, 20), (30, 100), (80, 1), (1, 3)] {
         subject.append(first, count);
         subject.reopen();
@@ -60,7 +64,7 @@ fn overwrite(subject: &mut Subject) {
 }
 
 /// P8: a conflict truncates at once, bodies or not.
-fn truncate(subject: &mut Subject) {
+fn truncate(mut subject: Subject) {
     subject.extend(30);
     subject.extend(30);
     for first in [61, 50, 31, 31, 5] {
@@ -79,14 +83,14 @@ fn truncate(subject: &mut Subject) {
 }
 
 /// P4: bodies of up to 8 MiB.
-fn large_entries(subject: &mut Subject) {
+fn large_entries(mut subject: Subject) {
     for size in [100_000, 8 << 20, 1_000_000] {
-        let entry = subject.sample.large_entry(3, size);
+        let entry = subject.large_entry(size);
         let first = subject.model.next_index();
         subject.append_these(first, &[entry]);
     }
     subject.extend(5);
-    let entries: Vec<_> = (0..20).map(|_| subject.sample.large_entry(4, 70_000)).collect();
+    let entries: Vec<_> = (0..20).map(|_| subject.large_entry(70_000)).collect();
     let first = subject.model.next_index();
     subject.append_these(first, &entries);
     subject.reopen();
@@ -97,7 +101,7 @@ fn large_entries(subject: &mut Subject) {
 }
 
 /// What a sync has covered is there after a crash; of the rest, a prefix.
-fn crash(subject: &mut Subject) {
+fn crash(mut subject: Subject) {
     subject.extend(20);
     subject.sync();
     subject.crash();
@@ -120,7 +124,7 @@ fn crash(subject: &mut Subject) {
 }
 
 /// Entries that a snapshot holds the effect of may go, and no others.
-fn trim(subject: &mut Subject) {
+fn trim(mut subject: Subject) {
     for _ in 0..20 {
         subject.extend(5);
     }
@@ -144,7 +148,7 @@ fn trim(subject: &mut Subject) {
     subject.reopen();
 }
 
-fn snapshot(subject: &mut Subject) {
+fn snapshot(mut subject: Subject) {
     subject.check_snapshot();
     subject.extend(50);
     drop(subject.snapshot(10, 1_000));
@@ -180,7 +184,7 @@ fn snapshot(subject: &mut Subject) {
 }
 
 /// A snapshot is refused if its data is not what its meta says, and nothing has changed.
-fn snapshot_mismatch(subject: &mut Subject) {
+fn snapshot_mismatch(mut subject: Subject) {
     subject.extend(20);
     subject.publish(5);
     for damage in 0..4 {
@@ -205,7 +209,7 @@ fn snapshot_mismatch(subject: &mut Subject) {
 }
 
 /// The log's end is not synced before a snapshot is: the log may come back shorter than that.
-fn snapshot_beyond_the_log(subject: &mut Subject) {
+fn snapshot_beyond_the_log(mut subject: Subject) {
     subject.extend(10);
     subject.sync();
     subject.publish(20);
@@ -218,8 +222,90 @@ fn snapshot_beyond_the_log(subject: &mut Subject) {
     subject.reopen();
 }
 
+/// P36: a log that has reached the snapshot with another entry is older than the snapshot. All of it
+/// goes, and none of it comes back, whether its terms ascend to the snapshot's or not.
+fn stale_tail(mut subject: Subject) {
+    subject.extend(17);
+    subject.extend(1);
+    subject.extend(87);
+    subject.sync();
+    let term = subject.model.term(19).expect("it was appended");
+    subject.publish_of((18, term));
+    subject.reopen();
+    subject.reopen();
+    subject.extend(3);
+    subject.reopen();
+    // The snapshot's entry is the last one of a stale log, or one in its middle.
+    for back in [0, 2] {
+        subject.extend(4);
+        let (last, term) = (subject.model.next_index() - 1, subject.term() + 1);
+        subject.publish_of((last - back, term));
+        subject.reopen();
+        subject.append(last - back + 1, 0);
+        subject.reopen();
+    }
+    subject.extend(5);
+    if subject.survives_crashes() {
+        subject.sync();
+        subject.crash();
+    }
+    subject.reopen();
+}
+
+/// P36: the truncation that a snapshot rests on is not synced, as on a disk whose syncs lie.
+fn stale_tail_after_a_crash(mut subject: Subject) {
+    if !subject.survives_crashes() {
+        return;
+    }
+    for _ in 0..3 {
+        let first = subject.model.next_index();
+        subject.extend(100);
+        subject.sync();
+        subject.append(first + 94, 3);
+        subject.publish(first + 96);
+        subject.crash();
+        subject.extend(2);
+        subject.sync();
+        subject.crash();
+    }
+}
+
+/// P36: a log that begins right behind the snapshot holds no entry to compare, and keeps its tail.
+fn tail_behind_the_snapshot(mut subject: Subject) {
+    subject.extend(30);
+    subject.install(40, false);
+    for _ in 0..3 {
+        subject.extend(4);
+        subject.reopen();
+    }
+    if subject.survives_crashes() {
+        subject.sync();
+        subject.crash();
+    }
+    // What a clean stop in the durability `memory` writes: the log from there on.
+    subject.publish(45);
+    subject.append(46, 9);
+    subject.reopen();
+    // And where entries that an earlier stop wrote were replaced below the snapshot.
+    if !subject.survives_crashes() {
+        subject.publish_of((50, subject.term() + 1));
+        subject.model.restart_log(51);
+        subject.append(51, 4);
+        subject.reopen();
+    }
+}
+
+/// P38: a log whose terms go back is none.
+fn contradiction(mut subject: Subject) {
+    subject.extend(3);
+    let mut entries = subject.sample.entries(9, 2);
+    entries.extend(subject.sample.entries(8, 2));
+    subject.append_these(4, &entries);
+    subject.refuses_to_load("a log whose terms go back");
+}
+
 /// P36: entries above an installed snapshot stay if the log holds its last entry.
-fn install_keeping_the_tail(subject: &mut Subject) {
+fn install_keeping_the_tail(mut subject: Subject) {
     subject.extend(40);
     subject.extend(40);
     for index in [10, 40, 41, 70, 80] {
@@ -235,7 +321,7 @@ fn install_keeping_the_tail(subject: &mut Subject) {
 }
 
 /// P36, P38: else all go, also when a diverged replica reinstalls at a lower index.
-fn install_dropping_the_log(subject: &mut Subject) {
+fn install_dropping_the_log(mut subject: Subject) {
     for index in [100, 90, 90, 3] {
         subject.extend(20);
         subject.sync();
@@ -255,7 +341,7 @@ fn install_dropping_the_log(subject: &mut Subject) {
 }
 
 /// A snapshot that was begun before an install is of a state that is gone.
-fn install_voids(subject: &mut Subject) {
+fn install_voids(mut subject: Subject) {
     subject.extend(50);
     let (sink, meta, _) = subject.snapshot(45, 100);
     subject.install(30, false);
@@ -266,7 +352,7 @@ fn install_voids(subject: &mut Subject) {
 }
 
 /// Anything after anything, against the model.
-fn random(subject: &mut Subject) {
+fn random(mut subject: Subject) {
     for _ in 0..300 {
         let next = subject.model.next_index();
         let uncovered = subject.model.next_uncovered();

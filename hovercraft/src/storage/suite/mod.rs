@@ -36,7 +36,8 @@ pub enum Survives {
     /// All that a sync has covered, after any end.
     Sync,
     /// Everything after a clean stop; after any other end, [`torn`](super::Loaded::torn) is set,
-    /// and only the hard state must be there.
+    /// and only the hard state must be there. Such a store is given the log at a clean stop only, so
+    /// an append right behind the snapshot begins the log anew.
     CleanStop,
 }
 
@@ -123,6 +124,6 @@ fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
 /// If the store breaks a promise.
 pub fn run(survives: Survives, new_place: &mut dyn FnMut(&'static str) -> Box<dyn Place>) {
     for cases::Case(name, check) in cases::ALL {
-        check(&mut Subject::new(name, survives, new_place(name)));
+        check(Subject::new(name, survives, new_place(name)));
     }
 }

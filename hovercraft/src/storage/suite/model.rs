@@ -1,7 +1,7 @@
 //! What a store should hold: the simplest thing that keeps the promises of its trait.
 
 use crate::{
-    entry::{Entry, Index},
+    entry::{Entry, Index, Term},
     storage::{HardState, Loaded, SnapshotMeta},
 };
 
@@ -31,6 +31,11 @@ impl Log {
     fn next_index(&self) -> Index {
         self.first + self.entries.len() as u64
     }
+
+    fn term(&self, index: Index) -> Option<Term> {
+        let position = index.checked_sub(self.first)?;
+        self.entries.get(position as usize).map(|entry| entry.term)
+    }
 }
 
 impl Model {
@@ -46,6 +51,11 @@ impl Model {
     /// The first index that a snapshot does not hold the effect of.
     pub(super) fn next_uncovered(&self) -> Index {
         self.snapshot.as_ref().map_or(0, |(meta, _)| meta.index) + 1
+    }
+
+    /// The term of the entry at an index, if the log holds it.
+    pub(super) fn term(&self, index: Index) -> Option<Term> {
+        self.present().term(index)
     }
 
     pub(super) fn append(&mut self, first: Index, entries: &[Entry]) {
@@ -85,6 +95,7 @@ impl Model {
         equal("the hard state", &loaded.hard_state, &self.hard_state)?;
         let meta = self.snapshot.as_ref().map(|(meta, _)| meta.clone());
         equal("the snapshot", &loaded.snapshot, &meta)?;
+        loaded.check().map_err(|contradiction| format!("`load` returns {contradiction}"))?;
         if loaded.first_index > self.next_uncovered() {
             let (first, uncovered) = (loaded.first_index, self.next_uncovered());
             return Err(format!("the log begins at {first} instead of {uncovered} or below"));
@@ -102,10 +113,24 @@ impl Model {
         Err(format!("the log is none of those that there may be: {}", reasons.join("; ")))
     }
 
+    /// Whether a log has reached the snapshot with another entry than the snapshot's.
+    fn is_stale(&self, log: &Log) -> bool {
+        let Some((meta, _)) = &self.snapshot else { return false };
+        log.term(meta.index).is_some_and(|term| term != meta.term)
+    }
+
     /// Compares the entries with those of `log`; returns the log to go on from.
     fn check_log(&self, loaded: &Loaded, log: &Log) -> Result<Log, String> {
         let uncovered = self.next_uncovered();
         let next = loaded.first_index + loaded.entries.len() as u64;
+        if self.is_stale(log) {
+            // None of it may come back, nor anything else be there.
+            return if next == uncovered && loaded.entries.is_empty() {
+                Ok(Log::empty(uncovered))
+            } else {
+                Err(format!("entries of a stale log are there, up to {}", next - 1))
+            };
+        }
         // A log that ends below the snapshot is left out, and looks as if it ended there.
         let end = next.min(log.next_index());
         if end < log.cut_from || end.max(uncovered) != next {

@@ -74,6 +74,16 @@ impl Subject {
         self.expect("load", loaded)
     }
 
+    /// The term of the entries that were appended last.
+    pub(super) fn term(&self) -> Term {
+        self.term
+    }
+
+    /// An entry of that term with a body of `size` bytes.
+    pub(super) fn large_entry(&mut self, size: usize) -> Entry {
+        self.sample.large_entry(self.term, size)
+    }
+
     /// Saves some hard state.
     pub(super) fn save(&mut self, clean: bool) {
         let state = HardState { clean, ..self.sample.hard_state() };
@@ -117,8 +127,18 @@ impl Subject {
         index: Index,
         size: usize,
     ) -> (Box<dyn SnapshotSink>, SnapshotMeta, Vec<u8>) {
+        let term = self.model.term(index).unwrap_or(self.term);
+        self.snapshot_of((index, term), size)
+    }
+
+    /// The same at an index and a term, whatever the log holds there.
+    pub(super) fn snapshot_of(
+        &mut self,
+        (index, term): (Index, Term),
+        size: usize,
+    ) -> (Box<dyn SnapshotSink>, SnapshotMeta, Vec<u8>) {
         let data = self.sample.bytes(size);
-        let meta = self.sample.meta(index, self.term, &data);
+        let meta = self.sample.meta(index, term, &data);
         let created = self.snapshots().create();
         let mut sink = self.expect("create", created);
         // In two parts: a sink is written bit by bit.
@@ -133,8 +153,14 @@ impl Subject {
 
     /// Takes and publishes a snapshot at `index`, which is newer than the latest.
     pub(super) fn publish(&mut self, index: Index) {
+        let term = self.model.term(index).unwrap_or(self.term);
+        self.publish_of((index, term));
+    }
+
+    /// The same at an index and a term, whatever the log holds there.
+    pub(super) fn publish_of(&mut self, at: (Index, Term)) {
         let size = self.sample.between(0, 100_000) as usize;
-        let (sink, meta, data) = self.snapshot(index, size);
+        let (sink, meta, data) = self.snapshot_of(at, size);
         let published = self.snapshots().publish(sink, &meta);
         self.expect("publish", published);
         self.model.snapshot = Some((meta, data));
@@ -166,6 +192,20 @@ impl Subject {
         self.check_snapshot();
         if self.survives == Survives::CleanStop {
             self.save(false);
+        }
+    }
+
+    /// Opens the store again, which must refuse what it holds.
+    pub(super) fn refuses_to_load(mut self, what: &str) {
+        self.sync();
+        if self.survives == Survives::CleanStop {
+            self.save(true);
+        }
+        self.store = None;
+        let loaded = self.place.open().and_then(|mut store| store.load());
+        if let Ok(Loaded { first_index, entries, .. }) = loaded {
+            let count = entries.len();
+            self.fail(&format!("{what} is loaded: {count} entries from {first_index} on"));
         }
     }
 
