@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use hovercraft::{
-    Entry, Identity, Incarnation, Index, Kind, NodeId, Payload, Request,
+    DigestKey, Entry, Identity, Incarnation, Index, Kind, NodeId, Payload, Request,
     storage::{Durability, HardState, LogStore, SegmentedStore, SledStore},
 };
 use serde_json::Value;
@@ -39,9 +39,10 @@ fn hard_state() -> HardState {
 }
 
 fn entries(first: Index, count: u64, term: u64) -> Vec<Entry> {
+    let body = Bytes::from_static(b"twelve bytes");
     let entry = |sequence| {
         let identity = Identity::Session { client: 3, sequence };
-        let request = Request::new(identity, 1, Kind::Write, Bytes::from_static(b"twelve bytes"));
+        let request = Request::new(DigestKey::new([1, 2]), identity, 1, Kind::Write, body.clone());
         let payload = Payload::Request { replier: NodeId(1), request: Arc::new(request) };
         Entry { term, log_time_us: 5, session_delta_us: 0, payload, return_path: None }
     };

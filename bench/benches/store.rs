@@ -19,8 +19,8 @@ use std::{
 use bytes::Bytes;
 use clap::Parser;
 use hovercraft::{
-    ClusterLimits, Configuration, Entry, Identity, Incarnation, Index, Kind, NodeId, Payload,
-    Request,
+    ClusterLimits, Configuration, DigestKey, Entry, Identity, Incarnation, Index, Kind, NodeId,
+    Payload, Request,
     storage::{
         Durability, HardState, LogStore, MemoryStore, SegmentedStore, SledStore, SnapshotMeta,
         StoreError,
@@ -261,6 +261,9 @@ fn begun(
     Ok(store)
 }
 
+/// Of no cluster.
+const DIGEST_KEY: DigestKey = DigestKey::new([1, 2]);
+
 fn hard_state(clean: bool) -> HardState {
     HardState {
         term: 1,
@@ -276,9 +279,16 @@ fn publish(store: &dyn LogStore, index: Index) -> Result<(), Failure> {
     let snapshots = store.snapshots();
     let sink = snapshots.create()?;
     let (size_bytes, checksum) = sink.written();
-    let configuration =
-        Configuration { id: 1, members: Vec::new(), limits: ClusterLimits::default() };
-    let meta = SnapshotMeta { index, term: 1, configuration, log_time_us: 0, size_bytes, checksum };
+    let configuration = Configuration::new(1, Vec::new(), ClusterLimits::default());
+    let meta = SnapshotMeta {
+        index,
+        term: 1,
+        configuration,
+        log_time_us: 0,
+        size_bytes,
+        checksum,
+        digest_key: DIGEST_KEY,
+    };
     Ok(snapshots.publish(sink, &meta)?)
 }
 
@@ -286,7 +296,7 @@ fn entries(count: u64) -> Vec<Entry> {
     let entry = |sequence| {
         let identity = Identity::Session { client: 1, sequence };
         let body = Bytes::from(vec![7; BODY_BYTES]);
-        let request = Arc::new(Request::new(identity, 1, Kind::Write, body));
+        let request = Arc::new(Request::new(DIGEST_KEY, identity, 1, Kind::Write, body));
         Entry {
             term: 1,
             log_time_us: sequence,

@@ -6,7 +6,7 @@
 use std::{net::Ipv4Addr, net::SocketAddrV4, time::Duration};
 
 use hovercraft::{
-    ClusterLimits, Configuration, Incarnation, Member, NodeId,
+    ClusterLimits, Configuration, DigestKey, Incarnation, Member, NodeId,
     admin::{Answer, Question},
     core::{Core, Mode, Output, SessionGrant, Settings, Start, Write},
     messages::{Envelope, Message, PROTOCOL_VERSION},
@@ -26,12 +26,12 @@ fn core() -> Core {
         address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, number),
     };
     let members = (1..=3).map(member).collect();
-    let configuration = Configuration { id: 1, members, limits: ClusterLimits::default() };
+    let configuration = Configuration::new(1, members, ClusterLimits::default());
     let hard_state = HardState {
         term: 0,
         vote: None,
         incarnation: Incarnation(1),
-        birth: Some(Birth { cluster: CLUSTER, node: NodeId(1), configuration }),
+        birth: Some(Birth { cluster: CLUSTER, node: NodeId(1), configuration, digest_key: DigestKey::new([1, 2]) }),
         durability: Durability::Sync,
         clean: false,
     };

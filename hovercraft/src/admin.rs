@@ -6,6 +6,7 @@
 #![expect(missing_docs, reason = "what rkyv derives for the fields of variants has no docs")]
 
 mod existing;
+mod init;
 
 use std::{net::SocketAddrV4, time::Duration};
 
@@ -13,17 +14,20 @@ use r2p2::{AsyncLink, MessageReceiver, MessageSender, MessageType, Outbox, Time}
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 use tokio::time::Instant;
 
-pub use self::existing::lost_disk;
-use self::existing::{Found, existing, of_cluster};
-
 use crate::{
     core::{Counters, Status},
-    entropy::{random_number, random_u64},
-    entry::{ClusterLimits, Configuration, Incarnation, Member, NodeId},
+    entropy::random_u64,
+    entry::{Configuration, Incarnation, NodeId, Term},
     messages::{Message, MessageError, PROTOCOL_VERSION},
     storage::Birth,
     switch::SwitchStatus,
 };
+
+pub use self::existing::lost_disk;
+use self::existing::{of_addresses, of_clusters};
+#[cfg(not(madsim))]
+pub use self::init::init;
+pub use self::init::init_on;
 
 /// A question to a replica.
 #[derive(Debug, Clone, PartialEq, Archive, Serialize, Deserialize)]
@@ -34,6 +38,24 @@ pub enum Question {
     Init(Birth),
     /// How are you?
     Status,
+    /// Send your birth to this member of your cluster, which may lack it. Only replicas know the
+    /// cluster's secret, so a repeated `init` has one of them pass it on (P2, P39).
+    PassOn(NodeId),
+}
+
+/// The cluster that a disk belongs to, as anybody may know it: a birth without its secret (P2).
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Membership {
+    /// The cluster.
+    pub cluster: u64,
+    /// The first configuration, which stands before the log.
+    pub configuration: Configuration,
+}
+
+impl From<&Birth> for Membership {
+    fn from(birth: &Birth) -> Self {
+        Self { cluster: birth.cluster, configuration: birth.configuration.clone() }
+    }
 }
 
 /// A replica's answer.
@@ -45,10 +67,12 @@ pub enum Answer {
         node: NodeId,
         /// The life of its disk.
         incarnation: Incarnation,
-        /// The cluster that its disk belongs to.
-        birth: Option<Birth>,
+        /// The cluster that its disk belongs to; none before `init`.
+        membership: Option<Membership>,
         /// The cluster whose replicas speak to it as to a member, if its disk belongs to none.
         counted_by: Option<u64>,
+        /// The highest term that it has seen: with 0 it holds nothing that anybody could miss.
+        term: Term,
     },
     /// Answers [`Question::Init`]: it is on disk, now or since an earlier one that was the same.
     Initialised,
@@ -58,6 +82,8 @@ pub enum Answer {
     Status(Box<NodeStatus>),
     /// The same, by a switch.
     Switch(Box<SwitchStatus>),
+    /// Answers [`Question::PassOn`]: the birth is on its way, and may be lost.
+    PassedOn,
 }
 
 /// How a replica is.
@@ -139,7 +165,6 @@ impl ExchangeStatus {
             Message::AppendReply(_) | Message::Acknowledge(_) => &mut self.acknowledgements,
             Message::FetchBodies { .. }
             | Message::Bodies { .. }
-            | Message::BodiesRefused { .. }
             | Message::FetchEntries { .. }
             | Message::Entries { .. }
             | Message::SnapshotAvailable { .. }
@@ -160,6 +185,7 @@ impl Question {
                 | (Self::Hello, Answer::Hello { .. })
                 | (Self::Init(_), Answer::Initialised)
                 | (Self::Status, Answer::Status(_) | Answer::Switch(_))
+                | (Self::PassOn(_), Answer::PassedOn)
         )
     }
 }
@@ -244,16 +270,29 @@ pub enum AdminError {
         /// The addresses of its members, separated by commas.
         members: String,
     },
-    /// The replicas belong to different clusters.
+    /// The replicas belong to different clusters, and more than one of these may hold data.
     #[error(
-        "these replicas belong to different clusters: {} and {}; nothing was changed; correct the \
-         list of members",
-        of_cluster(&clusters[0]),
-        of_cluster(&clusters[1])
+        "these replicas belong to different clusters: {}; nothing was changed; correct the list of \
+         members",
+        of_clusters(clusters)
     )]
     TwoClusters {
-        /// Two addresses, each with its cluster.
-        clusters: [(SocketAddrV4, u64); 2],
+        /// The address of each that belongs to one, with the cluster.
+        clusters: Vec<(SocketAddrV4, u64)>,
+    },
+    /// An earlier `init` was not finished and cannot be, and what it has begun holds nothing.
+    #[error(
+        "an earlier init was not finished: {}; stop and empty the data directory of {}, which \
+         {} nothing, and run init again",
+        of_clusters(clusters),
+        of_addresses(to_empty),
+        if to_empty.len() == 1 { "holds" } else { "hold" }
+    )]
+    Unfinished {
+        /// The address of each that belongs to a cluster, with the cluster.
+        clusters: Vec<(SocketAddrV4, u64)>,
+        /// Those that have never taken part in anything.
+        to_empty: Vec<SocketAddrV4>,
     },
     /// A replica has an empty disk, and a cluster counts it as a member.
     #[error(
@@ -272,66 +311,6 @@ pub enum AdminError {
     /// The list of members is empty, too long, or names a number or an address twice.
     #[error("the list of members is not usable: {0}")]
     Members(String),
-}
-
-/// Makes a cluster of replicas that were started with empty disks: collects their incarnations,
-/// sends all of them the first configuration, and returns when it is on every disk (P39).
-///
-/// Doing it again does no harm: if some have it already, the others get the same. A replica that a
-/// cluster counts as a member is never put into another one, even if its disk is empty. Returns the
-/// cluster's number.
-#[cfg(not(madsim))]
-pub async fn init(
-    members: &[(NodeId, SocketAddrV4)],
-    limits: ClusterLimits,
-    timeout: Duration,
-) -> Result<u64, AdminError> {
-    init_on(bind()?, members, limits, timeout).await
-}
-
-/// Makes a cluster as [`init()`] does, over a link of the caller's: a simulated network, for example.
-pub async fn init_on(
-    link: impl AsyncLink,
-    members: &[(NodeId, SocketAddrV4)],
-    limits: ClusterLimits,
-    timeout: Duration,
-) -> Result<u64, AdminError> {
-    check_members(members)?;
-    let mut asker = Asker::new(link, timeout);
-    let mut found = Vec::new();
-    for (id, address) in members {
-        match asker.ask(*address, &Question::Hello).await? {
-            Answer::Hello { node, incarnation, birth, counted_by } => {
-                if node != *id {
-                    return Err(AdminError::WrongNode {
-                        address: *address,
-                        found: node,
-                        expected: *id,
-                    });
-                }
-                let member = Member { id: *id, incarnation, address: *address };
-                found.push(Found { member, birth, counted_by });
-            }
-            answer => return Err(unexpected(*address, &answer)),
-        }
-    }
-    found.sort_by_key(|it| it.member.id);
-    let (cluster, configuration) = match existing(&found)? {
-        None => {
-            let members = found.iter().map(|it| it.member).collect();
-            (random_number(), Configuration { id: 1, members, limits })
-        }
-        Some(birth) => (birth.cluster, birth.configuration.clone()),
-    };
-    for (node, address) in members {
-        let (node, configuration) = (*node, configuration.clone());
-        let birth = Birth { cluster, node, configuration };
-        match asker.ask(*address, &Question::Init(birth)).await? {
-            Answer::Initialised => {}
-            answer => return Err(unexpected(*address, &answer)),
-        }
-    }
-    Ok(cluster)
 }
 
 /// Asks a replica how it is.
@@ -373,27 +352,6 @@ pub async fn switch_status_on(
         Answer::Switch(status) => Ok(*status),
         answer => Err(unexpected(address, &answer)),
     }
-}
-
-fn check_members(members: &[(NodeId, SocketAddrV4)]) -> Result<(), AdminError> {
-    const MEMBERS_MAX: usize = 64;
-    if members.is_empty() || members.len() > MEMBERS_MAX {
-        let what = format!("it has {} members; 1 to {MEMBERS_MAX} are possible", members.len());
-        return Err(AdminError::Members(what));
-    }
-    for (position, (node, address)) in members.iter().enumerate() {
-        if node.0 == 0 {
-            return Err(AdminError::Members("replicas are numbered from 1".to_owned()));
-        }
-        let before = &members[..position];
-        if before.iter().any(|(other, _)| other == node) {
-            return Err(AdminError::Members(format!("replica {node} is there twice")));
-        }
-        if before.iter().any(|(_, other)| other == address) {
-            return Err(AdminError::Members(format!("the address {address} is there twice")));
-        }
-    }
-    Ok(())
 }
 
 fn unexpected(address: SocketAddrV4, answer: &Answer) -> AdminError {
@@ -481,77 +439,5 @@ impl<L: AsyncLink> Asker<L> {
                 return Ok(answer);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::VecDeque;
-
-    use r2p2::Link;
-
-    use super::*;
-
-    const REPLICA: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 1);
-
-    /// A network with one replica, on which every answer comes again with the next one.
-    struct Repeating {
-        sender: MessageSender,
-        receiver: MessageReceiver,
-        before: Vec<Vec<u8>>,
-        inbox: VecDeque<Vec<u8>>,
-    }
-
-    impl Link for Repeating {
-        fn send(&mut self, outbox: &mut Outbox) -> std::io::Result<()> {
-            let mut answers = Outbox::new();
-            let Self { sender, receiver, .. } = self;
-            outbox.drain(|batch| {
-                for datagram in batch.datagrams() {
-                    let message = receiver.handle_datagram(Time::ZERO, REPLICA, datagram);
-                    let message = message.unwrap().unwrap();
-                    let answer = match Question::decode(&message.body).unwrap() {
-                        Question::Hello => {
-                            let (node, incarnation) = (NodeId(1), Incarnation(7));
-                            Answer::Hello { node, incarnation, birth: None, counted_by: None }
-                        }
-                        _ => Answer::Initialised,
-                    };
-                    let answer = answer.encode();
-                    sender.send(MessageType::RaftReply, REPLICA, &answer, &mut answers).unwrap();
-                }
-            });
-            self.inbox.extend(self.before.clone());
-            answers.drain(|batch| {
-                self.before.extend(batch.datagrams().map(<[u8]>::to_vec));
-                self.inbox.extend(batch.datagrams().map(<[u8]>::to_vec));
-            });
-            Ok(())
-        }
-
-        fn receive(&mut self, each: &mut dyn FnMut(SocketAddrV4, &[u8])) -> std::io::Result<usize> {
-            let Some(datagram) = self.inbox.pop_front() else { return Ok(0) };
-            each(REPLICA, &datagram);
-            Ok(1)
-        }
-    }
-
-    impl AsyncLink for Repeating {
-        async fn readable(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_comes_again_does_not_answer_the_next_question() {
-        let link = Repeating {
-            sender: MessageSender::new(1),
-            receiver: MessageReceiver::new(r2p2::MessageConfig::default(), 1),
-            before: Vec::new(),
-            inbox: VecDeque::new(),
-        };
-        let members = [(NodeId(1), REPLICA)];
-        let timeout = Duration::from_secs(10);
-        init_on(link, &members, ClusterLimits::default(), timeout).await.unwrap();
     }
 }

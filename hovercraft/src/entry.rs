@@ -87,7 +87,7 @@ impl Default for ClusterLimits {
 
 /// Who the members are, and the limits that they share. Takes effect when it is appended.
 ///
-/// All members are voters. A joint configuration and learners (P34) will be further fields.
+/// All members are voters.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub struct Configuration {
     /// Counts the configurations of this cluster from 1.
@@ -96,9 +96,18 @@ pub struct Configuration {
     pub members: Vec<Member>,
     /// What apply decides by.
     pub limits: ClusterLimits,
+    /// Further members as a later version encodes them: the other half of a joint configuration,
+    /// and learners (P34). Empty in this version, which refuses any other, because it could not
+    /// count by it.
+    pub extension: Vec<u8>,
 }
 
 impl Configuration {
+    /// Creates a configuration of voters.
+    pub fn new(id: u64, members: Vec<Member>, limits: ClusterLimits) -> Self {
+        Self { id, members, limits, extension: Vec::new() }
+    }
+
     /// The member with this number.
     pub fn member(&self, id: NodeId) -> Option<&Member> {
         position_of(&self.members, id, |member| member.id).map(|at| &self.members[at])
@@ -113,6 +122,9 @@ impl Configuration {
         }
         if self.members.iter().any(|member| member.id.0 == 0) {
             return Err("replicas are numbered from 1".to_owned());
+        }
+        if !self.extension.is_empty() {
+            return Err("it names joint members or learners; this version knows none".to_owned());
         }
         if self.id > ID_MAX {
             return Err(format!("its id is at most {ID_MAX}, so that others can follow"));

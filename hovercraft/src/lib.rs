@@ -7,6 +7,7 @@ pub mod planted;
 pub mod admin;
 pub mod client;
 pub mod core;
+mod digest;
 mod entropy;
 mod entry;
 pub mod messages;
@@ -17,9 +18,10 @@ pub mod storage;
 pub mod switch;
 
 pub use client::{CallError, CallOutcome, Client, ClientBuilder, ClientStats, ConnectError};
+pub use digest::{Digest, DigestKey};
 pub use entry::{
     ClusterLimits, Configuration, Entry, Incarnation, Index, Member, NodeId, Payload, Term,
 };
 pub use node::{Execution, Mode, Multicast, Node, NodeBuilder, NodeError, Stopper};
-pub use request::{Digest, Identity, Key, Kind, Outcome, Request, ReturnPath};
+pub use request::{Identity, Key, Kind, Outcome, Request, ReturnPath};
 pub use state_machine::{Context, SnapshotWriter, StateMachine};

@@ -13,8 +13,9 @@ use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 use crate::{
     core::Standstill,
+    digest::{Digest, DigestKey},
     entry::{Configuration, Entry, Incarnation, Index, Member, NodeId, Payload, Term},
-    request::{Digest, Identity, Key, Kind, Request, ReturnPath},
+    request::{Identity, Key, Kind, Request, ReturnPath},
     storage::SnapshotMeta,
 };
 
@@ -71,7 +72,7 @@ pub enum Message {
     /// from its start.
     FetchSnapshot { index: Index, offset: u64 },
     /// A part of a snapshot (P36).
-    SnapshotPart { meta: SnapshotMeta, offset: u64, data: Vec<u8> },
+    SnapshotPart { meta: Box<SnapshotMeta>, offset: u64, data: Vec<u8> },
     /// A request that reached a replica that does not lead, with its return path (mode `raft`).
     Forward { request: WholeRequest },
     /// A recovering replica asks the leader up to where it must catch up (P37).
@@ -459,11 +460,12 @@ impl WholeRequest {
         self.return_path.map(|(address, request_id)| ReturnPath { address, request_id })
     }
 
-    /// The request with `body`; none if its kind has no meaning.
-    pub(crate) fn with_body(&self, body: Bytes) -> Option<Request> {
+    /// The request with `body`, its digest computed; none if its kind has no meaning.
+    pub(crate) fn with_body(&self, digest_key: DigestKey, body: Bytes) -> Option<Request> {
         let [first, second] = self.identity;
         let identity = Identity::from_words(first, second, self.plain);
-        Some(Request::new(identity, self.lowest, Kind::from_number(self.kind)?, body))
+        let kind = Kind::from_number(self.kind)?;
+        Some(Request::new(digest_key, identity, self.lowest, kind, body))
     }
 }
 
@@ -547,7 +549,7 @@ fn invalid(error: &rancor::Error) -> MessageError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::testing::{noop, write};
+    use crate::core::testing::{DIGEST_KEY, noop, write};
 
     fn append(entries: Vec<Metadata>) -> Envelope {
         Envelope {
@@ -599,7 +601,7 @@ mod tests {
         let whole = WholeRequest::new(request, path);
         assert_eq!(whole.return_path(), path);
         let body = Bytes::from(whole.body.clone());
-        assert_eq!(whole.with_body(body).as_ref(), Some(request.as_ref()));
+        assert_eq!(whole.with_body(DIGEST_KEY, body).as_ref(), Some(request.as_ref()));
     }
 
     #[test]

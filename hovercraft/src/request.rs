@@ -9,7 +9,8 @@ use std::{
 
 use bytes::Bytes;
 use r2p2::Policy;
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use crate::digest::{Digest, DigestKey};
 
 /// Who sent a request and which of their requests it is; never reused within a session (P1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,13 +134,6 @@ impl Kind {
     }
 }
 
-/// 64 bits over everything that execution reads (P2).
-///
-/// The hash is fast and fixed (XXH3, no key): it tells requests apart that differ by accident, and
-/// does not stop a client that makes collisions on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest(pub u64);
-
 /// What a request is found by in the unordered set and in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
@@ -152,7 +146,8 @@ pub struct Key {
 /// Everything that the execution of a request reads; equal on all replicas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Identity and digest. The digest is computed, never taken from outside.
+    /// Identity and digest. The digest is computed here, or comes from this replica's own log;
+    /// never from outside.
     key: Key,
     /// The client holds the replies of every sequence below this one (P20). 0 for plain requests.
     lowest: u64,
@@ -164,35 +159,61 @@ impl Request {
     /// What the digest is over begins with so many bytes; the body follows.
     pub(crate) const HEAD_BYTES: usize = 26;
 
-    /// A request; computes its digest.
-    pub fn new(identity: Identity, lowest: u64, kind: Kind, body: Bytes) -> Self {
-        let head = head(identity, lowest, kind);
-        Self { key: Key { identity, digest: Digest(hash(&head, &body)) }, lowest, kind, body }
+    /// Number of bytes before the body in the log: the digest and the head.
+    pub(crate) const STORED_HEAD_BYTES: usize = 8 + Self::HEAD_BYTES;
+
+    /// Creates a request; computes its digest under the cluster's key (P2).
+    pub fn new(
+        digest_key: DigestKey,
+        identity: Identity,
+        lowest: u64,
+        kind: Kind,
+        body: Bytes,
+    ) -> Self {
+        let digest = digest_key.digest(&head(identity, lowest, kind), &body);
+        Self { key: Key { identity, digest }, lowest, kind, body }
     }
 
-    /// The request whose head and body lie at `range`, as [`Self::head`] gives them; none if those
-    /// bytes are no request's. The body shares the memory of `bytes`.
-    pub(crate) fn from_bytes(bytes: &Bytes, range: Range<usize>) -> Option<Self> {
+    /// Reads what [`Self::stored_head`] and the body are in the log, at `range`; none if those bytes
+    /// are no request's. The digest is taken as it was stored. The body shares the memory of
+    /// `bytes`.
+    pub(crate) fn from_stored(bytes: &Bytes, range: Range<usize>) -> Option<Self> {
         let request = bytes.get(range.clone())?;
-        let (head, _) = request.split_first_chunk::<{ Self::HEAD_BYTES }>()?;
+        let (stored, _) = request.split_first_chunk::<{ Self::STORED_HEAD_BYTES }>()?;
         let word =
-            |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
-        let (first, second, lowest, plain) = (word(0), word(8), word(16), head[25] == 1);
-        let identity = Identity::from_words(first, second, plain);
+            |at: usize| u64::from_le_bytes(stored[at..at + 8].try_into().expect("eight bytes"));
+        let (first, second, lowest) = (word(8), word(16), word(24));
+        let (kind, plain) = (stored[32], stored[33]);
+        let identity = Identity::from_words(first, second, plain == 1);
         // Bits that no identity sets would be in the digest, and not in the identity.
-        if head[25] > 1 || identity.to_words() != (first, second, plain) {
+        if plain > 1 || identity.to_words() != (first, second, plain == 1) {
             return None;
         }
-        Some(Self {
-            key: Key { identity, digest: Digest(xxh3_64(request)) },
-            lowest,
-            kind: Kind::from_number(head[24])?,
-            body: bytes.slice(range.start + Self::HEAD_BYTES..range.end),
-        })
+        let key = Key { identity, digest: Digest(word(0)) };
+        let body = bytes.slice(range.start + Self::STORED_HEAD_BYTES..range.end);
+        Some(Self::from_parts(key, lowest, Kind::from_number(kind)?, body))
     }
 
-    /// What the digest is over, but for the body.
-    pub(crate) fn head(&self) -> [u8; Self::HEAD_BYTES] {
+    /// A request from this replica's own log, with its digest as it was stored.
+    pub(crate) fn from_parts(key: Key, lowest: u64, kind: Kind, body: Bytes) -> Self {
+        Self { key, lowest, kind, body }
+    }
+
+    /// Returns the bytes that precede the body in the log.
+    pub(crate) fn stored_head(&self) -> [u8; Self::STORED_HEAD_BYTES] {
+        let mut stored = [0; Self::STORED_HEAD_BYTES];
+        stored[..8].copy_from_slice(&self.key.digest.0.to_le_bytes());
+        stored[8..].copy_from_slice(&self.head());
+        stored
+    }
+
+    /// Tells whether the digest is the one under this key.
+    pub fn has_digest_of(&self, digest_key: DigestKey) -> bool {
+        digest_key.digest(&self.head(), &self.body) == self.key.digest
+    }
+
+    /// Everything that the digest is over, but for the body.
+    fn head(&self) -> [u8; Self::HEAD_BYTES] {
         head(self.identity(), self.lowest, self.kind)
     }
 
@@ -229,26 +250,6 @@ impl Request {
     /// The bytes for the service.
     pub fn body(&self) -> &Bytes {
         &self.body
-    }
-}
-
-/// XXH3 over the two parts. Most bodies are small, and one call over a copy costs less than setting
-/// up the state for parts.
-fn hash(head: &[u8; Request::HEAD_BYTES], body: &[u8]) -> u64 {
-    const SMALL: usize = 256;
-    let mut buffer = [0; Request::HEAD_BYTES + SMALL];
-    match buffer.get_mut(..26 + body.len()) {
-        Some(whole) => {
-            whole[..26].copy_from_slice(head);
-            whole[26..].copy_from_slice(body);
-            xxh3_64(whole)
-        }
-        None => {
-            let mut hash = Xxh3::new();
-            hash.update(head);
-            hash.update(body);
-            hash.digest()
-        }
     }
 }
 
@@ -310,18 +311,4 @@ pub struct ReturnPath {
     pub address: SocketAddrV4,
     /// The R2P2 request id that the client waits on.
     pub request_id: u16,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn small_and_large_bodies_have_the_digest_of_head_and_body() {
-        let bytes: Vec<u8> = (0..600_u16).map(|at| at as u8).collect();
-        let head: [u8; 26] = *bytes.first_chunk().unwrap();
-        for len in [0, 1, 24, 255, 256, 257, 574] {
-            assert_eq!(hash(&head, &bytes[26..26 + len]), xxh3_64(&bytes[..26 + len]), "{len}");
-        }
-    }
 }

@@ -9,18 +9,21 @@ use std::{
 
 use bytes::Bytes;
 use hovercraft::{
-    ClusterLimits, Configuration, Entry, Identity, Incarnation, Index, Kind, NodeId, Payload,
-    Request,
+    ClusterLimits, Configuration, DigestKey, Entry, Identity, Incarnation, Index, Kind, NodeId,
+    Payload, Request,
     storage::{
         Durability, HardState, Loaded, LogStore, MemoryStore, SledStore, SnapshotMeta, StoreError,
     },
 };
 
+/// The secret of the cluster that the log is of.
+const DIGEST_KEY: DigestKey = DigestKey::new([1, 2]);
+
 /// An entry that says where it belongs, so that one in another place is seen.
 fn entry(index: Index, term: u64) -> Entry {
     let body = Bytes::from(format!("entry {index} of term {term} ").repeat(20));
-    let request =
-        Request::new(Identity::Session { client: 1, sequence: index }, 1, Kind::Write, body);
+    let identity = Identity::Session { client: 1, sequence: index };
+    let request = Request::new(DIGEST_KEY, identity, 1, Kind::Write, body);
     Entry {
         term,
         log_time_us: index,
@@ -55,9 +58,16 @@ fn publish(store: &dyn LogStore, index: Index) {
     let mut sink = store.snapshots().create().unwrap();
     sink.write_all(&vec![index as u8; 3_000]).unwrap();
     let (size_bytes, checksum) = sink.written();
-    let configuration =
-        Configuration { id: 1, members: Vec::new(), limits: ClusterLimits::default() };
-    let meta = SnapshotMeta { index, term: 1, configuration, log_time_us: 5, size_bytes, checksum };
+    let configuration = Configuration::new(1, Vec::new(), ClusterLimits::default());
+    let meta = SnapshotMeta {
+        index,
+        term: 1,
+        configuration,
+        log_time_us: 5,
+        size_bytes,
+        checksum,
+        digest_key: DIGEST_KEY,
+    };
     store.snapshots().publish(sink, &meta).unwrap();
 }
 

@@ -10,8 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use hovercraft::{
-    ClusterLimits, Configuration, Entry, Identity, Incarnation, Index, Kind, NodeId, Payload,
-    Request,
+    ClusterLimits, Configuration, DigestKey, Entry, Identity, Incarnation, Index, Kind, NodeId,
+    Payload, Request,
     storage::{self, Durability, HardState, Loaded, LogStore, SnapshotMeta, StoreKind},
 };
 
@@ -79,10 +79,13 @@ impl Script {
     }
 }
 
+/// The secret of the cluster that the log is of.
+const DIGEST_KEY: DigestKey = DigestKey::new([1, 2]);
+
 fn entry(index: Index, term: u64) -> Entry {
     let body = Bytes::from(vec![term as u8; (index % 700) as usize]);
-    let request =
-        Request::new(Identity::Session { client: 1, sequence: index }, 1, Kind::Write, body);
+    let identity = Identity::Session { client: 1, sequence: index };
+    let request = Request::new(DIGEST_KEY, identity, 1, Kind::Write, body);
     Entry {
         term,
         log_time_us: index,
@@ -103,10 +106,16 @@ fn perform(store: &mut dyn LogStore, step: &Step, term: u64) {
             let mut sink = store.snapshots().create().unwrap();
             sink.write_all(&vec![index as u8; 10_000]).unwrap();
             let (size_bytes, checksum) = sink.written();
-            let configuration =
-                Configuration { id: 1, members: Vec::new(), limits: ClusterLimits::default() };
-            let meta =
-                SnapshotMeta { index, term, configuration, log_time_us: 0, size_bytes, checksum };
+            let configuration = Configuration::new(1, Vec::new(), ClusterLimits::default());
+            let meta = SnapshotMeta {
+                index,
+                term,
+                configuration,
+                log_time_us: 0,
+                size_bytes,
+                checksum,
+                digest_key: DIGEST_KEY,
+            };
             // What it stands for is on disk before it, so that the log never ends below it.
             store.sync().unwrap();
             store.snapshots().publish(sink, &meta).unwrap();

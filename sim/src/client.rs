@@ -10,13 +10,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use hovercraft::{Identity, Index, Kind, Outcome, Request, ReturnPath, core::SessionGrant};
+use hovercraft::{
+    DigestKey, Identity, Index, Kind, Outcome, Request, ReturnPath, core::SessionGrant,
+};
 use r2p2::Time;
 
 use crate::{
     network::up_to,
     observed::{Answered, Observed},
     options::ClientOptions,
+    seed::Seed,
     service::Answer,
     trace,
     workload::{Command, Planned, Workload},
@@ -81,6 +84,7 @@ struct Session {
 pub(crate) struct Client {
     options: ClientOptions,
     address: SocketAddrV4,
+    digest_key: DigestKey,
     rng: fastrand::Rng,
     session: Option<Session>,
     waiting: BTreeMap<Identity, Waiting>,
@@ -99,12 +103,13 @@ pub(crate) struct Client {
 const PORT_BASE: u16 = 10_000;
 
 impl Client {
-    pub(crate) fn new(position: usize, options: ClientOptions, rng: fastrand::Rng) -> Self {
+    pub(crate) fn new(position: usize, options: ClientOptions, seed: Seed) -> Self {
         let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT_BASE + position as u16);
         Self {
             options,
             address,
-            rng,
+            digest_key: seed.digest_key(),
+            rng: seed.stream("client", position as u64),
             session: None,
             waiting: BTreeMap::new(),
             jobs: VecDeque::new(),
@@ -236,7 +241,8 @@ impl Client {
     fn steal(&mut self, answered: &Request) {
         let body = Bytes::from([answered.body(), &b"stolen"[..]].concat());
         let (identity, lowest) = (answered.identity(), answered.lowest());
-        self.stolen = Some(Arc::new(Request::new(identity, lowest, Kind::Write, body)));
+        self.stolen =
+            Some(Arc::new(Request::new(self.digest_key, identity, lowest, Kind::Write, body)));
     }
 
     /// When it may ask the next thing, if it may.
@@ -269,13 +275,14 @@ impl Client {
         if self.session.is_none() && !self.options.plain {
             let sequence = self.rng.u64(1..);
             let identity = Identity::Session { client: 0, sequence };
-            let request = Request::new(identity, 0, Kind::OpenSession, Bytes::new());
+            let request =
+                Request::new(self.digest_key, identity, 0, Kind::OpenSession, Bytes::new());
             return self.wait_for(now, floor, None, request);
         }
         let Job { command, steals, .. } = self.jobs.pop_front().expect("next_begin() has seen it");
         let kind = if command.is_read { Kind::Read } else { Kind::Write };
         let (identity, lowest) = self.next_identity();
-        let request = Request::new(identity, lowest, kind, command.body.clone());
+        let request = Request::new(self.digest_key, identity, lowest, kind, command.body.clone());
         let identity = self.wait_for(now, floor, None, request);
         let waiting = self.waiting.get_mut(&identity).expect("it was just put there");
         waiting.steals = steals;
@@ -348,7 +355,7 @@ impl Client {
         waiting.cancelled = true;
         let (cancel, lowest) = self.next_identity();
         let body = Bytes::copy_from_slice(&target.to_be_bytes());
-        let request = Request::new(cancel, lowest, Kind::Cancel, body);
+        let request = Request::new(self.digest_key, cancel, lowest, Kind::Cancel, body);
         self.wait_for(now, floor, Some(target), request);
         self.send(now, cancel, outgoing);
     }

@@ -163,8 +163,9 @@ impl Replica {
         let birth = hard_state.birth.clone().expect("every disk of the simulation was initialised");
         let calls = Calls::default();
         let watched = Watched::new(workload.service(), calls.clone());
+        let configuration = Arc::new(birth.configuration);
         let mut applier =
-            Applier::new(Box::new(watched), birth.cluster, Arc::new(birth.configuration));
+            Applier::new(Box::new(watched), birth.cluster, birth.digest_key, configuration);
         if let Some(snapshot) = self.disk.snapshot() {
             restore(&mut applier, snapshot, pace.ballast_bytes);
         }

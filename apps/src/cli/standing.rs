@@ -131,7 +131,7 @@ pub(super) mod tests {
                 recovering: incarnation != u64::from(node),
                 ..protocol.clone()
             }),
-            configuration: Some(Configuration { id: 1, members, limits: ClusterLimits::default() }),
+            configuration: Some(Configuration::new(1, members, ClusterLimits::default())),
             ..unborn(node, incarnation)
         }
     }

@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use bytes::Bytes;
 use hovercraft::{
-    ClusterLimits, Configuration, Identity, Incarnation, Kind, Member, NodeId, Request, ReturnPath,
+    ClusterLimits, Configuration, DigestKey, Identity, Incarnation, Kind, Member, NodeId, Request,
+    ReturnPath,
     core::{Core, Mode, Policy, Settings, Start},
     storage::{Birth, Durability, HardState, Loaded},
 };
@@ -36,7 +37,7 @@ impl Cores {
                 address: address(id),
             })
             .collect();
-        let configuration = Configuration { id: 1, members, limits: ClusterLimits::default() };
+        let configuration = Configuration::new(1, members, ClusterLimits::default());
         (1..=self.replicas).map(|id| self.core(NodeId(id), configuration.clone(), now)).collect()
     }
 
@@ -45,7 +46,7 @@ impl Cores {
             term: 0,
             vote: None,
             incarnation: Incarnation(node.0.into()),
-            birth: Some(Birth { cluster: 1, node, configuration }),
+            birth: Some(Birth { cluster: 1, node, configuration, digest_key: DIGEST_KEY }),
             durability: Durability::Memory,
             clean: false,
         };
@@ -70,12 +71,15 @@ impl Cores {
     }
 }
 
+/// The secret of the cluster: any one costs the same.
+const DIGEST_KEY: DigestKey = DigestKey::new([1, 2]);
+
 /// The request with a number, of one client.
 pub fn request(number: u64, is_read: bool, body: Bytes) -> Request {
     const CLIENT: u64 = 1 << 40;
     let identity = Identity::Session { client: CLIENT, sequence: number };
     let kind = if is_read { Kind::Read } else { Kind::Write };
-    Request::new(identity, number, kind, body)
+    Request::new(DIGEST_KEY, identity, number, kind, body)
 }
 
 /// Where replies to it go.

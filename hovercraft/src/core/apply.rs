@@ -17,6 +17,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::{
     core::sessions::{Sessions, Verdict},
+    digest::DigestKey,
     entry::{ClusterLimits, Configuration, Entry, Index, Payload, Term},
     request::{Identity, Key, Kind, Outcome, Request, ReturnPath},
     state_machine::{Context, SnapshotWriter, StateMachine},
@@ -70,6 +71,8 @@ pub struct Applier {
     sessions: Sessions,
     configuration: Arc<Configuration>,
     cluster: u64,
+    /// Goes into snapshots (P2).
+    digest_key: DigestKey,
     applied: Index,
     applied_term: Term,
     log_time_us: u64,
@@ -83,6 +86,7 @@ impl Applier {
     pub fn new(
         service: Box<dyn StateMachine>,
         cluster: u64,
+        digest_key: DigestKey,
         configuration: Arc<Configuration>,
     ) -> Self {
         Self {
@@ -90,6 +94,7 @@ impl Applier {
             sessions: Sessions::default(),
             configuration,
             cluster,
+            digest_key,
             applied: 0,
             applied_term: 0,
             log_time_us: 0,
@@ -166,6 +171,7 @@ impl Applier {
             log_time_us: self.log_time_us,
             size_bytes: 0,
             checksum: 0,
+            digest_key: self.digest_key,
         };
         let sessions = self.sessions.clone();
         let writer: SnapshotWriter = Box::new(move |to| {
@@ -178,10 +184,13 @@ impl Applier {
     /// Replaces the state by that of a snapshot (P36). A service that was poisoned has what the
     /// others made of that entry, and goes on (P42).
     pub fn restore(&mut self, meta: &SnapshotMeta, mut data: &mut dyn Read) -> io::Result<()> {
+        let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+        if meta.digest_key != self.digest_key {
+            return Err(invalid("it is of another cluster: its digest key is another"));
+        }
         let sessions = Sessions::read(&mut data)?;
         if sessions.newest() > meta.index {
-            let what = "a session was opened by an entry above the snapshot";
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            return Err(invalid("a session was opened by an entry above the snapshot"));
         }
         self.sessions = sessions;
         catch_unwind(AssertUnwindSafe(|| self.service.restore(data)))

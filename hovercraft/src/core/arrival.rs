@@ -79,7 +79,9 @@ impl Core {
         let Configuration { id, .. } = meta.configuration;
         let commit = self.commit.index();
         let goes_back = meta.index >= commit && id < self.configurations.at(commit).id;
-        !goes_back && meta.configuration.check().is_ok()
+        // A snapshot with another digest key is another cluster's (P2).
+        let is_ours = meta.digest_key == self.digest_key;
+        is_ours && !goes_back && meta.configuration.check().is_ok()
     }
 }
 
@@ -155,16 +157,18 @@ mod tests {
         core::{
             Cause, Core, Mode, Output, Settings, Standstill,
             testing::{
-                configuration, core, entry, envelope, leader, noop, request_of, settle, write,
+                DIGEST_KEY, configuration, core, entry, envelope, leader, noop, request_of, settle,
+                write,
             },
         },
+        digest::{Digest, DigestKey},
         entry::{Configuration, Incarnation, NodeId, Payload, Term},
         messages::{
             Acknowledge, AggCommit, Aggregate, AppendEntries, AppendReply, BodyPart, BodyRefusal,
             BodyWant, Envelope, Message, Metadata, Progress, RefusalReason, WholeEntry,
             WholeRequest,
         },
-        request::{Digest, Identity, Key, Kind},
+        request::{Identity, Key, Kind},
         storage::SnapshotMeta,
     };
 
@@ -269,6 +273,7 @@ mod tests {
                 log_time_us,
                 size_bytes,
                 checksum: 0,
+                digest_key: DIGEST_KEY,
             },
         )
     }
@@ -364,7 +369,7 @@ mod tests {
             ),
             2 => number().prop_map(|index| Message::SnapshotAvailable { index }),
             3 => (meta(), number(), vec(any::<u8>(), 0..9)).prop_map(|(meta, offset, data)| {
-                Message::SnapshotPart { meta, offset, data }
+                Message::SnapshotPart { meta: Box::new(meta), offset, data }
             }),
             2 => elections,
             4 => aggregation(),
@@ -453,7 +458,14 @@ mod tests {
             log_time_us: 0,
             size_bytes: 1,
             checksum: 0,
+            digest_key: DIGEST_KEY,
         };
+        let foreign = SnapshotMeta {
+            configuration: configuration(3),
+            digest_key: DigestKey::new([5, 7]),
+            ..meta.clone()
+        };
+        let part = |meta| Message::SnapshotPart { meta: Box::new(meta), offset: 0, data: vec![0] };
         let cases = [
             ("a term out of reach", u64::MAX, Message::VoteReply { granted: true }),
             ("terms that go back", 3, Message::AppendEntries(append(2, (4, 3), noops.clone()))),
@@ -472,7 +484,8 @@ mod tests {
             ),
             ("an index without a next", 3, Message::FetchEntries { after: u64::MAX }),
             ("an acknowledgement of everything", 3, Message::AppendReply(reply)),
-            ("a snapshot of nobody's", 3, Message::SnapshotPart { meta, offset: 0, data: vec![0] }),
+            ("a snapshot of nobody's", 3, part(meta)),
+            ("a snapshot with another digest key", 3, part(foreign)),
         ];
         for (what, term, message) in cases {
             let mut core = follower();

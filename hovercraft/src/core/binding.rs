@@ -227,7 +227,7 @@ impl Binding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::testing::request;
+    use crate::core::testing::{DIGEST_KEY, request};
 
     fn ordered(client: u64, sequence: u64) -> Ordered {
         let request = request(client, sequence);
@@ -243,7 +243,13 @@ mod tests {
     fn same(client: u64, sequence: u64) -> impl FnOnce(Bytes) -> Option<Request> {
         move |body| {
             let request = request(client, sequence);
-            Some(Request::new(request.identity(), request.lowest(), request.kind(), body))
+            Some(Request::new(
+                DIGEST_KEY,
+                request.identity(),
+                request.lowest(),
+                request.kind(),
+                body,
+            ))
         }
     }
 

@@ -157,7 +157,8 @@ impl Core {
             return false;
         };
         let path = part.return_path();
-        self.binding.fill(position as usize, offset, &part.body, path, |body| part.with_body(body))
+        let request_of = |body| part.with_body(self.digest_key, body);
+        self.binding.fill(position as usize, offset, &part.body, path, request_of)
     }
 
     /// Takes the leader's word that its log does not have what this replica asked for.

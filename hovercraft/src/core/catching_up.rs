@@ -9,14 +9,17 @@ use r2p2::Time;
 use crate::{
     core::{
         Cause, Core, Mode, Output, Settings, Standstill, Timing,
-        testing::{append_noops, configuration, core_of, envelope, return_path, settle, write},
+        testing::{
+            DIGEST_KEY, append_noops, configuration, core_of, envelope, return_path, settle, write,
+        },
     },
+    digest::Digest,
     entry::{Incarnation, Index, NodeId},
     messages::{
         AppendEntries, AppendReply, BodyRefusal, BodyWant, Envelope, Message, Metadata,
         RefusalReason, WholeEntry, WholeRequest,
     },
-    request::{Digest, Identity, Key, Kind, Request},
+    request::{Identity, Key, Kind, Request},
     storage::{Durability, SnapshotMeta},
 };
 
@@ -143,7 +146,8 @@ impl Net {
     /// A client's write reaches these replicas.
     fn write(&mut self, sequence: u64, body: Vec<u8>, to: &[usize]) {
         let identity = Identity::Session { client: 9, sequence };
-        let request = Arc::new(Request::new(identity, 1, Kind::Write, Bytes::from(body)));
+        let request =
+            Arc::new(Request::new(DIGEST_KEY, identity, 1, Kind::Write, Bytes::from(body)));
         for &at in to {
             if !self.is_cut[at] {
                 let request = Arc::clone(&request);
@@ -190,6 +194,7 @@ fn meta(index: Index) -> SnapshotMeta {
         log_time_us: 0,
         size_bytes: SNAPSHOT_BYTES as u64,
         checksum: 0,
+        digest_key: DIGEST_KEY,
     }
 }
 

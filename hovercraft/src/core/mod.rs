@@ -48,6 +48,7 @@ pub use standstill::{Cause, Standstill};
 pub use status::{Counters, ReplicaStatus, RoleStatus, Status};
 
 use crate::{
+    digest::DigestKey,
     entry::{Configuration, Entry, Incarnation, Index, NodeId, Payload, Term},
     messages::{Envelope, Message, WholeRequest},
     request::{Request, ReturnPath},
@@ -84,6 +85,7 @@ pub struct Core {
     settings: Settings,
     node: NodeId,
     cluster: u64,
+    digest_key: DigestKey,
     hard_state: HardState,
     role: Role,
     log: Log,
@@ -153,7 +155,7 @@ impl Core {
         let Start { hard_state, loaded, settings, seed } = start;
         let birth = hard_state.birth.as_ref().expect("a core is made after init");
         let mut rng = fastrand::Rng::with_seed(seed);
-        let (node, cluster) = (birth.node, birth.cluster);
+        let (node, cluster, digest_key) = (birth.node, birth.cluster, birth.digest_key);
         let (index, term, log_time_us, configuration) = match &loaded.snapshot {
             Some(meta) => (meta.index, meta.term, meta.log_time_us, &meta.configuration),
             None => (0, 0, 0, &birth.configuration),
@@ -162,6 +164,7 @@ impl Core {
             settings,
             node,
             cluster,
+            digest_key,
             role: Role::new(),
             log: Log::new(index, term, log_time_us, rng.u64(..)),
             configurations: Configurations::new(Arc::new(configuration.clone())),
@@ -266,7 +269,7 @@ impl Core {
                 self.snapshot_asked(now, from, index, offset);
             }
             Message::SnapshotPart { meta, offset, data } => {
-                self.snapshot_part_came(now, from, meta, offset, data);
+                self.snapshot_part_came(now, from, *meta, offset, data);
             }
             Message::Recovering { nonce } => self.recovering_asked(now, from, incarnation, nonce),
             Message::Forward { request } => self.forwarded_request_came(now, &request),
@@ -395,6 +398,16 @@ impl Core {
     /// The configuration in force.
     pub fn configuration(&self) -> &Arc<Configuration> {
         self.configurations.current()
+    }
+
+    /// This replica's number.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The cluster's secret, for the digests of requests that arrive (P2).
+    pub fn digest_key(&self) -> DigestKey {
+        self.digest_key
     }
 
     /// The hard state, as last handed to the storage role.

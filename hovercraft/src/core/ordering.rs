@@ -61,7 +61,8 @@ impl Core {
     pub(super) fn forwarded_request_came(&mut self, now: Time, whole: &WholeRequest) {
         let body = Bytes::copy_from_slice(&whole.body);
         if self.is_leader()
-            && let (Some(request), Some(path)) = (whole.with_body(body), whole.return_path())
+            && let (Some(request), Some(path)) =
+                (whole.with_body(self.digest_key, body), whole.return_path())
         {
             self.request_at_leader(now, Arc::new(request), path);
             self.ensure_expiry_timer();

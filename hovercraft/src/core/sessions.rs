@@ -13,8 +13,9 @@ use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 use crate::{
+    digest::Digest,
     entry::ClusterLimits,
-    request::{Digest, Kind, Outcome, Request},
+    request::{Kind, Outcome, Request},
 };
 
 /// What a session counts for against the limit in bytes, beside its replies.

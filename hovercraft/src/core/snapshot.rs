@@ -201,7 +201,7 @@ impl Core {
     ) {
         for part in data.chunks(PART_BYTES_MAX) {
             self.counters.snapshot_parts_sent += 1;
-            let (meta, data) = (meta.clone(), part.to_vec());
+            let (meta, data) = (Box::new(meta.clone()), part.to_vec());
             self.send(to, Message::SnapshotPart { meta, offset, data });
             offset += part.len() as u64;
         }
@@ -333,7 +333,7 @@ mod tests {
     use crate::{
         core::{
             Settings,
-            testing::{configuration, core, envelope, noop, settle, write},
+            testing::{DIGEST_KEY, configuration, core, envelope, noop, settle, write},
         },
         messages::{AppendEntries, Metadata},
     };
@@ -368,7 +368,15 @@ mod tests {
     fn meta(index: Index, checksum: u32) -> SnapshotMeta {
         let size_bytes = 10 * ASK_BYTES;
         let configuration = configuration(3);
-        SnapshotMeta { index, term: 1, configuration, log_time_us: 0, size_bytes, checksum }
+        SnapshotMeta {
+            index,
+            term: 1,
+            configuration,
+            log_time_us: 0,
+            size_bytes,
+            checksum,
+            digest_key: DIGEST_KEY,
+        }
     }
 
     fn after(time: Duration) -> Time {
@@ -450,7 +458,10 @@ mod tests {
     fn a_transfer_goes_on_with_another_donor_where_it_stopped() {
         let mut core = follower();
         let mut now = Time::ZERO;
-        let part = |meta, offset| Message::SnapshotPart { meta, offset, data: vec![7; 1000] };
+        let part = |meta, offset| {
+            let meta = Box::new(meta);
+            Message::SnapshotPart { meta, offset, data: vec![7; 1000] }
+        };
         // The leader has trimmed what this replica needs.
         let heartbeat = || envelope(2, 1, append(20_000, 0, 20_000, 9000));
         let offer = |from| envelope(from, 1, Message::SnapshotAvailable { index: 9500 });

@@ -8,6 +8,7 @@ use r2p2::Time;
 
 use crate::{
     core::{Core, Output, Settings, Start, Timing, Write},
+    digest::DigestKey,
     entry::{
         ClusterLimits, Configuration, Entry, Incarnation, Index, Member, NodeId, Payload, Term,
     },
@@ -18,6 +19,9 @@ use crate::{
 
 /// The cluster of [`core`].
 pub(crate) const CLUSTER: u64 = 7;
+
+/// Its secret.
+pub(crate) const DIGEST_KEY: DigestKey = DigestKey::new([5, 6]);
 
 pub(crate) fn request(client: u64, sequence: u64) -> Arc<Request> {
     request_of(client, sequence, 1, Kind::Write, b"body")
@@ -31,7 +35,7 @@ pub(crate) fn request_of(
     body: &'static [u8],
 ) -> Arc<Request> {
     let identity = Identity::Session { client, sequence };
-    Arc::new(Request::new(identity, lowest, kind, Bytes::from_static(body)))
+    Arc::new(Request::new(DIGEST_KEY, identity, lowest, kind, Bytes::from_static(body)))
 }
 
 pub(crate) fn return_path(port: u16) -> ReturnPath {
@@ -60,7 +64,7 @@ pub(crate) fn configuration(count: u16) -> Configuration {
         address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, number),
     };
     let limits = ClusterLimits::default();
-    Configuration { id: 1, members: (1..=count).map(member).collect(), limits }
+    Configuration::new(1, (1..=count).map(member).collect(), limits)
 }
 
 /// Replica 1 of three, which has just started with these entries on its disk.
@@ -76,11 +80,12 @@ pub(crate) fn core_of(
     seed: u64,
 ) -> Core {
     let configuration = configuration(count);
-    let birth = Birth { cluster: CLUSTER, node: NodeId(node), configuration };
+    let node = NodeId(node);
+    let birth = Birth { cluster: CLUSTER, node, configuration, digest_key: DIGEST_KEY };
     let hard_state = HardState {
         term: entries.last().map_or(0, |entry| entry.term),
         vote: None,
-        incarnation: Incarnation(u64::from(node)),
+        incarnation: Incarnation(u64::from(node.0)),
         birth: Some(birth),
         durability: settings.durability,
         clean: false,

@@ -6,7 +6,8 @@ use r2p2::Time;
 
 use crate::{
     core::lookup::{Entry, Lookup},
-    request::{Digest, Identity, Key, Request, ReturnPath},
+    digest::Digest,
+    request::{Identity, Key, Request, ReturnPath},
 };
 
 /// The bounds of the set.

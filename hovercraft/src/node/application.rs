@@ -245,7 +245,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        core::testing::{configuration, request, return_path, write},
+        core::testing::{DIGEST_KEY, configuration, request, return_path, write},
         state_machine::{Context, StateMachine},
     };
 
@@ -273,7 +273,8 @@ mod tests {
     #[test]
     fn retries_that_wait_for_a_busy_service_are_bounded() {
         let (go_on, told) = mpsc::channel();
-        let applier = Applier::new(Box::new(Waiting(told)), 1, Arc::new(configuration(3)));
+        let applier =
+            Applier::new(Box::new(Waiting(told)), 1, DIGEST_KEY, Arc::new(configuration(3)));
         let waker = Waker::noop().clone();
         let mut application = Application::new(applier, Execution::Thread, waker).unwrap();
         // Of client 0, which needs no session.

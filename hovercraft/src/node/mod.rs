@@ -1,12 +1,12 @@
 //! A replica as a part of a process: roles, sockets and a data directory around the core.
 
 mod application;
-mod network;
+pub(crate) mod network;
 mod persistence;
 pub(crate) mod roles;
 mod run;
 mod startup;
-mod unborn;
+pub(crate) mod unborn;
 mod unreplicated;
 
 use std::{
@@ -352,6 +352,7 @@ impl NodeBuilder {
         // The stores of this crate have refused it themselves; another one may not have.
         let place = self.data.as_deref().unwrap_or(Path::new("the log store"));
         loaded.check().map_err(|contradiction| NodeError::Store(contradiction.at(place)))?;
+        loaded.check_digests(place).map_err(NodeError::Store)?;
         let drawn = Incarnation(random_number());
         let state = begin_run(&loaded, self.settings.durability, drawn);
         let found = state.birth.as_ref().map_or(self.id, |birth| birth.node);

@@ -15,8 +15,9 @@ use r2p2::{
 };
 
 use crate::{
-    admin::{Answer, ExchangeStatus, NetworkStatus, NodeStatus, Question},
+    admin::{Answer, ExchangeStatus, Membership, NetworkStatus, NodeStatus, Question},
     core::{Core, Output},
+    digest::DigestKey,
     entry::NodeId,
     messages::Envelope,
     node::{
@@ -26,6 +27,7 @@ use crate::{
         roles::{Receiver, Sender},
     },
     request::{Identity, Kind, Outcome, Request, ReturnPath},
+    storage::{Birth, HardState},
 };
 
 /// How many datagram batches one turn takes before the core acts on them.
@@ -95,6 +97,22 @@ impl Endpoints {
         let (to, identity) = (reply_to(to), option_of(identity));
         self.requests.drop_request(to, identity, &mut self.outbox);
         self.tell_switch(to, identity);
+    }
+
+    /// Sends the birth of this replica to another member of its cluster, under that one's number.
+    fn pass_on(&mut self, birth: &Birth, to: NodeId) -> Answer {
+        let Some(member) = birth.configuration.member(to) else {
+            return Answer::Refused(format!(
+                "replica {to} was no member when its cluster was made"
+            ));
+        };
+        let address = member.address;
+        let question = Question::Init(Birth { node: to, ..birth.clone() }).encode();
+        let outbox = &mut self.outbox;
+        match self.sender.send(MessageType::RaftRequest, address, &question, outbox) {
+            Ok(()) => Answer::PassedOn,
+            Err(error) => Answer::Refused(error.to_string()),
+        }
     }
 
     /// Answers an operator.
@@ -350,7 +368,7 @@ impl Replica {
             address: incoming.reply_to.address,
             request_id: incoming.reply_to.request_id,
         };
-        match request_of(incoming) {
+        match request_of(self.core.digest_key(), incoming) {
             Ok(request) => self.core.handle_request(now, Arc::new(request), path),
             Err(identity) => self.endpoints.drop_request(path, identity),
         }
@@ -359,9 +377,13 @@ impl Replica {
     fn question(&mut self, from: SocketAddrV4, question: Question) {
         let state = self.core.hard_state();
         let answer = match question {
-            Question::Hello => hello(state),
+            Question::Hello => hello(self.core.node(), state, None),
             Question::Init(birth) => initialised(state, &birth),
             Question::Status => Answer::Status(Box::new(self.status())),
+            Question::PassOn(to) => match &state.birth {
+                Some(birth) => self.endpoints.pass_on(birth, to),
+                None => Answer::Refused(NOT_INITIALISED.to_owned()),
+            },
         };
         self.endpoints.answer(from, &answer);
     }
@@ -386,18 +408,19 @@ impl Replica {
     }
 }
 
+/// Why a replica before `init` does not pass anything on.
+pub(crate) const NOT_INITIALISED: &str = "it belongs to no cluster";
+
 /// Who a replica is, for `init`.
-pub(crate) fn hello(state: &crate::storage::HardState) -> Answer {
-    let node = state.birth.as_ref().map_or(NodeId(0), |birth| birth.node);
-    let (incarnation, birth) = (state.incarnation, state.birth.clone());
-    Answer::Hello { node, incarnation, birth, counted_by: None }
+pub(crate) fn hello(node: NodeId, state: &HardState, counted_by: Option<u64>) -> Answer {
+    let membership = state.birth.as_ref().map(Membership::from);
+    let counted_by = counted_by.filter(|_| membership.is_none());
+    let (incarnation, term) = (state.incarnation, state.term);
+    Answer::Hello { node, incarnation, membership, counted_by, term }
 }
 
 /// The answer of a replica that has been initialised before.
-pub(crate) fn initialised(
-    state: &crate::storage::HardState,
-    birth: &crate::storage::Birth,
-) -> Answer {
+pub(crate) fn initialised(state: &HardState, birth: &Birth) -> Answer {
     if state.birth.as_ref() == Some(birth) {
         Answer::Initialised
     } else {
@@ -406,7 +429,10 @@ pub(crate) fn initialised(
 }
 
 /// The request that an R2P2 request stands for; its identity if a cluster does not serve it.
-pub(crate) fn request_of(incoming: Incoming<'_>) -> Result<Request, Identity> {
+pub(crate) fn request_of(
+    digest_key: DigestKey,
+    incoming: Incoming<'_>,
+) -> Result<Request, Identity> {
     let Incoming { reply_to, policy, options, body } = incoming;
     let (identity, lowest) = match options.session {
         Some(session) => {
@@ -419,7 +445,7 @@ pub(crate) fn request_of(incoming: Incoming<'_>) -> Result<Request, Identity> {
         }
     };
     let kind = Kind::of(policy, options.request_kind).ok_or(identity)?;
-    Ok(Request::new(identity, lowest, kind, body.into_bytes()))
+    Ok(Request::new(digest_key, identity, lowest, kind, body.into_bytes()))
 }
 
 fn reply_to(path: ReturnPath) -> ReplyTo {
@@ -430,5 +456,59 @@ fn option_of(identity: Identity) -> Option<r2p2::Identity> {
     match identity {
         Identity::Session { client, sequence } => Some(r2p2::Identity { client, sequence }),
         Identity::Plain { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        core::testing::{DIGEST_KEY, core, elected_at},
+        node::run::endpoints,
+    };
+
+    fn birth() -> Birth {
+        let core = core(crate::core::Settings::default(), Vec::new());
+        core.hard_state().birth.clone().expect("it has been initialised")
+    }
+
+    /// The words of the key, as they would stand in a message.
+    fn tells_the_key(bytes: &[u8]) -> bool {
+        let key = rkyv::to_bytes::<rkyv::rancor::Error>(&DIGEST_KEY).expect("16 bytes");
+        bytes.windows(key.len()).any(|window| window == &key[..])
+    }
+
+    #[test]
+    fn hello_and_status_do_not_tell_the_secret() {
+        // P2: the birth on its way to a member does, so that the search would find it.
+        assert!(tells_the_key(&Question::Init(birth()).encode()));
+        let core = core(crate::core::Settings::default(), Vec::new());
+        let hello = hello(NodeId(1), core.hard_state(), None);
+        assert!(matches!(&hello, Answer::Hello { membership: Some(_), .. }));
+        assert!(!tells_the_key(&hello.encode()));
+        assert!(!tells_the_key(&rkyv::to_bytes::<rkyv::rancor::Error>(&core.status()).unwrap()));
+        let printed = format!("{:?} {:?}", core.hard_state(), core);
+        assert!(printed.contains("DigestKey(secret)") && !printed.contains("DigestKey(["));
+    }
+
+    #[test]
+    fn a_birth_is_passed_on_to_the_addresses_in_it_alone() {
+        let mut endpoints = endpoints(1 << 20, 1);
+        assert!(matches!(endpoints.pass_on(&birth(), NodeId(4)), Answer::Refused(_)));
+        assert!(endpoints.outbox.is_empty());
+        assert_eq!(endpoints.pass_on(&birth(), NodeId(2)), Answer::PassedOn);
+        let mut receiver = MessageReceiver::new(r2p2::MessageConfig::default(), 1);
+        let mut received = Vec::new();
+        endpoints.outbox.drain(|batch| {
+            for datagram in batch.datagrams() {
+                let message = receiver.handle_datagram(elected_at(), batch.destination, datagram);
+                let question = Question::decode(&message.unwrap().unwrap().body).unwrap();
+                received.push((batch.destination, question));
+            }
+        });
+        let [(to, question)] = &received[..] else { panic!("one message: {received:?}") };
+        assert_eq!(*to, birth().configuration.member(NodeId(2)).unwrap().address);
+        let expected = Birth { node: NodeId(2), ..birth() };
+        assert_eq!(*question, Question::Init(expected));
     }
 }

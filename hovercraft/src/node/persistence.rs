@@ -386,7 +386,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        core::testing::{configuration, noop},
+        core::testing::{DIGEST_KEY, configuration, noop},
         entry::Entry,
         node::roles::channel,
         storage::Loaded,
@@ -488,6 +488,7 @@ mod tests {
             log_time_us: 0,
             size_bytes: 0,
             checksum: 0,
+            digest_key: DIGEST_KEY,
         }
     }
 

@@ -75,7 +75,8 @@ pub(crate) async fn replicate(
     // The cluster's limits, not the builder's, which are for a server without a cluster.
     let limits = birth.configuration.limits;
     endpoints.requests = request_endpoint(limits.request_bytes_max as usize, seed);
-    let mut applier = Applier::new(service, birth.cluster, Arc::new(birth.configuration.clone()));
+    let configuration = Arc::new(birth.configuration.clone());
+    let mut applier = Applier::new(service, birth.cluster, birth.digest_key, configuration);
     restore(&mut applier, store.as_ref())?;
     let clock = Clock::new();
     let settings = Settings {

@@ -53,17 +53,22 @@ pub fn end_run(state: &HardState) -> HardState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::testing::DIGEST_KEY;
     use crate::entry::{ClusterLimits, Configuration, NodeId};
     use crate::storage::{Birth, Torn};
 
     fn loaded(durability: Durability, clean: bool, torn: Option<Torn>) -> Loaded {
-        let configuration =
-            Configuration { id: 1, members: Vec::new(), limits: ClusterLimits::default() };
+        let configuration = Configuration::new(1, Vec::new(), ClusterLimits::default());
         let before = HardState {
             term: 7,
             vote: Some(NodeId(2)),
             incarnation: Incarnation(1),
-            birth: Some(Birth { cluster: 5, node: NodeId(1), configuration }),
+            birth: Some(Birth {
+                cluster: 5,
+                node: NodeId(1),
+                configuration,
+                digest_key: DIGEST_KEY,
+            }),
             durability,
             clean,
         };

@@ -11,7 +11,7 @@ use crate::{
     messages::Envelope,
     node::{
         Mode, NodeError, Stopper,
-        network::{Clock, Endpoints, initialised},
+        network::{Clock, Endpoints, NOT_INITIALISED, hello, initialised},
     },
     storage::{Birth, HardState, LogStore},
 };
@@ -82,15 +82,19 @@ pub(crate) async fn wait_for_init(
         for (from, question) in questions {
             let counted_by = counted.cluster(now);
             let answer = match question {
-                Question::Hello => {
-                    let (incarnation, birth) = (state.incarnation, state.birth.clone());
-                    let counted_by = counted_by.filter(|_| birth.is_none());
-                    Answer::Hello { node, incarnation, birth, counted_by }
+                Question::Hello => hello(node, &state, counted_by),
+                Question::Init(birth) => {
+                    let was_born = state.birth.is_some();
+                    let answer = take_birth(node, &mut state, &birth, counted_by);
+                    if !was_born && state.birth.is_some() {
+                        store.save_hard_state(&state).map_err(NodeError::Store)?;
+                    }
+                    answer
                 }
-                Question::Init(birth) => init(node, &mut state, &birth, counted_by, store)?,
                 Question::Status => {
                     Answer::Status(Box::new(status(&state, node, mode, counted_by)))
                 }
+                Question::PassOn(_) => Answer::Refused(NOT_INITIALISED.to_owned()),
             };
             endpoints.answer(from, &answer);
         }
@@ -102,35 +106,35 @@ pub(crate) async fn wait_for_init(
     Ok(None)
 }
 
-fn init(
+/// Becomes a member of the cluster, unless it is one already, another cluster counts it as a member,
+/// or `birth` names another disk.
+pub(crate) fn take_birth(
     node: NodeId,
     state: &mut HardState,
     birth: &Birth,
     counted_by: Option<u64>,
-    store: &mut dyn LogStore,
-) -> Result<Answer, NodeError> {
+) -> Answer {
     if state.birth.is_some() {
-        return Ok(initialised(state, birth));
+        return initialised(state, birth);
     }
     if let Some(cluster) = counted_by.filter(|cluster| *cluster != birth.cluster) {
-        return Ok(Answer::Refused(lost_disk(cluster)));
+        return Answer::Refused(lost_disk(cluster));
     }
     let names_me = birth
         .configuration
         .member(node)
         .is_some_and(|member| birth.node == node && member.incarnation == state.incarnation);
     if !names_me {
-        return Ok(Answer::Refused(format!(
+        return Answer::Refused(format!(
             "it is replica {node}, and its disk is another one than the configuration names: it \
              was emptied since it was asked, or it was lost"
-        )));
+        ));
     }
     if let Err(reason) = birth.configuration.check() {
-        return Ok(Answer::Refused(reason));
+        return Answer::Refused(reason);
     }
     state.birth = Some(birth.clone());
-    store.save_hard_state(state).map_err(NodeError::Store)?;
-    Ok(Answer::Initialised)
+    Answer::Initialised
 }
 
 fn status(state: &HardState, node: NodeId, mode: Mode, counted_by: Option<u64>) -> NodeStatus {

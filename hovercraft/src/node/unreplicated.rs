@@ -8,6 +8,8 @@ use r2p2::{Incoming, Link, MessageType, Options, Policy, ReplyTo, Time};
 use crate::{
     admin::{Answer, ExchangeStatus, NetworkStatus, NodeStatus, Question},
     core::{Applier, Committed, Counters},
+    digest::DigestKey,
+    entropy::random_key,
     entry::{ClusterLimits, Configuration, Entry, Incarnation, NodeId, Payload},
     node::{
         Mode, NodeError,
@@ -33,6 +35,8 @@ struct Arrived {
 /// One server.
 pub(crate) struct Unreplicated {
     node: NodeId,
+    /// Of this run alone: digests are told to nobody and kept nowhere else.
+    digest_key: DigestKey,
     applier: Applier,
     endpoints: Endpoints,
     pub(crate) clock: Clock,
@@ -52,11 +56,13 @@ impl Unreplicated {
         limits: ClusterLimits,
         endpoints: Endpoints,
     ) -> Self {
-        let configuration = Configuration { id: 1, members: Vec::new(), limits };
+        let configuration = Configuration::new(1, Vec::new(), limits);
         let clock = Clock::new();
+        let digest_key = random_key();
         Self {
             node,
-            applier: Applier::new(service, 0, Arc::new(configuration)),
+            applier: Applier::new(service, 0, digest_key, Arc::new(configuration)),
+            digest_key,
             endpoints,
             clock,
             previous: clock.now(),
@@ -124,7 +130,7 @@ impl Unreplicated {
             incoming.policy = Policy::Replicated;
         }
         let options = incoming.reply_options();
-        let request = match request_of(incoming) {
+        let request = match request_of(self.digest_key, incoming) {
             Ok(request) => request,
             Err(identity) => return self.endpoints.drop_request(path, identity),
         };
@@ -184,7 +190,7 @@ impl Unreplicated {
                 counted_by: None,
                 missing: None,
             })),
-            Question::Hello | Question::Init(_) => {
+            Question::Hello | Question::Init(_) | Question::PassOn(_) => {
                 Answer::Refused("a server in mode unreplicated has no cluster".to_owned())
             }
         }

@@ -18,7 +18,7 @@ use std::{
     fmt,
     fs::{self, File},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -92,7 +92,8 @@ impl Disk for FileDisk {
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(true);
+        // For this user alone: the hard state and snapshots hold the cluster's secret (P2).
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
         Ok(Box::new(options.open(self.path.join(name))?))
     }
 

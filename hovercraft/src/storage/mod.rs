@@ -37,7 +37,10 @@ pub use self::{
 };
 #[doc(hidden)]
 pub use self::{record::fuzz_records, segmented::fuzz_recovery};
-use crate::entry::{Configuration, Entry, Incarnation, Index, NodeId, Term};
+use crate::{
+    digest::DigestKey,
+    entry::{Configuration, Entry, Incarnation, Index, NodeId, Term},
+};
 
 /// How much a replica promises when it acknowledges an entry (P37).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -79,6 +82,8 @@ pub struct Birth {
     pub node: NodeId,
     /// The first configuration, which stands before the log.
     pub configuration: Configuration,
+    /// The cluster's secret, drawn at random by `init` (P2).
+    pub digest_key: DigestKey,
 }
 
 /// What changes with elections and starts; small, and synced at every change.
@@ -113,6 +118,9 @@ pub struct SnapshotMeta {
     pub size_bytes: u64,
     /// CRC-32 of the data.
     pub checksum: u32,
+    /// The cluster's secret, as in the birth of its replicas: what restores a cluster from a
+    /// snapshot takes it from here (P2).
+    pub digest_key: DigestKey,
 }
 
 /// What a store held when it was opened.
@@ -158,6 +166,26 @@ impl fmt::Display for Torn {
             Self::OtherStore => "the last run kept its log in another store, which is not read",
             Self::Memory => "the log was in memory, and the last run did not end in good order",
         })
+    }
+}
+
+impl Loaded {
+    /// Checks that log and snapshot are of the cluster that the hard state names: their digests are
+    /// under its key (P2). A checksum does not tell, if a file of another replica was put here.
+    pub(crate) fn check_digests(&self, place: &Path) -> Result<(), StoreError> {
+        let birth = self.hard_state.as_ref().and_then(|state| state.birth.as_ref());
+        let Some(Birth { digest_key, .. }) = birth else { return Ok(()) };
+        if self.snapshot.as_ref().is_some_and(|meta| meta.digest_key != *digest_key) {
+            let what = "the snapshot (it is of another cluster than the hard state)";
+            return Err(directory::damaged(place, what));
+        }
+        for (index, entry) in (self.first_index..).zip(&self.entries) {
+            if entry.request().is_some_and(|request| !request.has_digest_of(*digest_key)) {
+                let what = format!("entry {index} (its digest is not that of its request)");
+                return Err(directory::damaged(place, what));
+            }
+        }
+        Ok(())
     }
 }
 

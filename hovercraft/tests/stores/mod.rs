@@ -6,8 +6,8 @@ use std::{io::Write, sync::Arc};
 
 use bytes::Bytes;
 use hovercraft::{
-    ClusterLimits, Configuration, Entry, Identity, Incarnation, Index, Kind, NodeId, Payload,
-    Request, Term,
+    ClusterLimits, Configuration, DigestKey, Entry, Identity, Incarnation, Index, Kind, NodeId,
+    Payload, Request, Term,
     storage::{
         Durability, HardState, Loaded, LogStore, SegmentedStore, SimDisk, SnapshotMeta,
         SnapshotSink, StoreError,
@@ -17,6 +17,9 @@ use hovercraft::{
 /// The smallest segments there are, so that a test fills many.
 pub(crate) const SEGMENT_BYTES: u64 = 64 << 10;
 
+/// The secret of the cluster that the log is of.
+const DIGEST_KEY: DigestKey = DigestKey::new([1, 2]);
+
 /// An entry that says where it belongs, so that one in another place is seen.
 pub(crate) fn entry(index: Index, term: Term) -> Entry {
     // Quick to make: a test that compares all it finds makes millions.
@@ -24,8 +27,8 @@ pub(crate) fn entry(index: Index, term: Term) -> Entry {
     body[..8].copy_from_slice(&index.to_le_bytes());
     body[8..16].copy_from_slice(&term.to_le_bytes());
     let body = Bytes::from(body);
-    let request =
-        Request::new(Identity::Session { client: 1, sequence: index }, 1, Kind::Write, body);
+    let identity = Identity::Session { client: 1, sequence: index };
+    let request = Request::new(DIGEST_KEY, identity, 1, Kind::Write, body);
     Entry {
         term,
         log_time_us: index,
@@ -58,10 +61,17 @@ pub(crate) fn sink(
     let mut sink = store.snapshots().create()?;
     // What cannot be written is found when it is published.
     let _ = sink.write_all(&vec![index as u8; 3_000]);
-    let configuration =
-        Configuration { id: 1, members: Vec::new(), limits: ClusterLimits::default() };
+    let configuration = Configuration::new(1, Vec::new(), ClusterLimits::default());
     let (size_bytes, checksum) = sink.written();
-    let meta = SnapshotMeta { index, term, configuration, log_time_us: 5, size_bytes, checksum };
+    let meta = SnapshotMeta {
+        index,
+        term,
+        configuration,
+        log_time_us: 5,
+        size_bytes,
+        checksum,
+        digest_key: DIGEST_KEY,
+    };
     Ok((sink, meta))
 }
 

@@ -18,7 +18,7 @@ pub(super) fn check_appended(
     for index in appended.clone() {
         let Some(entry) = core.log_entry(index) else { continue };
         if history.entry(index, entry.term).is_none() {
-            body_presence::check(node, index, entry)?;
+            body_presence::check(node, core.digest_key(), index, entry)?;
             let entry = Entry { return_path: None, ..entry.clone() };
             history.record(Recorded { index, entry, previous_term: term_in(core, index - 1) });
         } else {

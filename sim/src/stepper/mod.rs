@@ -217,9 +217,7 @@ impl Stepper {
         let (count, clients) = (usize::from(options.cluster.replicas), options.clients.len());
         let aggregators = usize::from(options.cluster.aggregators);
         let configuration = configuration(options);
-        let client = |(position, options): (usize, &_)| {
-            Client::new(position, *options, seed.stream("client", position as u64))
-        };
+        let client = |(position, options): (usize, &_)| Client::new(position, *options, seed);
         let mut stepper = Self {
             now: Time::ZERO,
             agenda: Agenda::new(),
@@ -526,13 +524,18 @@ fn configuration(options: &Options) -> Configuration {
         Member { id: NodeId(number), incarnation: Incarnation(u64::from(number)), address }
     };
     let members = (0..usize::from(options.cluster.replicas)).map(member).collect();
-    Configuration { id: 1, members, limits: options.cluster.limits() }
+    Configuration::new(1, members, options.cluster.limits())
 }
 
 fn replica(options: &Options, configuration: &Configuration, at: usize) -> Replica {
     let (settings, seed) = (options.cluster.settings(at), Seed(options.seed));
     let Member { id, incarnation, .. } = configuration.members[at];
-    let birth = Birth { cluster: options.seed, node: id, configuration: configuration.clone() };
+    let birth = Birth {
+        cluster: options.seed,
+        node: id,
+        configuration: configuration.clone(),
+        digest_key: seed.digest_key(),
+    };
     let hard_state = HardState {
         term: 0,
         vote: None,

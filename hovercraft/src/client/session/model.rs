@@ -15,7 +15,7 @@ use super::*;
 use crate::{
     CallOutcome, ClusterLimits, Configuration, Context, Entry, Identity, Kind, NodeId, Payload,
     Request, ReturnPath, SnapshotWriter, StateMachine,
-    core::{Applier, Committed, Response},
+    core::{Applier, Committed, Response, testing::DIGEST_KEY},
 };
 
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 7000);
@@ -110,7 +110,8 @@ impl Server {
     fn new(window: u32) -> Self {
         let executed = Arc::new(Mutex::new(Vec::new()));
         let service = Recorder { executed: Arc::clone(&executed) };
-        let applier = Applier::new(Box::new(service), 1, Arc::new(configuration(window)));
+        let applier =
+            Applier::new(Box::new(service), 1, DIGEST_KEY, Arc::new(configuration(window)));
         let endpoint = ServerEndpoint::new(ServerConfig::default(), 1);
         Self { endpoint, applier, executed }
     }
@@ -138,7 +139,7 @@ fn configuration(window: u32) -> Configuration {
         session_lifetime: LIFETIME,
         ..ClusterLimits::default()
     };
-    Configuration { id: 1, members: Vec::new(), limits }
+    Configuration::new(1, Vec::new(), limits)
 }
 
 fn options_of(response: &Response<'_>) -> Options {
@@ -160,7 +161,7 @@ fn request_of(incoming: Incoming<'_>) -> Request {
         other => panic!("a request of {other:?}"),
     };
     let identity = Identity::Session { client: session.client, sequence: session.sequence };
-    Request::new(identity, session.lowest, kind, incoming.body.into_bytes())
+    Request::new(DIGEST_KEY, identity, session.lowest, kind, incoming.body.into_bytes())
 }
 
 /// Client, network and server.

@@ -183,12 +183,12 @@ pub(super) fn encode_entry(entry: &Entry, to: &mut Vec<u8>) {
             return;
         }
         Payload::Request { replier, request } => {
-            (2, replier.0, Request::HEAD_BYTES + request.body().len())
+            (2, replier.0, Request::STORED_HEAD_BYTES + request.body().len())
         }
     };
     push_header(entry, kind, replier, length, to);
     if let Payload::Request { request, .. } = &entry.payload {
-        to.extend_from_slice(&request.head());
+        to.extend_from_slice(&request.stored_head());
         to.extend_from_slice(request.body());
     }
 }
@@ -226,7 +226,7 @@ pub(super) fn decode_entries(
             0 if end == start => Payload::Noop,
             1 => Payload::Configuration(Arc::new(decode_configuration(&bytes[start..end])?)),
             2 => {
-                let request = Request::from_bytes(bytes, start..end);
+                let request = Request::from_stored(bytes, start..end);
                 let request = Arc::new(request.ok_or(RecordError::Request)?);
                 Payload::Request {
                     replier: NodeId(u16::from_le_bytes([rest[6], rest[7]])),
@@ -365,6 +365,6 @@ mod tests {
         let entries: Vec<_> = (0..40).map(|_| sample.entry(3)).collect();
         let (segment, _) = record(0, 9, &entries);
         let found = [xxh3_64(&page), segment.len() as u64, xxh3_64(&segment)];
-        assert_eq!(found, [14_278_361_860_744_847_938, 46_456, 16_759_715_466_812_966_637]);
+        assert_eq!(found, [14_278_361_860_744_847_938, 46_736, 15_703_456_193_949_754_509]);
     }
 }

@@ -5,6 +5,7 @@ use std::{net::SocketAddrV4, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
+    digest::DigestKey,
     entry::{
         ClusterLimits, Configuration, Entry, Incarnation, Index, Member, NodeId, Payload, Term,
     },
@@ -16,6 +17,9 @@ use crate::{
 pub(in crate::storage) struct Sample(u64);
 
 impl Sample {
+    /// The secret of the cluster that a sample is of.
+    pub(in crate::storage) const DIGEST_KEY: DigestKey = DigestKey::new([8, 9]);
+
     pub(in crate::storage) fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -95,7 +99,7 @@ impl Sample {
         let body = Bytes::from(self.bytes(size));
         Payload::Request {
             replier: NodeId(self.between(0, 9) as u16),
-            request: Arc::new(Request::new(identity, lowest, kind, body)),
+            request: Arc::new(Request::new(Self::DIGEST_KEY, identity, lowest, kind, body)),
         }
     }
 
@@ -115,16 +119,14 @@ impl Sample {
                 address: self.address(),
             })
             .collect();
-        Configuration {
-            id: self.number(),
-            members,
-            limits: ClusterLimits {
-                session_lifetime: Duration::from_nanos(self.number()),
-                session_window: self.number() as u32,
-                session_bytes_max: self.number(),
-                request_bytes_max: self.number() as u32,
-            },
-        }
+        let id = self.number();
+        let limits = ClusterLimits {
+            session_lifetime: Duration::from_nanos(self.number()),
+            session_window: self.number() as u32,
+            session_bytes_max: self.number(),
+            request_bytes_max: self.number() as u32,
+        };
+        Configuration::new(id, members, limits)
     }
 
     /// Any hard state of a run that has not been stopped.
@@ -133,6 +135,7 @@ impl Sample {
             cluster: self.number(),
             node: NodeId(self.number() as u16),
             configuration: self.configuration(),
+            digest_key: Self::DIGEST_KEY,
         };
         let durability = match self.between(0, 2) {
             0 => Durability::Sync,
@@ -163,6 +166,7 @@ impl Sample {
             log_time_us: self.number(),
             size_bytes: data.len() as u64,
             checksum: crc32fast::hash(data),
+            digest_key: Self::DIGEST_KEY,
         }
     }
 }
