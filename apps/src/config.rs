@@ -481,7 +481,7 @@ impl FileLimits {
         let request = within("limits.request_bytes_max", self.request_bytes_max, 1024, 64 << 20)?;
         Ok(ClusterLimits {
             session_lifetime: Duration::from_secs(lifetime),
-            session_window: within("limits.session_window", self.session_window, 1, 1 << 20)?,
+            session_window: within("limits.session_window", self.session_window, 2, 1 << 20)?,
             session_bytes_max: bytes,
             request_bytes_max: request,
         })
@@ -581,7 +581,7 @@ mod tests {
                 "multicast = { group = '239.0.0.1:1', interface = '0.0.0.0' }",
                 "multicast.interface is 0.0.0.0; allowed is",
             ),
-            ("limits = { session_window = 0 }", "limits.session_window is 0; allowed is 1"),
+            ("limits = { session_window = 1 }", "limits.session_window is 1; allowed is 2"),
             ("limits = { request_bytes_max = 1 }", "limits.request_bytes_max is 1; allowed is"),
         ] {
             let error = parse(&format!("{LEAST}\n{text}")).unwrap_err();

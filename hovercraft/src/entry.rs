@@ -74,6 +74,27 @@ pub struct ClusterLimits {
     pub request_bytes_max: u32,
 }
 
+impl ClusterLimits {
+    /// Names the limit that no client or replica could work with, if there is one.
+    pub fn check(&self) -> Result<(), String> {
+        const WINDOW_MAX: u32 = 1 << 20;
+        const REQUEST_BYTES_MIN: u32 = 1024;
+        let Self { session_window, request_bytes_max, .. } = *self;
+        // A call and its cancellation need one sequence each (P23).
+        if !(2..=WINDOW_MAX).contains(&session_window) {
+            return Err(format!(
+                "session_window is {session_window}; allowed is 2 to {WINDOW_MAX}"
+            ));
+        }
+        if request_bytes_max < REQUEST_BYTES_MIN {
+            return Err(format!(
+                "request_bytes_max is {request_bytes_max}; at least {REQUEST_BYTES_MIN} are needed"
+            ));
+        }
+        Ok(())
+    }
+}
+
 impl Default for ClusterLimits {
     fn default() -> Self {
         Self {
@@ -115,7 +136,6 @@ impl Configuration {
 
     /// Says what makes the configuration unusable, if anything does.
     pub fn check(&self) -> Result<(), String> {
-        const WINDOW_MAX: u32 = 1 << 20;
         const ID_MAX: u64 = 1 << 62;
         if self.members.is_empty() || !self.members.is_sorted_by(|a, b| a.id < b.id) {
             return Err("it needs members in ascending order, each once".to_owned());
@@ -129,10 +149,7 @@ impl Configuration {
         if self.id > ID_MAX {
             return Err(format!("its id is at most {ID_MAX}, so that others can follow"));
         }
-        if !(1..=WINDOW_MAX).contains(&self.limits.session_window) {
-            return Err(format!("a session's window is from 1 to {WINDOW_MAX}"));
-        }
-        Ok(())
+        self.limits.check()
     }
 
     /// How many members make a majority.
@@ -212,5 +229,19 @@ mod tests {
         };
         assert!(is_found(&[1, 2, 3, 4]) && is_found(&[1, 2, 4, 5]) && is_found(&[2, 3, 4]));
         assert!(is_found(&[7, 3, 90, 1]) && is_found(&[0, 5]) && is_found(&[]));
+    }
+
+    #[test]
+    fn limits_that_nothing_could_work_with_are_named() {
+        let configuration = |session_window, request_bytes_max| {
+            let usual = ClusterLimits::default();
+            let limits = ClusterLimits { session_window, request_bytes_max, ..usual };
+            let members = crate::core::testing::configuration(3).members;
+            Configuration::new(1, members, limits).check()
+        };
+        assert_eq!(configuration(2, 1024), Ok(()));
+        assert!(configuration(1, 1024).unwrap_err().starts_with("session_window is 1;"));
+        assert!(configuration(2 << 20, 1024).unwrap_err().starts_with("session_window is"));
+        assert!(configuration(2, 1023).unwrap_err().starts_with("request_bytes_max is 1023;"));
     }
 }

@@ -438,7 +438,8 @@ pub struct WholeRequest {
 }
 
 impl WholeRequest {
-    pub(crate) fn new(request: &Request, return_path: Option<ReturnPath>) -> Self {
+    /// The form of a request on its way to another replica.
+    pub fn new(request: &Request, return_path: Option<ReturnPath>) -> Self {
         let mut whole = Self::without_body(request, return_path);
         whole.body = request.body().to_vec();
         whole
@@ -619,9 +620,9 @@ mod tests {
         assert_eq!(
             digests,
             [
-                (165, 1_851_135_060_380_066_232),
-                (125, 9_569_106_540_516_776_701),
-                (125, 2_353_435_178_250_622_825),
+                (157, 14_062_132_811_331_891_448),
+                (117, 9_741_454_171_550_288_527),
+                (117, 12_843_723_547_219_441_210),
             ]
         );
     }

@@ -217,6 +217,18 @@ impl Request {
         head(self.identity(), self.lowest, self.kind)
     }
 
+    /// Tells whether it keeps the rules that can be told from the request alone; one that does not
+    /// is refused where it comes from outside, and nowhere else (P21).
+    ///
+    /// Without a session nothing but the opening of one has an identity that is used once.
+    pub(crate) fn is_sound(&self) -> bool {
+        match self.key.identity {
+            Identity::Session { client: 0, .. } => self.kind == Kind::OpenSession,
+            Identity::Session { sequence, .. } => self.lowest <= sequence,
+            Identity::Plain { .. } => true,
+        }
+    }
+
     /// Identity and digest.
     pub fn key(&self) -> Key {
         self.key

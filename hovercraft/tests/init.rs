@@ -16,7 +16,7 @@ mod support;
 
 use support::Journal;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn any_port() -> SocketAddrV4 {
     SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0)

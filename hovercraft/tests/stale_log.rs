@@ -12,7 +12,7 @@ use hovercraft::{
     storage::{Birth, Crash, Durability, HardState, Loaded, LogStore, SimDisk, StoreError, Torn},
 };
 use r2p2::Time;
-use stores::{entries, opened, publish};
+use stores::{DIGEST_KEY, entries, opened, publish};
 
 const DRAWN: Incarnation = Incarnation(1000);
 
@@ -23,11 +23,16 @@ fn configuration() -> Configuration {
         address: SocketAddrV4::new(Ipv4Addr::LOCALHOST, number),
     };
     let limits = ClusterLimits::default();
-    Configuration { id: 1, members: (1..=3).map(member).collect(), limits }
+    Configuration::new(1, (1..=3).map(member).collect(), limits)
 }
 
 fn hard_state(term: Term, durability: Durability) -> HardState {
-    let birth = Some(Birth { cluster: 7, node: NodeId(1), configuration: configuration() });
+    let birth = Some(Birth {
+        cluster: 7,
+        node: NodeId(1),
+        configuration: configuration(),
+        digest_key: DIGEST_KEY,
+    });
     HardState { term, vote: None, incarnation: Incarnation(1), birth, durability, clean: false }
 }
 

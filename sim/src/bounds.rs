@@ -95,7 +95,7 @@ fn check_cluster(cluster: &ClusterOptions) -> Result<(), String> {
     }
     within("queue_bound", cluster.queue_bound, 1..=1 << 20)?;
     within("admission_limit", cluster.admission_limit, 1..=1 << 24)?;
-    within("session_window", cluster.session_window, 1..=1 << 20)?;
+    within("session_window", cluster.session_window, 2..=1 << 20)?;
     within("session_lifetime_us", cluster.session_lifetime_us, SESSION_US_MIN..=HOUR_US)?;
     within("session_bytes_max", cluster.session_bytes_max, SESSION_BYTES_MIN..=u64::MAX)?;
     let (heartbeat_us, most_us) = (cluster.heartbeat_us, cluster.election_max_us);

@@ -93,6 +93,16 @@ pub const BUGS: &[Bug] = &[
     bug("vote-twice", "P37", "a replica votes for two candidates in one term"),
     bug("vote-unseen", "Raft §5.4.1", "a vote goes to whoever asks first, whatever their log"),
     bug("cancel-not-kept", "P23", "a cancellation answers `Refused` and does not keep that"),
+    bug(
+        "lowest-checked-late",
+        "P21",
+        "a *lowest* above the sequence is looked at after it has raised the session's",
+    ),
+    bug(
+        "unsound-not-bound",
+        "P21",
+        "a follower does not bind a request that its intake would have refused",
+    ),
     bug("queue-off-by-one", "P15", "a replier is given one entry more than its bound"),
     bug("read-by-everyone", "P17", "every replica executes a read"),
     bug(

@@ -2,7 +2,7 @@
 //! these.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Write,
     net::{Ipv4Addr, SocketAddrV4},
     sync::Arc,
@@ -34,6 +34,8 @@ pub(crate) struct Outgoing {
     pub(crate) path: ReturnPath,
     /// 0 for the first copy.
     pub(crate) attempt: u32,
+    /// It does not go through a replica's intake, but as if a replica had passed it on.
+    pub(crate) is_forged: bool,
 }
 
 /// A request that has an answer.
@@ -49,6 +51,8 @@ pub(crate) struct Completion {
     pub(crate) target: Option<u64>,
     /// A cancellation of it was sent.
     pub(crate) cancelled: bool,
+    /// Somebody else has sent another request under its identity.
+    pub(crate) is_impersonated: bool,
 }
 
 #[derive(Debug)]
@@ -91,8 +95,11 @@ pub(crate) struct Client {
     /// What it will ask, in order of time.
     jobs: VecDeque<Job>,
     request_id: u16,
-    /// Another write under the identity of one that is answered.
-    stolen: Option<Arc<Request>>,
+    /// What somebody else sends in its name: another write under the identity of one that is
+    /// answered, and one with a damaged *lowest*.
+    stolen: Vec<Outgoing>,
+    /// The identities that others have used before it did.
+    impersonated: BTreeSet<Identity>,
     position: usize,
     /// What it asked of the service, and saw.
     pub(crate) observed: Vec<Observed>,
@@ -114,7 +121,8 @@ impl Client {
             waiting: BTreeMap::new(),
             jobs: VecDeque::new(),
             request_id: 0,
-            stolen: None,
+            stolen: Vec::new(),
+            impersonated: BTreeSet::new(),
             position,
             observed: Vec::new(),
             sessions_lost: 0,
@@ -163,17 +171,13 @@ impl Client {
     pub(crate) fn next_turn(&self) -> Option<Time> {
         let retry = self.waiting.values().map(|waiting| waiting.retry_at).min();
         let begin = self.next_begin();
-        let stolen = self.stolen.is_some().then_some(Time::ZERO);
+        let stolen = (!self.stolen.is_empty()).then_some(Time::ZERO);
         retry.into_iter().chain(begin).chain(stolen).min()
     }
 
     /// What is to be sent now. `floor` is the highest index that any client has an answer from.
     pub(crate) fn turn(&mut self, now: Time, floor: Index) -> Vec<Outgoing> {
-        let mut outgoing = Vec::new();
-        if let Some(request) = self.stolen.take() {
-            let path = ReturnPath { address: self.address, request_id: self.request_id };
-            outgoing.push(Outgoing { request, path, attempt: 0 });
-        }
+        let mut outgoing = std::mem::take(&mut self.stolen);
         let due = self.waiting.iter().filter(|(_, waiting)| waiting.retry_at <= now);
         let due: Vec<_> = due.map(|(identity, _)| *identity).collect();
         for identity in due {
@@ -208,7 +212,7 @@ impl Client {
         if waiting.steals {
             self.steal(&waiting.request);
         }
-        if outcome == Outcome::SessionExpired {
+        if leaves_the_session(outcome, &waiting) {
             // What became of the other requests will never be known.
             self.session = None;
             self.waiting.clear();
@@ -222,6 +226,7 @@ impl Client {
             floor: waiting.floor,
             target: waiting.target,
             cancelled: waiting.cancelled,
+            is_impersonated: self.impersonated.contains(&identity),
         })
     }
 
@@ -237,12 +242,24 @@ impl Client {
         observed.ended = Some(now);
     }
 
-    /// Uses the identity of a write again, for another one, which must never be executed.
+    /// Uses the identity of a write again, for another one, which must never be executed; and that
+    /// of the next request, with a *lowest* that would end the session if it were believed (P21).
     fn steal(&mut self, answered: &Request) {
+        let Identity::Session { client, sequence } = answered.identity() else { return };
+        let lowest = answered.lowest();
         let body = Bytes::from([answered.body(), &b"stolen"[..]].concat());
-        let (identity, lowest) = (answered.identity(), answered.lowest());
-        self.stolen =
-            Some(Arc::new(Request::new(self.digest_key, identity, lowest, Kind::Write, body)));
+        let next = Identity::Session { client, sequence: sequence + 1 };
+        let path = ReturnPath { address: self.address, request_id: self.request_id };
+        self.impersonated.insert(next);
+        let forged = sequence + 1 + (1 << self.rng.u32(0..40));
+        for (identity, lowest, is_forged) in
+            [(answered.identity(), lowest, false), (next, forged, false), (next, forged, true)]
+        {
+            let request =
+                Request::new(self.digest_key, identity, lowest, Kind::Write, body.clone());
+            let request = Arc::new(request);
+            self.stolen.push(Outgoing { request, path, attempt: 0, is_forged });
+        }
     }
 
     /// When it may ask the next thing, if it may.
@@ -376,6 +393,20 @@ impl Client {
             }
         };
         let path = ReturnPath { address: self.address, request_id };
-        outgoing.push(Outgoing { request: Arc::clone(&waiting.request), path, attempt });
+        let request = Arc::clone(&waiting.request);
+        outgoing.push(Outgoing { request, path, attempt, is_forged: false });
+    }
+}
+
+/// Whether the answer tells that the cluster has forgotten the client, or that somebody else is in
+/// its session.
+fn leaves_the_session(outcome: Outcome, waiting: &Waiting) -> bool {
+    match outcome {
+        Outcome::SessionExpired | Outcome::IdentityReused => true,
+        // A cancellation of what is answered already gets this too.
+        Outcome::Stale => waiting.target.is_none(),
+        Outcome::Executed | Outcome::Refused | Outcome::OutsideWindow | Outcome::QueryFailed => {
+            false
+        }
     }
 }

@@ -40,10 +40,6 @@ pub enum CallError {
     /// The command was not executed in time, and then was cancelled, for ever (P23).
     #[error("not executed: it was cancelled after {0:?}")]
     Cancelled(Duration),
-    /// Another request was executed under this one's identity (P2): the network changed it on its
-    /// way, or something else uses this client's session.
-    #[error("not executed: another request was executed in its place")]
-    IdentityReused,
     /// The client's socket broke before the request was sent.
     #[error("not executed: the client has stopped")]
     Stopped,
@@ -60,9 +56,18 @@ pub enum CallError {
     /// The client's socket broke while the request was outstanding.
     #[error("outcome unknown: the client stopped before the reply came")]
     Interrupted,
-    /// The cluster gave an answer that it never gives to this version of the client.
+    /// Another request was executed under this one's identity (P2): the network changed it on its
+    /// way, or something else uses this client's session. The client has left the session.
+    #[error("outcome unknown: another request has the same identity in this session")]
+    IdentityReused,
+    /// The cluster gave an answer that it never gives to a client alone in its session. The client
+    /// has left the session.
     #[error("outcome unknown: the cluster gave the unexpected answer {0}")]
     Unexpected(u8),
+    /// The call was outstanding when the client left its session, because of an answer to another
+    /// call that something else in the session must have caused.
+    #[error("outcome unknown: the session was left because something else uses it")]
+    SessionLeft,
 }
 
 impl CallError {
@@ -74,30 +79,31 @@ impl CallError {
             | Self::QueryTimedOut(_)
             | Self::QueryFailed
             | Self::Cancelled(_)
-            | Self::IdentityReused
             | Self::Stopped => CallOutcome::NotExecuted,
             Self::ReplyTooLarge => CallOutcome::Executed,
-            Self::TimedOut(_) | Self::SessionExpired | Self::Interrupted | Self::Unexpected(_) => {
-                CallOutcome::Unknown
-            }
+            Self::TimedOut(_)
+            | Self::SessionExpired
+            | Self::IdentityReused
+            | Self::Unexpected(_)
+            | Self::SessionLeft
+            | Self::Interrupted => CallOutcome::Unknown,
         }
     }
 
     /// Whether the same call can be made again without being executed twice, and may succeed then.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::NotSent(_)
-            | Self::QueryTimedOut(_)
-            | Self::Cancelled(_)
-            | Self::IdentityReused => true,
+            Self::NotSent(_) | Self::QueryTimedOut(_) | Self::Cancelled(_) => true,
             Self::TooLarge { .. }
             | Self::QueryFailed
             | Self::Stopped
             | Self::ReplyTooLarge
             | Self::TimedOut(_)
             | Self::SessionExpired
-            | Self::Interrupted
-            | Self::Unexpected(_) => false,
+            | Self::IdentityReused
+            | Self::Unexpected(_)
+            | Self::SessionLeft
+            | Self::Interrupted => false,
         }
     }
 }

@@ -391,19 +391,26 @@ impl<T> Session<T> {
             Some(Outcome::OutsideWindow) if sent.cancels.is_none() => {
                 return self.postponed.push_back((now + SEND_LATER, id));
             }
-            Some(Outcome::QueryFailed) => Err(CallError::QueryFailed),
-            Some(Outcome::Refused) => Err(CallError::Cancelled(timeout)),
-            Some(Outcome::IdentityReused) if sent.cancels.is_none() => {
-                Err(CallError::IdentityReused)
-            }
-            // A client that is not done with a sequence keeps the lowest at or below it (P20). And a
-            // cancellation that is outside the window stays there for as long as its target is the
+            Some(Outcome::QueryFailed) if kind == CallKind::Query => Err(CallError::QueryFailed),
+            Some(Outcome::Refused) if sent.cancels.is_some() => Err(CallError::Cancelled(timeout)),
+            Some(Outcome::IdentityReused) => Err(CallError::IdentityReused),
+            // A cancellation that is outside the window stays there for as long as its target is the
             // lowest: the cluster has made the window smaller since it granted the session.
-            Some(Outcome::Stale | Outcome::IdentityReused | Outcome::OutsideWindow) | None => {
+            Some(Outcome::OutsideWindow) => {
+                return self.finish(now, id, Err(CallError::Unexpected(outcome)));
+            }
+            // A client that is not done with a sequence keeps the lowest at or below it (P20), and
+            // nobody else cancels what it asks.
+            Some(Outcome::Stale | Outcome::QueryFailed | Outcome::Refused) | None => {
                 Err(CallError::Unexpected(outcome))
             }
         };
-        self.finish(now, id, result);
+        match result {
+            Err(error @ (CallError::IdentityReused | CallError::Unexpected(_))) => {
+                self.leave(now, id, sent.option.client, &error);
+            }
+            result => self.finish(now, id, result),
+        }
     }
 
     fn run_out_of_time(&mut self, now: Time, id: CallId, outbox: &mut Outbox) {
@@ -431,6 +438,34 @@ impl<T> Session<T> {
             self.endpoint.forget(now, handle);
         }
         self.send(now, id, option, Some(sent.option.sequence), outbox);
+    }
+
+    /// Leaves a session in which an answer came that only somebody else can have caused: by a
+    /// damaged or forged request, or by using the same session. What is outstanding in it may be
+    /// executed or not, so commands end as unknown and are never sent again; queries change nothing
+    /// and are asked again in the next session.
+    fn leave(&mut self, now: Time, told: CallId, client: u64, error: &CallError) {
+        let is_of = |pending: &Pending<T>| match pending.stage {
+            Stage::Sent(sent) => sent.option.client == client,
+            Stage::Waiting => false,
+        };
+        let mut outstanding: Vec<_> = (self.calls.iter())
+            .filter(|(_, pending)| is_of(pending))
+            .map(|(place, pending)| CallId { serial: pending.serial, place })
+            .collect();
+        outstanding.sort_unstable();
+        for id in outstanding.into_iter().rev() {
+            self.withdraw(now, id);
+            let call = &self.calls[id.place].call;
+            if call.kind == CallKind::Query {
+                self.calls[id.place].stage = Stage::Waiting;
+                self.waiting.push_front(id);
+            } else {
+                let error = if id == told { error.clone() } else { CallError::SessionLeft };
+                self.end(id, Err(error));
+            }
+        }
+        self.lose(now, client);
     }
 
     /// The cluster has forgotten the client.

@@ -237,6 +237,11 @@ impl Applier {
         let identity = request.identity();
         let limits = self.configuration.limits;
         let verdict = match identity {
+            // Nothing but the opening of a session is executed without one: it would be as often
+            // as it arrives (P1).
+            Identity::Session { client: 0, .. } if request.kind() != Kind::OpenSession => {
+                Verdict::Answer(Outcome::Refused, Bytes::new())
+            }
             Identity::Plain { .. } | Identity::Session { client: 0, .. } => Verdict::Execute,
             Identity::Session { client, sequence } => {
                 self.sessions.check(client, sequence, request, &limits)
@@ -256,16 +261,14 @@ impl Applier {
                 self.sessions.open(committed.index);
                 answer(Outcome::Executed, &SessionGrant::new(committed.index, &limits).encode());
             }
-            (Kind::Cancel, Identity::Session { client, sequence }) if client != 0 => {
+            (Kind::Cancel, Identity::Session { client, sequence }) => {
                 let (outcome, body) = self.sessions.cancel(client, sequence, request);
                 answer(outcome, &body);
             }
             (Kind::Write, _) => {
                 let result = self.call(committed.index, request);
                 result.map_err(|message| self.poison(committed.index, identity, message))?;
-                if let Identity::Session { client, sequence } = identity
-                    && client != 0
-                {
+                if let Identity::Session { client, sequence } = identity {
                     let kept = Bytes::copy_from_slice(&self.reply);
                     let outcome = Outcome::Executed;
                     self.sessions.record(client, sequence, request.digest(), outcome, kept);

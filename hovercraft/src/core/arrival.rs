@@ -361,20 +361,21 @@ mod tests {
                     .prop_map(|(nonce, index, round)| Message::CatchUpTo { nonce, index, round }),
                 (number(), number()).prop_map(|(nonce, round)| Message::CaughtUp { nonce, round }),
             ];
+        // Boxed, because each case as a value of its own would not fit the stack of a test.
         prop_oneof![
-            8 => append_entries().prop_map(Message::AppendEntries),
+            8 => append_entries().prop_map(Message::AppendEntries).boxed(),
             2 => append_reply().prop_map(Message::AppendReply),
             4 => (number(), term(), vec(whole_entry(), 0..5)).prop_map(
                 |(after, after_term, entries)| Message::Entries { after, after_term, entries }
-            ),
+            ).boxed(),
             2 => number().prop_map(|index| Message::SnapshotAvailable { index }),
             3 => (meta(), number(), vec(any::<u8>(), 0..9)).prop_map(|(meta, offset, data)| {
                 Message::SnapshotPart { meta: Box::new(meta), offset, data }
-            }),
-            2 => elections,
-            4 => aggregation(),
-            3 => fetching,
-            1 => recovering,
+            }).boxed(),
+            2 => elections.boxed(),
+            4 => aggregation().boxed(),
+            3 => fetching.boxed(),
+            1 => recovering.boxed(),
         ]
     }
 

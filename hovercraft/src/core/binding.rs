@@ -156,8 +156,11 @@ impl Binding {
         }
         // Only a request with the digest that the leader ordered is bound (P2, P9).
         let whole = bytes.split().freeze();
-        match request_of(whole).filter(|it| it.key() == *key || planted!("recovery-without-digest"))
-        {
+        let is_ordered = |request: &Request| {
+            let is_refused = planted!("unsound-not-bound") && !request.is_sound();
+            (request.key() == *key || planted!("recovery-without-digest")) && !is_refused
+        };
+        match request_of(whole).filter(is_ordered) {
             Some(request) => {
                 *body = Body::Here(Arc::new(request), return_path);
                 true

@@ -34,6 +34,8 @@ mod status;
 pub(crate) mod testing;
 mod timer;
 mod unordered;
+#[cfg(test)]
+mod unsound;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -203,7 +205,9 @@ impl Core {
     /// A client's request arrived, from the client itself or passed on by another replica.
     pub fn handle_request(&mut self, now: Time, request: Arc<Request>, path: ReturnPath) {
         self.counters.requests += 1;
-        if self.is_leader() {
+        if !request.is_sound() {
+            self.refuse_unsound(&request, path);
+        } else if self.is_leader() {
             self.request_at_leader(now, request, path);
         } else if self.settings.mode == Mode::Raft {
             if let Some(to) = self.leader() {

@@ -56,8 +56,16 @@ impl Core {
         }
     }
 
-    /// Another replica passed a request on. If this one does not lead either, it goes no further:
-    /// the client will try again.
+    /// A request contradicts itself: a damaged or a forged one (P21). One replica answers, so that a
+    /// forger gains nothing.
+    pub(super) fn refuse_unsound(&mut self, request: &Request, path: ReturnPath) {
+        if self.is_leader() {
+            self.refuse(request, path);
+        }
+    }
+
+    /// Another replica passed a request on, after a look at it as at any that comes from outside. If
+    /// this one does not lead either, it goes no further: the client will try again.
     pub(super) fn forwarded_request_came(&mut self, now: Time, whole: &WholeRequest) {
         let body = Bytes::copy_from_slice(&whole.body);
         if self.is_leader()

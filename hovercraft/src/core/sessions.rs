@@ -147,10 +147,15 @@ impl Sessions {
             self.by_age.insert((time_us, client));
             session.active_us = time_us;
         }
+        let is_unsound = request.lowest() > sequence;
+        // Before *lowest* is raised: else one such request would end the session for its client.
+        if is_unsound && !planted!("lowest-checked-late") {
+            return refuse(Outcome::Stale);
+        }
         let size_before = session.size_bytes;
         session.raise_lowest(request.lowest());
         self.size_bytes -= size_before - session.size_bytes;
-        if sequence < session.lowest {
+        if is_unsound || sequence < session.lowest {
             return refuse(Outcome::Stale);
         }
         if sequence - session.lowest >= u64::from(limits.session_window) {

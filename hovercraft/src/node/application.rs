@@ -243,9 +243,13 @@ mod tests {
         time::{Duration, Instant},
     };
 
+    use bytes::Bytes;
+
     use super::*;
     use crate::{
-        core::testing::{DIGEST_KEY, configuration, request, return_path, write},
+        core::testing::{DIGEST_KEY, configuration, entry, request, return_path},
+        entry::{NodeId, Payload},
+        request::{Identity, Kind},
         state_machine::{Context, StateMachine},
     };
 
@@ -277,8 +281,10 @@ mod tests {
             Applier::new(Box::new(Waiting(told)), 1, DIGEST_KEY, Arc::new(configuration(3)));
         let waker = Waker::noop().clone();
         let mut application = Application::new(applier, Execution::Thread, waker).unwrap();
-        // Of client 0, which needs no session.
-        let entry = write(1, 0, 1);
+        let identity = Identity::Plain { address: return_path(1).address, request_id: 1 };
+        let request_of = Request::new(DIGEST_KEY, identity, 0, Kind::Write, Bytes::new());
+        let payload = Payload::Request { replier: NodeId(1), request: Arc::new(request_of) };
+        let entry = entry(1, payload);
         let committed = Committed { index: 1, entry, executes_read: false, answer_to: None };
         application.handle(Task::Apply(committed), &mut |_| ());
         for sequence in 0..2 * RETRIES_MAX as u64 {

@@ -389,6 +389,9 @@ impl NodeBuilder {
                 "the shortest election time is at least two heartbeats, and at most the longest",
             );
         }
+        if let Err(reason) = self.limits.check() {
+            return wrong("limits", &reason);
+        }
         if self.sync_interval.is_zero() {
             return wrong("sync_interval", "it must not be zero; use the durability sync");
         }

@@ -134,6 +134,9 @@ impl Unreplicated {
             Ok(request) => request,
             Err(identity) => return self.endpoints.drop_request(path, identity),
         };
+        if !request.is_sound() {
+            return self.endpoints.drop_request(path, request.identity());
+        }
         self.arrived.push_back(Arrived { now, request, path, options });
     }
 

@@ -142,11 +142,19 @@ impl Loaded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::testing::{configuration, noop};
+    use crate::core::testing::{DIGEST_KEY, configuration, noop};
 
     fn snapshot(index: Index, term: Term) -> SnapshotMeta {
         let configuration = configuration(3);
-        SnapshotMeta { index, term, configuration, log_time_us: 0, size_bytes: 0, checksum: 0 }
+        SnapshotMeta {
+            index,
+            term,
+            configuration,
+            log_time_us: 0,
+            size_bytes: 0,
+            checksum: 0,
+            digest_key: DIGEST_KEY,
+        }
     }
 
     fn entries(terms: &[(Term, usize)]) -> Vec<Entry> {

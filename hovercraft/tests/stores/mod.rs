@@ -18,7 +18,7 @@ use hovercraft::{
 pub(crate) const SEGMENT_BYTES: u64 = 64 << 10;
 
 /// The secret of the cluster that the log is of.
-const DIGEST_KEY: DigestKey = DigestKey::new([1, 2]);
+pub(crate) const DIGEST_KEY: DigestKey = DigestKey::new([1, 2]);
 
 /// An entry that says where it belongs, so that one in another place is seen.
 pub(crate) fn entry(index: Index, term: Term) -> Entry {

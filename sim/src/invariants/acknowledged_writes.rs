@@ -34,6 +34,10 @@ impl Acknowledged {
             | (Outcome::Executed | Outcome::Refused | Outcome::Stale, Kind::Cancel)
             | (Outcome::SessionExpired, _) => return Ok(()),
             (Outcome::Refused, Kind::Write) if completion.cancelled => return Ok(()),
+            // The answer to somebody else's request.
+            (Outcome::Stale | Outcome::IdentityReused, _) if completion.is_impersonated => {
+                return Ok(());
+            }
             (outcome, kind) => {
                 let what = format!("{identity} ({kind:?}) of a client in good order: {outcome:?}");
                 return broken("answers fit requests", "P21", what);

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use hovercraft::core::Mode;
+use hovercraft::{
+    Member, Request, ReturnPath,
+    core::Mode,
+    messages::{Envelope, Message, WholeRequest},
+};
 
 use super::{Event, Packet, Stepper};
 use crate::{
@@ -35,8 +39,27 @@ impl Stepper {
         }
     }
 
+    /// Sends a request to the leader as if a replica had passed it on, which nobody's intake has
+    /// seen: what apply says of it counts (P21).
+    fn forge(&mut self, position: usize, request: &Request, path: ReturnPath) {
+        let count = self.replicas.len();
+        let Some(leader) = self.leader().filter(|_| count > 1) else { return };
+        let Some(life) = &self.replicas[leader].life else { return };
+        let state = life.core.hard_state();
+        let Some(birth) = &state.birth else { return };
+        let Member { id, incarnation, .. } = birth.configuration.members[(leader + 1) % count];
+        let envelope = Box::new(Envelope {
+            cluster: birth.cluster,
+            from: id,
+            incarnation,
+            term: state.term,
+            message: Message::Forward { request: WholeRequest::new(request, Some(path)) },
+        });
+        self.send(count + position, leader, Packet::Message(envelope));
+    }
+
     fn send_request(&mut self, position: usize, outgoing: Outgoing) {
-        let Outgoing { request, path, attempt } = outgoing;
+        let Outgoing { request, path, attempt, is_forged } = outgoing;
         let count = self.replicas.len();
         self.tally.retries += u64::from(attempt > 0);
         let place = Place::At(count + position);
@@ -45,6 +68,10 @@ impl Stepper {
             let request = trace::request(&request, self.workload.as_ref());
             format!("client {position} asks{again}: {request}")
         });
+        if is_forged {
+            self.forge(position, &request, path);
+            return;
+        }
         // A switch that is dead or refuses must not keep a request for ever.
         if self.schedule.options.cluster.by_switch && attempt < 2 {
             let switch = self.first_aggregator();

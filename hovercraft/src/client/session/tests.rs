@@ -376,18 +376,75 @@ fn a_request_that_is_too_large_is_not_sent() {
     assert_eq!(it.result(), Some((1, Err(error))));
 }
 
+/// Somebody else in the session: one forged request is enough to make the cluster say such things.
 #[test]
-fn every_other_outcome_is_an_error_that_says_what_became_of_the_call() {
-    let mut it = Fixture::open(10);
-    for outcome in [Outcome::IdentityReused, Outcome::Stale] {
+fn a_session_that_is_not_the_clients_alone_is_left_and_nothing_is_sent_twice() {
+    for (outcome, error) in [
+        (Outcome::Stale, CallError::Unexpected(2)),
+        (Outcome::IdentityReused, CallError::IdentityReused),
+        (Outcome::Refused, CallError::Unexpected(4)),
+        (Outcome::QueryFailed, CallError::Unexpected(6)),
+    ] {
+        let mut it = Fixture::open(10);
         it.submit(COMMAND, 1, "a");
-        let request = it.sent();
-        it.reply(&request[0], outcome, b"");
+        it.submit(CallKind::Query, 2, "b");
+        it.submit(UNTIL_KNOWN, 3, "c");
+        it.submit(CallKind::Query, 4, "d");
+        let requests = it.sent();
+        it.reply(&requests[0], outcome, b"");
+        let results = [it.result(), it.result()].map(|result| result.expect("it has ended"));
+        assert!(results.contains(&(1, Err(error.clone()))), "{results:?}");
+        assert!(results.contains(&(3, Err(CallError::SessionLeft))), "{results:?}");
+        assert_eq!(error.outcome(), CallOutcome::Unknown);
+        assert_eq!(CallError::SessionLeft.outcome(), CallOutcome::Unknown);
+        assert!(!error.is_retryable() && !CallError::SessionLeft.is_retryable());
+        // A late reply of the session that was left ends nothing.
+        it.reply(&requests[2], Outcome::Executed, b"late");
+        assert_eq!(it.result(), None);
+        // The queries are asked again in the new session, in their order; the writes never are.
+        let opening = it.sent();
+        assert_eq!(opening[0].options.request_kind, Kind::OpenSession.option());
+        it.grant(&opening[0], 9, 10);
+        let again = it.sent();
+        let bodies: Vec<_> = again.iter().map(|request| request.body.clone()).collect();
+        assert_eq!(bodies, [&b"b"[..], b"d"]);
+        assert_eq!(again[0].session(), SessionOption { client: 9, sequence: 1, lowest: 1 });
+        it.reply(&again[0], Outcome::Executed, b"got");
+        assert_eq!(it.result(), Some((2, Ok("got".into()))));
+        it.submit(COMMAND, 5, "e");
+        assert_eq!(it.sent()[0].session().client, 9);
     }
-    assert_eq!(it.result(), Some((1, Err(CallError::IdentityReused))));
-    assert_eq!(it.result(), Some((1, Err(CallError::Unexpected(2)))));
-    assert_eq!(CallError::IdentityReused.outcome(), CallOutcome::NotExecuted);
-    assert_eq!(CallError::Unexpected(2).outcome(), CallOutcome::Unknown);
+}
+
+#[test]
+fn a_query_that_is_told_so_is_asked_again_too() {
+    let mut it = Fixture::open(10);
+    it.submit(CallKind::Query, 1, "a");
+    let request = it.sent();
+    it.reply(&request[0], Outcome::Stale, b"");
+    let opening = it.sent();
+    it.grant(&opening[0], 9, 10);
+    let again = it.sent();
+    it.reply(&again[0], Outcome::Executed, b"got");
+    assert_eq!(it.result(), Some((1, Ok("got".into()))));
+}
+
+#[test]
+fn an_answer_to_an_earlier_session_leaves_the_present_one_alone() {
+    let mut it = Fixture::open(10);
+    it.submit(COMMAND, 1, "a");
+    it.submit(COMMAND, 2, "b");
+    let requests = it.sent();
+    it.reply(&requests[0], Outcome::SessionExpired, b"");
+    it.submit(COMMAND, 3, "c");
+    let opening = it.sent();
+    it.grant(&opening[0], 9, 10);
+    let third = it.sent();
+    it.reply(&requests[1], Outcome::Stale, b"");
+    it.reply(&third[0], Outcome::Executed, b"done");
+    let results = [it.result(), it.result(), it.result()];
+    assert_eq!(results[1], Some((2, Err(CallError::Unexpected(2)))));
+    assert_eq!(results[2], Some((3, Ok("done".into()))));
 }
 
 #[test]
