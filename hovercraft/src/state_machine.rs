@@ -41,7 +41,10 @@ pub trait StateMachine: Send + 'static {
     /// what writes it, which runs on another thread while commands go on.
     fn snapshot(&self) -> SnapshotWriter;
 
-    /// Replaces the state by one that a [`SnapshotWriter`] wrote. On an error the state is
-    /// undefined and the replica stops.
+    /// Replaces the whole state by one that a [`SnapshotWriter`] wrote.
+    ///
+    /// The bytes may come from another replica, so they are input to check. On an error, or after
+    /// a panic, the state may be anything: the replica then restores a snapshot of its own, so
+    /// this must work whatever an earlier call left behind.
     fn restore(&mut self, snapshot: &mut dyn Read) -> io::Result<()>;
 }

@@ -4,13 +4,17 @@
 mod support;
 
 use std::{
+    io::{self, Read},
     path::Path,
-    sync::{Arc, Condvar, Mutex},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use hovercraft::{
-    CallError, Client, Execution, Node, NodeId,
+    CallError, Client, Context, Execution, Node, NodeId, SnapshotWriter, StateMachine,
     core::RoleStatus,
     node::NodeBuilder,
     storage::{
@@ -282,5 +286,67 @@ async fn a_late_replica_catches_up_by_log_and_by_snapshot() {
         for node in &status {
             assert!(node.protocol.as_ref().unwrap().log_bytes <= 2 * log_bytes as u64);
         }
+    }
+}
+
+/// A journal whose first and third snapshot cannot be read: an error, then a panic, and each time
+/// nothing is left of its state.
+struct Unwilling {
+    journal: Journal,
+    reads: Arc<AtomicU32>,
+}
+
+impl StateMachine for Unwilling {
+    fn execute(&mut self, context: &Context, command: &[u8], reply: &mut Vec<u8>) {
+        self.journal.execute(context, command, reply);
+    }
+
+    fn query(&self, context: &Context, query: &[u8], reply: &mut Vec<u8>) {
+        self.journal.query(context, query, reply);
+    }
+
+    fn snapshot(&self) -> SnapshotWriter {
+        self.journal.snapshot()
+    }
+
+    fn restore(&mut self, snapshot: &mut dyn Read) -> io::Result<()> {
+        let read = self.reads.fetch_add(1, Ordering::Relaxed);
+        if read == 0 || read == 2 {
+            self.journal = Journal::default();
+            assert_eq!(read, 0, "a service that panics while it reads a snapshot");
+            return Err(io::Error::other("a service that cannot read a snapshot"));
+        }
+        self.journal.restore(snapshot)
+    }
+}
+
+/// P36: it goes back to its own snapshot and log, and fetches another one.
+#[tokio::test]
+async fn a_replica_whose_service_cannot_read_a_snapshot_lives_and_catches_up() {
+    for execution in [Execution::Inline, Execution::Thread] {
+        let data = tempfile::tempdir().unwrap();
+        let small = |builder: NodeBuilder| builder.log_bytes_max(1 << 16).execution(execution);
+        let mut cluster = Cluster::start(3, data.path(), small).await;
+        let leader = cluster.leader().await;
+        let client = client(&cluster).await;
+        for _ in 0..5 {
+            client.call("early").await.unwrap();
+        }
+        cluster.until("equal logs", is_level).await;
+        let late = (leader + 1) % 3;
+        cluster.stop(late);
+        for _ in 0..300 {
+            client.call(vec![b'x'; 1000]).await.unwrap();
+        }
+        let (id, address) = cluster.members[late];
+        let reads = Arc::new(AtomicU32::new(0));
+        let service = Unwilling { journal: Journal::default(), reads: Arc::clone(&reads) };
+        let builder = small(Node::builder(id, address).data(data.path().join(id.to_string())));
+        cluster.nodes[late] = Some(builder.start(service).unwrap());
+        cluster.until("equal logs", is_level).await;
+        // Two that it could not read, each followed by its own, and one that it could.
+        assert!(reads.load(Ordering::Relaxed) >= 5, "{reads:?}");
+        assert_eq!(client.query("").await.unwrap().as_ref(), 305_u64.to_be_bytes());
+        assert!(cluster.status().await.iter().all(|node| node.poisoned.is_none()));
     }
 }

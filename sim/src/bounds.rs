@@ -48,6 +48,7 @@ pub(crate) fn check(schedule: &Schedule) -> Result<(), String> {
     within("pace.ballast_bytes", options.pace.ballast_bytes, 0..=BALLAST_BYTES_MAX)?;
     within("drift_ppm_max", options.drift_ppm_max, 0..=DRIFT_PPM_MAX)?;
     within("disk.spoiled_per_mille", options.disk.spoiled_per_mille, 0..=1000)?;
+    within("disk.unreadable_per_mille", options.disk.unreadable_per_mille, 0..=1000)?;
     within("the number of clients", options.clients.len(), 0..=64)?;
     for (number, client) in options.clients.iter().enumerate() {
         check_client(client).map_err(|what| format!("clients[{number}]: {what}"))?;

@@ -61,6 +61,21 @@ pub const BUGS: &[Bug] = &[
     ),
     bug("sessions-not-restored", "P20", "the session table of a snapshot is not read back"),
     bug(
+        "tail-behind-snapshot-dropped",
+        "P36",
+        "a log that begins right behind the snapshot loses its tail",
+    ),
+    bug(
+        "going-back-answers",
+        "P17, P36",
+        "a service that went back to the own snapshot answers again what it had answered",
+    ),
+    bug(
+        "not-gone-back",
+        "P36",
+        "a service that could not read a snapshot goes on with whatever state it is left with",
+    ),
+    bug(
         "read-too-early",
         "P17",
         "a read is executed as soon as it is in the log, before it is committed",

@@ -83,6 +83,8 @@ pub(crate) struct Mirror {
     queues: Vec<VecDeque<Index>>,
     pub(crate) commit: Index,
     pub(crate) applied: Index,
+    /// The highest index that it has applied in this run, also if its service went back since.
+    pub(crate) applied_max: Index,
 }
 
 /// What a turn did to a log.
@@ -104,6 +106,7 @@ impl Mirror {
             queues: vec![VecDeque::new(); replicas],
             commit: core.commit_index(),
             applied: core.applied_index(),
+            applied_max: core.applied_index(),
         }
     }
 

@@ -132,10 +132,13 @@ pub struct DiskOptions {
     /// The product's own log store stands on it, over a disk that tears and reorders.
     #[serde(default)]
     pub segmented: bool,
-    /// In the durability `interval`: half of the syncs of the log put nothing on the disk. That is
+    /// In the durability `interval`: most syncs of the log put nothing on the disk. That is
     /// within the promises, because nothing that was acknowledged rests on them.
     #[serde(default)]
     pub syncs_lie: bool,
+    /// Of a thousand snapshots of other replicas, the service cannot read this many.
+    #[serde(default)]
+    pub unreadable_per_mille: u32,
 }
 
 /// How fast a replica works.
@@ -305,6 +308,7 @@ impl Options {
                 spoiled_per_mille: 0,
                 segmented: false,
                 syncs_lie: false,
+                unreadable_per_mille: 0,
             },
             pace: Pace { turn_max_us: 0, apply_max_us: None, ballast_bytes: 0 },
             drift_ppm_max: 0,
@@ -356,6 +360,7 @@ fn disk(rng: &mut fastrand::Rng, is_quick: bool) -> DiskOptions {
         spoiled_per_mille: pick(rng, &[0, 0, 200]),
         segmented: rng.bool(),
         syncs_lie: rng.bool(),
+        unreadable_per_mille: pick(rng, &[0, 0, 300]),
     }
 }
 

@@ -5,7 +5,10 @@ use std::{collections::VecDeque, io, sync::Arc};
 use bytes::Bytes;
 use hovercraft::{
     Identity, Incarnation, Index, NodeId, Outcome, Request, ReturnPath,
-    core::{Applier, Committed, Conflict, Core, Output, Response, Settings, Start, WriteNumber},
+    core::{
+        Applier, Committed, Conflict, Core, Output, Reading, Response, RestoreError, Settings,
+        Start, WriteNumber,
+    },
     messages::{Envelope, Message},
     node::{begin_run, end_run},
     storage::Durability,
@@ -38,7 +41,9 @@ pub(crate) enum Input {
     Request(Arc<Request>, ReturnPath),
     Stored(WriteNumber),
     SnapshotTaken(Box<Snapshot>),
-    Installed(Option<Box<Snapshot>>),
+    Staged(Option<Box<Snapshot>>),
+    Installed,
+    OwnSnapshot(Option<Box<Snapshot>>),
     Applied(Index),
 }
 
@@ -69,8 +74,10 @@ pub(crate) enum Effect {
         call: Option<Call>,
         state: Option<u64>,
     },
-    /// A snapshot replaced the state; with a digest of what is there now.
+    /// A snapshot of another replica replaced the state; with a digest of what is there now.
     Restored(Box<Snapshot>, u64),
+    /// The service could not read one, and has the state of the own snapshot again.
+    WentBack(Box<Snapshot>, u64),
     /// A snapshot that it received was not whole.
     RefusedSnapshot,
     /// It has taken a snapshot of this index, which is to be written.
@@ -167,7 +174,8 @@ impl Replica {
         let mut applier =
             Applier::new(Box::new(watched), birth.cluster, birth.digest_key, configuration);
         if let Some(snapshot) = self.disk.snapshot() {
-            restore(&mut applier, snapshot, pace.ballast_bytes);
+            restore(&mut applier, snapshot, pace.ballast_bytes)
+                .expect("a service can read its own snapshot");
         }
         let start = Start { hard_state, loaded, settings: self.settings, seed: self.rng.u64(..) };
         let core = Core::new(start, self.clock.local(now));
@@ -270,22 +278,66 @@ impl Life {
                 let is_published = disk.publish(*snapshot);
                 self.core.handle_snapshot(now, is_published.then_some(&meta));
             }
-            Input::Installed(None) => {
-                self.core.handle_installed(now, None);
+            Input::Staged(None) => {
+                self.core.handle_staged(now, Reading::Refused);
                 effects.push(Effect::RefusedSnapshot);
             }
-            Input::Installed(Some(snapshot)) => {
-                self.tasks.clear();
-                self.is_poisoned = false;
-                restore(&mut self.applier, &snapshot, self.ballast_bytes);
-                self.core.handle_installed(now, Some(&snapshot.meta));
-                let state = if self.digest_every > 0 { digest(&self.applier) } else { 0 };
-                effects.push(Effect::Restored(snapshot, state));
+            Input::Staged(Some(snapshot)) => {
+                self.finish_tasks(now, effects);
+                if disk.spoils_reading() {
+                    self.calls.break_restore();
+                }
+                self.read_received(now, snapshot, effects);
             }
+            Input::Installed => self.core.handle_installed(now),
+            Input::OwnSnapshot(snapshot) => self.go_back(now, snapshot, effects),
             // A snapshot may have been installed meanwhile.
             Input::Applied(index) if index <= self.core.applied_index() => {}
             Input::Applied(index) => self.core.handle_applied(now, index),
         }
+    }
+
+    /// A thread does what it was handed before it reads a snapshot.
+    fn finish_tasks(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        while let Some(committed) = self.tasks.pop_front() {
+            let index = committed.index;
+            self.apply_one(committed, effects);
+            self.core.handle_applied(now, index);
+        }
+    }
+
+    /// The service reads a snapshot of another replica.
+    fn read_received(&mut self, now: Time, snapshot: Box<Snapshot>, effects: &mut Vec<Effect>) {
+        let reading = match restore(&mut self.applier, &snapshot, self.ballast_bytes) {
+            Ok(()) => {
+                self.is_poisoned = false;
+                let state = self.state();
+                effects.push(Effect::Restored(snapshot, state));
+                Reading::Complete
+            }
+            Err(RestoreError::Refused(_)) => Reading::Refused,
+            Err(RestoreError::Failed(_)) => Reading::Failed,
+        };
+        self.core.handle_staged(now, reading);
+    }
+
+    /// The service reads the own snapshot again.
+    fn go_back(&mut self, now: Time, snapshot: Option<Box<Snapshot>>, effects: &mut Vec<Effect>) {
+        let read = snapshot
+            .filter(|snapshot| restore(&mut self.applier, snapshot, self.ballast_bytes).is_ok());
+        self.is_poisoned = read.is_none();
+        if let Some(snapshot) = read {
+            self.core.handle_went_back(now, Some(snapshot.meta.index));
+            let state = self.state();
+            effects.push(Effect::WentBack(snapshot, state));
+        } else {
+            self.core.handle_went_back(now, None);
+            self.core.handle_poisoned(now);
+        }
+    }
+
+    fn state(&self) -> u64 {
+        if self.digest_every > 0 { digest(&self.applier) } else { 0 }
     }
 
     fn output(&mut self, now: Time, output: Output, disk: &mut Disk, effects: &mut Vec<Effect>) {
@@ -314,7 +366,9 @@ impl Life {
                 self.core.send_snapshot_part(to, &snapshot.meta, offset, data);
             }
             Output::KeepSnapshotPart { offset, data } => disk.keep_part(offset, &data),
-            Output::InstallSnapshot { meta, keep_tail } => disk.install(*meta, keep_tail),
+            Output::StageSnapshot { meta } => disk.stage(*meta),
+            Output::InstallSnapshot { keep_tail, .. } => disk.install(keep_tail),
+            Output::DiscardSnapshot { restores_own } => disk.discard(restores_own),
             Output::Stop(conflict) => effects.push(Effect::Stop(conflict)),
         }
     }
@@ -404,9 +458,11 @@ impl io::Write for Hash {
     }
 }
 
-fn restore(applier: &mut Applier, snapshot: &Snapshot, ballast_bytes: usize) {
+fn restore(
+    applier: &mut Applier,
+    snapshot: &Snapshot,
+    ballast_bytes: usize,
+) -> Result<(), RestoreError> {
     let state = &snapshot.data[..snapshot.data.len() - ballast_bytes];
-    applier
-        .restore(&snapshot.meta, &mut &state[..])
-        .expect("a snapshot with the right checksum can be read");
+    applier.restore(&snapshot.meta, &mut &state[..])
 }

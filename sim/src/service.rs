@@ -2,7 +2,8 @@
 
 use std::{
     io::{self, Read, Write},
-    sync::{Arc, Mutex, PoisonError},
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use hovercraft::{Context, SnapshotWriter, StateMachine};
@@ -38,16 +39,32 @@ pub(crate) struct Call {
 /// What a replica's service was called for; shared with whoever watches it. One entry calls it once
 /// at most.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Calls(Arc<Mutex<Option<Call>>>);
+pub(crate) struct Calls(Arc<Mutex<Shared>>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    call: Option<Call>,
+    /// The next snapshot cannot be read.
+    breaks_restore: bool,
+}
 
 impl Calls {
     pub(crate) fn take(&self) -> Option<Call> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.shared().call.take()
+    }
+
+    /// The service cannot read the next snapshot, and its state is no state any more.
+    pub(crate) fn break_restore(&self) {
+        self.shared().breaks_restore = true;
     }
 
     fn add(&self, call: Call) {
-        let before = self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(call);
+        let before = self.shared().call.replace(call);
         assert!(before.is_none(), "one entry calls the service once at most");
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -98,6 +115,11 @@ impl StateMachine for Watched {
     fn restore(&mut self, snapshot: &mut dyn Read) -> io::Result<()> {
         let mut history = [0; 8];
         snapshot.read_exact(&mut history)?;
+        if mem::take(&mut self.calls.shared().breaks_restore) {
+            // Whatever it executes from here on is seen to be wrong.
+            self.history = !self.history;
+            return Err(io::Error::other("a fault of the schedule"));
+        }
         self.history = u64::from_le_bytes(history);
         self.service.restore(snapshot)
     }

@@ -14,6 +14,8 @@ const STARTS: &[(&str, u64)] = &[
     ("agg-feeds-check-quorum", 10_850),
     ("agg-no-fallback", 30_000),
     ("silence-is-refusal", 10_000),
+    ("going-back-answers", 1_500),
+    ("not-gone-back", 1_000),
 ];
 
 /// It may take so many seeds from there.

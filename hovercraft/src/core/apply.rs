@@ -65,6 +65,27 @@ pub struct Poisoned {
     pub message: String,
 }
 
+/// A snapshot that could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The snapshot is of another cluster, or its session table cannot be read. Nothing has
+    /// changed.
+    #[error("it is refused: {0}")]
+    Refused(#[source] io::Error),
+    /// The service returned an error or panicked: its state is undefined until it has read another
+    /// snapshot.
+    #[error("the service cannot read it: {0}")]
+    Failed(#[source] io::Error),
+}
+
+impl From<RestoreError> for io::Error {
+    fn from(error: RestoreError) -> Self {
+        match error {
+            RestoreError::Refused(source) | RestoreError::Failed(source) => source,
+        }
+    }
+}
+
 /// The replicated state of one replica, and the service.
 pub struct Applier {
     service: Box<dyn StateMachine>,
@@ -77,6 +98,8 @@ pub struct Applier {
     applied_term: Term,
     log_time_us: u64,
     poisoned: Option<Poisoned>,
+    /// The service could not read a snapshot: its state is undefined until it has read another one.
+    is_void: bool,
     /// Reused for replies that are not kept.
     reply: Vec<u8>,
 }
@@ -99,6 +122,7 @@ impl Applier {
             applied_term: 0,
             log_time_us: 0,
             poisoned: None,
+            is_void: false,
             reply: Vec::new(),
         }
     }
@@ -112,6 +136,7 @@ impl Applier {
         if let Some(poisoned) = &self.poisoned {
             return Err(poisoned.clone());
         }
+        assert!(!self.is_void, "a service without a state is handed nothing");
         assert_eq!(committed.index, self.applied + 1, "entries are applied in order, each once");
         let entry = &committed.entry;
         self.log_time_us = self.log_time_us.max(entry.log_time_us);
@@ -154,7 +179,7 @@ impl Applier {
     /// fill in. None if the state cannot be kept: a panic has left it half done, or the service
     /// panics over this too.
     pub fn snapshot(&self) -> Option<(SnapshotMeta, SnapshotWriter)> {
-        if self.poisoned.is_some() {
+        if self.poisoned.is_some() || self.is_void {
             return None;
         }
         let index = self.applied;
@@ -181,21 +206,32 @@ impl Applier {
         Some((meta, writer))
     }
 
-    /// Replaces the state by that of a snapshot (P36). A service that was poisoned has what the
-    /// others made of that entry, and goes on (P42).
-    pub fn restore(&mut self, meta: &SnapshotMeta, mut data: &mut dyn Read) -> io::Result<()> {
-        let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+    /// Replaces the state by that of a snapshot (P36): the service's and the session table's
+    /// together, or neither. A service that was poisoned has what the others made of that entry,
+    /// and goes on (P42).
+    pub fn restore(
+        &mut self,
+        meta: &SnapshotMeta,
+        mut data: &mut dyn Read,
+    ) -> Result<(), RestoreError> {
+        let refused =
+            |what| RestoreError::Refused(io::Error::new(io::ErrorKind::InvalidData, what));
         if meta.digest_key != self.digest_key {
-            return Err(invalid("it is of another cluster: its digest key is another"));
+            return Err(refused("it is of another cluster: its digest key is another"));
         }
-        let sessions = Sessions::read(&mut data)?;
+        let sessions = Sessions::read(&mut data).map_err(RestoreError::Refused)?;
         if sessions.newest() > meta.index {
-            return Err(invalid("a session was opened by an entry above the snapshot"));
+            return Err(refused("a session was opened by an entry above the snapshot"));
         }
-        self.sessions = sessions;
-        catch_unwind(AssertUnwindSafe(|| self.service.restore(data)))
-            .unwrap_or_else(|panic| Err(io::Error::other(said(panic.as_ref()))))?;
+        let read = catch_unwind(AssertUnwindSafe(|| self.service.restore(data)))
+            .unwrap_or_else(|panic| Err(io::Error::other(said(panic.as_ref()))));
+        if let Err(error) = read {
+            self.is_void = true;
+            return Err(RestoreError::Failed(error));
+        }
+        self.is_void = false;
         self.poisoned = None;
+        self.sessions = sessions;
         if planted!("sessions-not-restored") {
             self.sessions = Sessions::default();
         }

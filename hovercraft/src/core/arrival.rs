@@ -150,12 +150,12 @@ fn in_entries(
 mod tests {
     use std::time::Duration;
 
-    use proptest::{collection::vec, option, prelude::*};
+    use proptest::{collection::vec, option, prelude::*, sample::select};
     use r2p2::Time;
 
     use crate::{
         core::{
-            Cause, Core, Mode, Output, Settings, Standstill,
+            Cause, Core, Mode, Output, Reading, Settings, Standstill,
             testing::{
                 DIGEST_KEY, configuration, core, entry, envelope, leader, noop, request_of, settle,
                 write,
@@ -289,7 +289,7 @@ mod tests {
     fn body_refusal() -> impl Strategy<Value = BodyRefusal> {
         use RefusalReason::{Kind, Length, NoEntry, Request, Term, Trimmed};
         let reasons = vec![NoEntry, Trimmed, Term, Kind, Request, Length];
-        let reason = proptest::sample::select(reasons);
+        let reason = select(reasons);
         (body_want(), reason).prop_map(|(want, reason)| BodyRefusal { want, reason })
     }
 
@@ -401,7 +401,7 @@ mod tests {
     /// A replica that leads, one that follows, or one with entries of three terms on its disk.
     fn any_core() -> impl Strategy<Value = Core> {
         let modes = [Mode::Raft, Mode::HovercRaft, Mode::HovercRaftPlusPlus];
-        (0..3u8, proptest::sample::select(modes.to_vec())).prop_map(|(role, mode)| {
+        (0..3u8, select(modes.to_vec())).prop_map(|(role, mode)| {
             let settings = Settings { mode, ..Settings::default() };
             match role {
                 0 => leader(settings),
@@ -521,7 +521,10 @@ mod tests {
 
         /// P40: whatever another replica says, in whatever order.
         #[test]
-        fn no_message_panics(mut core in any_core(), steps in vec(step(), 1..40)) {
+        fn no_message_panics(
+            mut core in any_core(), steps in vec(step(), 1..40),
+            reading in select(vec![Reading::Complete, Reading::Refused, Reading::Failed]),
+        ) {
             let mut now = Time::ZERO + Duration::from_millis(300);
             for step in steps {
                 match step {
@@ -531,8 +534,12 @@ mod tests {
                 core.handle_timeout(now);
                 for output in settle(&mut core, now) {
                     match output {
-                        Output::InstallSnapshot { meta, .. } => {
-                            core.handle_installed(now, Some(&meta));
+                        Output::TakeSnapshot => core.handle_snapshot(now, None),
+                        Output::StageSnapshot { .. } => core.handle_staged(now, reading),
+                        Output::InstallSnapshot { .. } => core.handle_installed(now),
+                        Output::DiscardSnapshot { restores_own: true } => {
+                            core.handle_went_back(now, None);
+                            core.handle_poisoned(now);
                         }
                         // The driver ends here.
                         Output::Stop(_) => return Ok(()),

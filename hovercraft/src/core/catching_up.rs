@@ -8,7 +8,7 @@ use r2p2::Time;
 
 use crate::{
     core::{
-        Cause, Core, Mode, Output, Settings, Standstill, Timing,
+        Cause, Core, Mode, Output, Reading, Settings, Standstill, Timing,
         testing::{
             DIGEST_KEY, append_noops, configuration, core_of, envelope, return_path, settle, write,
         },
@@ -74,6 +74,7 @@ impl Net {
                     output,
                     Output::TakeSnapshot
                         | Output::ReadSnapshot { .. }
+                        | Output::StageSnapshot { .. }
                         | Output::InstallSnapshot { .. }
                 );
                 self.act(at, output);
@@ -102,7 +103,8 @@ impl Net {
                 let data = &rest[..rest.len().min(Core::SNAPSHOT_READ_BYTES)];
                 core.send_snapshot_part(to, &meta(latest), offset, data);
             }
-            Output::InstallSnapshot { meta, .. } => core.handle_installed(now, Some(&meta)),
+            Output::StageSnapshot { .. } => core.handle_staged(now, Reading::Complete),
+            Output::InstallSnapshot { .. } => core.handle_installed(now),
             Output::KeepSnapshotPart { .. } | Output::AnswerRetry { .. } | Output::Write(_) => {}
             other => panic!("unexpected: {other:?}"),
         }

@@ -55,8 +55,10 @@ impl Core {
     pub(super) fn election_timeout(&mut self, now: Time) {
         self.restart_election_timer(now);
         // A replica that is recovering, or was replaced, is no candidate (P37, P39).
+        // Nor is one that installs a snapshot: its log may lack what its service has (P36).
         // And votes of an election that waits for the own vote's write are not thrown away.
-        if self.is_leader() || !self.is_named() || self.hard_state_write.is_some() {
+        let is_busy = self.hard_state_write.is_some() || self.snapshots.is_installing();
+        if self.is_leader() || !self.is_named() || is_busy {
             return;
         }
         self.counters.pre_votes_started += 1;

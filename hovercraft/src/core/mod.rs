@@ -17,6 +17,7 @@ mod commit;
 mod configuration;
 mod election;
 mod follower;
+mod install;
 mod log;
 pub(crate) mod lookup;
 mod ordering;
@@ -41,7 +42,8 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use r2p2::Time;
 
-pub use apply::{Applier, Committed, Poisoned, Response, SessionGrant};
+pub use apply::{Applier, Committed, Poisoned, Response, RestoreError, SessionGrant};
+pub use install::{InstallStep, Reading};
 pub use log::WriteNumber;
 pub use output::{Conflict, Output, Write};
 pub use replier::Policy;
@@ -304,7 +306,11 @@ impl Core {
 
     /// The application has applied everything up to `index`.
     pub fn handle_applied(&mut self, now: Time, index: Index) {
-        assert!(self.applied <= index && index <= self.dispatched, "only what was handed over");
+        assert!(index <= self.dispatched, "only what was handed over");
+        if index <= self.applied {
+            // The service went back to the own snapshot, and is not yet where it was.
+            return;
+        }
         self.applied = index;
         self.log.forget_keys(index.saturating_sub(KEYS_KEPT));
         self.report_applied(now);
@@ -373,7 +379,8 @@ impl Core {
         let slot = self.log.slot(index).expect("what is committed and not applied is in the log");
         let entry = slot.entry.clone();
         let is_replier = entry.replier() == Some(self.node) && self.commit.may_answer(index);
-        let answers = is_replier || slot.asked_again;
+        let is_silent = self.snapshots.installs.is_silent(index);
+        let answers = (is_replier || slot.asked_again) && !is_silent;
         let answer_to = if answers { entry.return_path } else { None };
         self.dispatched = index;
         let executes_read = (is_replier && answer_to.is_some()) || planted!("read-by-everyone");
@@ -419,10 +426,10 @@ impl Core {
         &self.hard_state
     }
 
-    /// Whether a stop now can be clean. It cannot while a snapshot replaces the log: the store and
-    /// this core are not of one mind then (P37).
+    /// Whether a stop now can be clean. It cannot while a snapshot replaces the log: the store may
+    /// have switched, and this core has not (P37).
     pub fn may_stop_clean(&self) -> bool {
-        !self.snapshots.is_installing()
+        self.install_step() != Some(InstallStep::Switching)
     }
 
     /// The write that puts the log into a store which has been given none of it, for a clean stop

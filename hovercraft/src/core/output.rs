@@ -59,12 +59,25 @@ pub enum Output {
         /// The bytes.
         data: Vec<u8>,
     },
-    /// All parts are here: check and install it; [`super::Core::handle_installed`] answers (P36).
+    /// All parts are here: check them, and let the service read them; nothing else changes.
+    /// [`super::Core::handle_staged`] answers (P36).
+    StageSnapshot {
+        /// The snapshot that the parts must be.
+        meta: Box<SnapshotMeta>,
+    },
+    /// Make the parts the latest snapshot of the store; [`super::Core::handle_installed`] answers
+    /// (P36).
     InstallSnapshot {
-        /// What it must be.
+        /// The snapshot that the parts are.
         meta: Box<SnapshotMeta>,
         /// The entries above it stay.
         keep_tail: bool,
+    },
+    /// Delete the received parts, which are of no use.
+    DiscardSnapshot {
+        /// The service reads the latest own snapshot again; [`super::Core::handle_went_back`]
+        /// answers.
+        restores_own: bool,
     },
     /// The replica must stop and be reinstalled (P38).
     Stop(Conflict),

@@ -45,6 +45,11 @@ impl Recovery {
         *self = Self::default();
     }
 
+    /// The donor is of no use: whoever comes next is asked, when the timer expires.
+    pub(crate) fn ask_another_donor(&mut self) {
+        self.donor = None;
+    }
+
     /// Entries are being fetched in bulk.
     pub(crate) fn is_bulk(&self) -> bool {
         self.bulk_to.is_some()

@@ -1,11 +1,12 @@
 //! Snapshots: when one is taken, what is trimmed, and how one comes from another replica (P36).
+//! What becomes of one that is here is in [`install`](super::install).
 
 use std::time::Duration;
 
 use r2p2::Time;
 
 use crate::{
-    core::{Core, Output, Timer, Write},
+    core::{Core, Output, Timer, Write, install::Installs},
     entry::{Index, NodeId},
     messages::{Message, PART_BYTES_MAX},
     storage::SnapshotMeta,
@@ -45,7 +46,7 @@ pub(crate) struct Snapshots {
     receiving: Option<Receiving>,
     /// What the storage role keeps of a snapshot of others: this many bytes from its start.
     kept: Option<(SnapshotMeta, u64)>,
-    is_installing: bool,
+    pub(super) installs: Installs,
     /// The log is being trimmed, some entries a turn.
     is_trimming: bool,
 }
@@ -71,7 +72,7 @@ impl Snapshots {
             pinned: None,
             receiving: None,
             kept: None,
-            is_installing: false,
+            installs: Installs::default(),
             is_trimming: false,
         }
     }
@@ -90,7 +91,12 @@ impl Snapshots {
 
     /// The log stands still while a snapshot replaces it.
     pub(crate) fn is_installing(&self) -> bool {
-        self.is_installing
+        self.installs.is_under_way()
+    }
+
+    /// A snapshot of another replica is the latest one now.
+    pub(super) fn installed(&mut self, index: Index) {
+        (self.latest, self.pinned) = (index, None);
     }
 
     /// Where the bytes that are here end.
@@ -103,6 +109,11 @@ impl Core {
     /// The snapshot that [`Output::TakeSnapshot`] asked for is complete and on disk; none if it
     /// could not be taken.
     pub fn handle_snapshot(&mut self, now: Time, meta: Option<&SnapshotMeta>) {
+        self.note_snapshot(now, meta);
+        self.own_snapshot_ended();
+    }
+
+    fn note_snapshot(&mut self, now: Time, meta: Option<&SnapshotMeta>) {
         let snapshots = &mut self.snapshots;
         snapshots.is_taking = false;
         let Some(meta) = meta else {
@@ -164,32 +175,6 @@ impl Core {
         self.outputs.push_back(Output::ReadSnapshot { to: from, index, offset });
     }
 
-    /// The snapshot that [`Output::InstallSnapshot`] named is in place, in the store and in the
-    /// application; or it was not what it claimed, and nothing has changed.
-    pub fn handle_installed(&mut self, now: Time, meta: Option<&SnapshotMeta>) {
-        self.snapshots.is_installing = false;
-        let Some(meta) = meta else { return };
-        (self.snapshots.latest, self.snapshots.pinned) = (meta.index, None);
-        self.counters.snapshots_installed += 1;
-        let (index, term) = (meta.index, meta.term);
-        let unordered = &mut self.unordered;
-        self.binding.truncate(0, |request| unordered.insert_evicting(now, request, None));
-        if self.log.term(index) == Some(term) {
-            self.log.trim(index);
-            self.configurations.trim(index);
-        } else {
-            self.log.reset(index, term, meta.log_time_us);
-            self.configurations.reset(meta.configuration.clone().into());
-        }
-        self.commit.installed(index);
-        self.commit.unverify(self.log.last());
-        (self.dispatched, self.applied) = (index, index);
-        self.is_poisoned = false;
-        self.recovery.forget_term();
-        self.acknowledging.mark();
-        self.report_applied(now);
-    }
-
     /// Answers [`Output::ReadSnapshot`]: sends `data`, which lies at `offset` of the snapshot that
     /// `meta` stands for, in parts.
     pub fn send_snapshot_part(
@@ -222,18 +207,23 @@ impl Core {
         let gained = self.log.bytes_through(applied) - self.log.bytes_through(latest.min(applied));
         let is_due = self.log.size_bytes() > self.settings.log_bytes_max
             && gained > self.settings.log_bytes_max as u64 / 4;
-        let Snapshots { is_taking, is_installing, is_trimming, .. } = self.snapshots;
-        let is_busy = is_taking || is_installing || is_trimming;
+        let Snapshots { is_taking, is_trimming, .. } = self.snapshots;
+        let is_busy = is_taking || is_trimming || self.snapshots.is_installing();
         if is_due && !is_busy && !self.is_poisoned && self.snapshots.not_before <= now {
-            self.snapshots.is_taking = true;
-            self.outputs.push_back(Output::TakeSnapshot);
+            self.take_snapshot();
         }
+    }
+
+    pub(super) fn take_snapshot(&mut self) {
+        self.snapshots.is_taking = true;
+        self.outputs.push_back(Output::TakeSnapshot);
     }
 
     /// A donor has trimmed what this replica lacks, and offers a snapshot.
     pub(super) fn snapshot_offered(&mut self, now: Time, from: NodeId, index: Index) {
         let is_useful = index > self.commit.index() && self.recovery.is_bulk();
-        if !is_useful || self.snapshots.is_receiving() || self.snapshots.is_installing {
+        let is_busy = self.snapshots.is_receiving() || self.snapshots.is_installing();
+        if !is_useful || is_busy || !self.snapshots.installs.may_fetch(now) {
             return;
         }
         // What is here of the same one, perhaps of another donor, need not come again.
@@ -256,13 +246,21 @@ impl Core {
         data: Vec<u8>,
     ) {
         let commit = self.commit.index();
-        let Snapshots { receiving: Some(receiving), kept, .. } = &mut self.snapshots else {
-            return;
-        };
+        let Some(receiving) = &self.snapshots.receiving else { return };
         // What is late may be of an older snapshot.
         if from != receiving.donor || meta.index < receiving.index || meta.index <= commit {
             return;
         }
+        if self.snapshots.installs.refuses(now, from, &meta) {
+            // It was of no use; another donor may have a better one.
+            self.snapshots.receiving = None;
+            self.timers.stop(Timer::Snapshot);
+            self.recovery.ask_another_donor();
+            return;
+        }
+        let Snapshots { receiving: Some(receiving), kept, .. } = &mut self.snapshots else {
+            return;
+        };
         if kept.as_ref().is_none_or(|(known, _)| *known != meta) {
             // The first part, or another snapshot than was known: begin anew.
             receiving.index = meta.index;
@@ -278,7 +276,9 @@ impl Core {
             self.timers.set(Timer::Snapshot, now + self.settings.timing.heartbeat);
             self.outputs.push_back(Output::KeepSnapshotPart { offset, data });
             if end == meta.size_bytes {
-                self.install_snapshot(meta);
+                (self.snapshots.receiving, self.snapshots.kept) = (None, None);
+                self.timers.stop(Timer::Snapshot);
+                self.begin_install(now, from, meta);
                 return;
             }
         }
@@ -286,17 +286,6 @@ impl Core {
         if asked_to < meta.size_bytes && asked_to <= self.snapshots.offset() + ASK_BYTES / 2 {
             self.ask_for_snapshot_parts(now);
         }
-    }
-
-    /// All of it is here.
-    fn install_snapshot(&mut self, meta: SnapshotMeta) {
-        (self.snapshots.receiving, self.snapshots.kept) = (None, None);
-        self.timers.stop(Timer::Snapshot);
-        self.snapshots.is_installing = true;
-        self.write_changes();
-        let keep_tail = self.log.term(meta.index) == Some(meta.term);
-        let meta = Box::new(meta);
-        self.outputs.push_back(Output::InstallSnapshot { meta, keep_tail });
     }
 
     pub(super) fn snapshot_timeout(&mut self, now: Time) {

@@ -5,7 +5,7 @@ use std::{io::BufReader, sync::Arc, task::Waker};
 use bytes::Bytes;
 
 use crate::{
-    core::{Applier, Committed, Poisoned, Response},
+    core::{Applier, Committed, Poisoned, Response, RestoreError},
     entry::Index,
     node::roles::{self, Next, Receiver, Role, Sender, channel},
     request::{Identity, Outcome, Request, ReturnPath},
@@ -42,8 +42,8 @@ pub(crate) enum Event {
     Retried,
     /// None if there is none to be had.
     Snapshot(Option<(SnapshotMeta, SnapshotWriter)>),
-    /// The installed snapshot is in place; or the service could not read it.
-    Restored(SnapshotMeta, std::io::Result<()>),
+    /// The service has the state of a snapshot, or could not read it.
+    Restored(Origin, SnapshotMeta, Result<(), RestoreError>),
     Poisoned(Poisoned),
 }
 
@@ -67,17 +67,56 @@ pub(crate) enum Task {
     Apply(Committed),
     AnswerRetry(Arc<Request>, ReturnPath),
     TakeSnapshot,
-    Restore(SnapshotMeta, Box<dyn SnapshotSource>),
+    Restore(Origin, SnapshotMeta, Box<dyn SnapshotSource>),
+}
+
+/// The replica that took a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This one: its service reads it because it could not read another one.
+    Own,
+    /// Another one.
+    Received,
 }
 
 /// A handle to the application, wherever it runs.
 pub(crate) struct Application {
     place: Place,
+    progress: Progress,
+}
+
+/// What is known here of the state, wherever it is.
+struct Progress {
     /// The highest index handed over, and the highest one applied.
     handed: Index,
     applied: Index,
-    /// The service panicked: nothing more is handed over, until a snapshot replaces it (P42).
-    poisoned: Option<Poisoned>,
+    /// The reason why nothing more is handed over, until a snapshot replaces the state (P42).
+    poisoned: Option<String>,
+}
+
+impl Progress {
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::Applied(index) => self.applied = *index,
+            // Nothing is handed over while the service reads.
+            Event::Restored(_, meta, Ok(())) => {
+                *self = Self { handed: meta.index, applied: meta.index, poisoned: None };
+            }
+            Event::Restored(Origin::Own, meta, Err(error)) => {
+                self.poisoned = Some(format!(
+                    "the service could not read a received snapshot, nor its own at index {} \
+                     again: {error}; this replica applies nothing more",
+                    meta.index
+                ));
+            }
+            Event::Poisoned(error) => self.poisoned = Some(error.to_string()),
+            Event::Restored(Origin::Received, _, Err(_))
+            | Event::Respond(_)
+            | Event::NotKept(..)
+            | Event::Retried
+            | Event::Snapshot(_) => {}
+        }
+    }
 }
 
 enum Place {
@@ -107,25 +146,26 @@ impl Application {
                 Place::Thread { tasks, events, role, retries: 0 }
             }
         };
-        Ok(Self { place, handed: applied, applied, poisoned: None })
+        Ok(Self { place, progress: Progress { handed: applied, applied, poisoned: None } })
     }
 
     /// Whether another entry may be handed over now.
     pub(crate) fn has_room(&self) -> bool {
-        self.poisoned.is_none() && self.handed - self.applied < UNDER_WAY_MAX
+        let Progress { handed, applied, poisoned } = &self.progress;
+        poisoned.is_none() && handed - applied < UNDER_WAY_MAX
     }
 
     /// Does a task, or hands it over; what comes of it goes to `each`, now or at a later
     /// [`Self::poll`].
     pub(crate) fn handle(&mut self, task: Task, each: &mut dyn FnMut(Event)) {
         if let Task::Apply(committed) = &task {
-            self.handed = committed.index;
+            self.progress.handed = committed.index;
         }
         match &mut self.place {
             Place::Inline(applier) => {
-                let (applied, poisoned) = (&mut self.applied, &mut self.poisoned);
+                let progress = &mut self.progress;
                 handle(applier, task, &mut |event| {
-                    note(&event, applied, poisoned);
+                    progress.note(&event);
                     each(event);
                 });
             }
@@ -141,8 +181,6 @@ impl Application {
                 drop(tasks.send(task));
             }
         }
-        // A restored snapshot is above everything that was handed over.
-        self.handed = self.handed.max(self.applied);
     }
 
     /// What a thread has done meanwhile.
@@ -154,17 +192,24 @@ impl Application {
                 continue;
             }
             // What was handed over before the first is known fails like that one.
-            let is_known = matches!(event, Event::Poisoned(_)) && self.poisoned.is_some();
-            note(&event, &mut self.applied, &mut self.poisoned);
+            let is_known = matches!(event, Event::Poisoned(_)) && self.progress.poisoned.is_some();
+            self.progress.note(&event);
             if !is_known {
                 each(event);
             }
         }
-        self.handed = self.handed.max(self.applied);
     }
 
-    pub(crate) fn poisoned(&self) -> Option<&Poisoned> {
-        self.poisoned.as_ref()
+    /// Hands nothing more over: the state is undefined, and there is no snapshot to go back to.
+    pub(crate) fn give_up(&mut self) {
+        let reason = "the service could not read a received snapshot, and there is none of its \
+                      own to go back to; this replica applies nothing more";
+        self.progress.poisoned = Some(reason.to_owned());
+    }
+
+    /// The reason why nothing more is applied (P42).
+    pub(crate) fn poisoned(&self) -> Option<&str> {
+        self.progress.poisoned.as_deref()
     }
 
     #[cfg(test)]
@@ -182,15 +227,6 @@ impl Application {
             // A panic of the service is caught in the role; one of ours has been printed.
             let _ = role.join().await;
         }
-    }
-}
-
-fn note(event: &Event, applied: &mut Index, poisoned: &mut Option<Poisoned>) {
-    match event {
-        Event::Applied(index) => *applied = *index,
-        Event::Restored(meta, Ok(())) => (*applied, *poisoned) = (meta.index, None),
-        Event::Poisoned(error) => *poisoned = Some(error.clone()),
-        _ => {}
     }
 }
 
@@ -227,9 +263,9 @@ fn handle(applier: &mut Applier, task: Task, each: &mut dyn FnMut(Event)) {
             }
         }
         Task::TakeSnapshot => each(Event::Snapshot(applier.snapshot())),
-        Task::Restore(meta, source) => {
+        Task::Restore(origin, meta, source) => {
             let result = applier.restore(&meta, &mut BufReader::with_capacity(1 << 16, source));
-            each(Event::Restored(meta, result));
+            each(Event::Restored(origin, meta, result));
         }
     }
 }

@@ -16,18 +16,18 @@ use r2p2::{
 
 use crate::{
     admin::{Answer, ExchangeStatus, Membership, NetworkStatus, NodeStatus, Question},
-    core::{Core, Output},
+    core::{Core, Output, Reading, RestoreError},
     digest::DigestKey,
     entry::NodeId,
     messages::Envelope,
     node::{
         Mode, NodeError,
-        application::{Application, Event, OwnedResponse, Task},
+        application::{Application, Event, Origin, OwnedResponse, Task},
         persistence::{Done, Job},
         roles::{Receiver, Sender},
     },
     request::{Identity, Kind, Outcome, Request, ReturnPath},
-    storage::{Birth, HardState},
+    storage::{Birth, HardState, SnapshotMeta},
 };
 
 /// How many datagram batches one turn takes before the core acts on them.
@@ -237,9 +237,17 @@ impl Replica {
                         self.core.send_snapshot_part(to, &meta, offset, &data);
                     }
                 }
-                Done::Installed(None) => self.core.handle_installed(now, None),
-                Done::Installed(Some((meta, source))) => {
-                    self.task(now, Task::Restore(meta, source))?;
+                Done::Staged(None) => self.core.handle_staged(now, Reading::Refused),
+                Done::Staged(Some((meta, source))) => {
+                    self.task(now, Task::Restore(Origin::Received, meta, source))?;
+                }
+                Done::Installed => self.core.handle_installed(now),
+                Done::Own(Some((meta, source))) => {
+                    self.task(now, Task::Restore(Origin::Own, meta, source))?;
+                }
+                Done::Own(None) => {
+                    self.application.give_up();
+                    self.cannot_go_back(now);
                 }
                 Done::Failed(error) => return Err(NodeError::Store(error)),
             }
@@ -257,16 +265,46 @@ impl Replica {
             Event::NotKept(request, path) => self.core.order_again(now, &request, path),
             Event::Snapshot(Some((meta, writer))) => self.job(Job::TakeSnapshot(meta, writer))?,
             Event::Snapshot(None) => self.core.handle_snapshot(now, None),
-            Event::Restored(meta, Ok(())) => self.core.handle_installed(now, Some(&meta)),
-            Event::Restored(meta, Err(source)) => {
-                return Err(NodeError::Restore { index: meta.index, source });
-            }
+            Event::Restored(origin, meta, result) => self.restored(now, origin, &meta, result),
             Event::Poisoned(poisoned) => {
                 tracing::error!(%poisoned, "the service is stopped");
                 self.core.handle_poisoned(now);
             }
         }
         Ok(())
+    }
+
+    /// The service has read a snapshot, or could not (P36).
+    fn restored(
+        &mut self,
+        now: Time,
+        origin: Origin,
+        meta: &SnapshotMeta,
+        result: Result<(), RestoreError>,
+    ) {
+        let index = meta.index;
+        if let Err(error) = &result {
+            tracing::error!(index, ?origin, %error, "a snapshot cannot be used");
+        }
+        match (origin, result) {
+            (Origin::Received, Ok(())) => self.core.handle_staged(now, Reading::Complete),
+            (Origin::Received, Err(RestoreError::Refused(_))) => {
+                self.core.handle_staged(now, Reading::Refused);
+            }
+            (Origin::Received, Err(RestoreError::Failed(_))) => {
+                self.core.handle_staged(now, Reading::Failed);
+            }
+            (Origin::Own, Ok(())) => self.core.handle_went_back(now, Some(index)),
+            (Origin::Own, Err(_)) => self.cannot_go_back(now),
+        }
+    }
+
+    /// The service has no state any more, until it reads a snapshot of another replica (P42).
+    fn cannot_go_back(&mut self, now: Time) {
+        let reason = self.application.poisoned().unwrap_or_default();
+        tracing::error!(reason, "the service is stopped");
+        self.core.handle_went_back(now, None);
+        self.core.handle_poisoned(now);
     }
 
     fn output(&mut self, now: Time, output: Output) -> Result<(), NodeError> {
@@ -298,8 +336,12 @@ impl Replica {
             Output::KeepSnapshotPart { offset, data } => {
                 self.job(Job::KeepPart { offset, data })?;
             }
+            Output::StageSnapshot { meta } => self.job(Job::Stage(*meta))?,
             Output::InstallSnapshot { meta, keep_tail } => {
                 self.job(Job::Install { meta: *meta, keep_tail })?;
+            }
+            Output::DiscardSnapshot { restores_own } => {
+                self.job(Job::Discard { reads_own: restores_own })?;
             }
             Output::Stop(conflict) => return Err(NodeError::Conflict(conflict)),
         }

@@ -38,9 +38,15 @@ pub(crate) enum Job {
         offset: u64,
         data: Vec<u8>,
     },
+    /// Check the parts, and open them for the service to read.
+    Stage(SnapshotMeta),
     Install {
         meta: SnapshotMeta,
         keep_tail: bool,
+    },
+    /// Delete the parts, and open the latest own snapshot if the service needs it.
+    Discard {
+        reads_own: bool,
     },
     /// Sync everything, and save this as the last word.
     Stop(HardState),
@@ -54,8 +60,12 @@ pub(crate) enum Done {
     SnapshotTaken(Option<SnapshotMeta>),
     /// A part of the latest snapshot and where it lies; none if there is none to be read.
     SnapshotPart { to: NodeId, part: Option<(SnapshotMeta, u64, Vec<u8>)> },
-    /// None if what was received was not what it claimed to be.
-    Installed(Option<(SnapshotMeta, Box<dyn SnapshotSource>)>),
+    /// The received parts, to be read; none if they are not what they claimed to be.
+    Staged(Option<(SnapshotMeta, Box<dyn SnapshotSource>)>),
+    /// The received snapshot is the latest one.
+    Installed,
+    /// The latest own snapshot, to be read again; none if there is none.
+    Own(Option<(SnapshotMeta, Box<dyn SnapshotSource>)>),
     /// After the first failure the node stops (P38).
     Failed(StoreError),
 }
@@ -200,16 +210,25 @@ impl Persistence {
                 // P36: every write up to that of the snapshot's last entry has come before this
                 // job. Unsynced, one of them may be a truncation that a crash undoes, and the
                 // snapshot would stand beside a log that it does not fit.
-                if !planted!("snapshot-before-sync") {
-                    self.sync().await?;
-                }
+                self.sync().await?;
                 self.take_snapshot(meta, writer);
             }
             Job::ReadSnapshot { to, index, offset } => self.read_part(to, index, offset)?,
             Job::KeepPart { offset, data } => self.keep_part(offset, &data)?,
+            Job::Stage(meta) => {
+                roles::disk_time(self.store.as_mut()).await;
+                self.stage(meta)?;
+            }
             Job::Install { meta, keep_tail } => {
                 roles::disk_time(self.store.as_mut()).await;
                 self.install(&meta, keep_tail)?;
+            }
+            Job::Discard { reads_own } => {
+                self.sink = None;
+                if reads_own {
+                    let own = self.store.snapshots().open()?;
+                    self.tell(Done::Own(own.map(|own| (own.meta, own.source))));
+                }
             }
             Job::Write(_) | Job::Stop(_) => unreachable!("these are not snapshot jobs"),
         }
@@ -293,23 +312,33 @@ impl Persistence {
         Ok(())
     }
 
-    fn install(&mut self, meta: &SnapshotMeta, keep_tail: bool) -> Result<(), StoreError> {
-        let Some(sink) = self.sink.take() else {
-            self.tell(Done::Installed(None));
-            return Ok(());
+    /// Checks what was received, and opens it. Nothing else changes.
+    fn stage(&mut self, meta: SnapshotMeta) -> Result<(), StoreError> {
+        let staged = match &mut self.sink {
+            None => None,
+            Some(sink) => match meta.check_written(sink.written()) {
+                Ok(()) => Some(sink.read_back().map_err(|source| StoreError::Io {
+                    action: "read a received snapshot".to_owned(),
+                    place: "the data directory".to_owned(),
+                    source,
+                })?),
+                Err(error) => {
+                    tracing::error!(%error, "a received snapshot is not what it should be");
+                    None
+                }
+            },
         };
-        match self.store.install(sink, meta, keep_tail) {
-            Ok(()) => {
-                let open = self.store.snapshots().open()?;
-                let installed = open.map(|open| (open.meta, open.source));
-                self.tell(Done::Installed(installed));
-            }
-            Err(error @ StoreError::SnapshotMismatch { .. }) => {
-                tracing::error!(%error, "a received snapshot is not what it should be");
-                self.tell(Done::Installed(None));
-            }
-            Err(error) => return Err(error),
-        }
+        self.tell(Done::Staged(staged.map(|source| (meta, source))));
+        Ok(())
+    }
+
+    /// The service has read what was received: it becomes the latest snapshot.
+    fn install(&mut self, meta: &SnapshotMeta, keep_tail: bool) -> Result<(), StoreError> {
+        let sink = self.sink.take().expect("it was staged, and no part has come since");
+        self.store.install(sink, meta, keep_tail)?;
+        // The donor's part of this replica reads the new one from now on.
+        self.open = None;
+        self.tell(Done::Installed);
         Ok(())
     }
 
@@ -527,6 +556,10 @@ mod tests {
     }
 
     impl SnapshotSink for Part {
+        fn read_back(&mut self) -> io::Result<Box<dyn SnapshotSource>> {
+            unreachable!("it is not received")
+        }
+
         fn written(&self) -> (u64, u32) {
             (self.written, 0)
         }

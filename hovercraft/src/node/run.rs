@@ -119,7 +119,9 @@ fn restore(applier: &mut Applier, store: &dyn LogStore) -> Result<(), NodeError>
     let Some(open) = store.snapshots().open().map_err(NodeError::Store)? else { return Ok(()) };
     let mut data = io::BufReader::with_capacity(1 << 16, open.source);
     let index = open.meta.index;
-    applier.restore(&open.meta, &mut data).map_err(|source| NodeError::Restore { index, source })
+    applier
+        .restore(&open.meta, &mut data)
+        .map_err(|error| NodeError::Restore { index, source: error.into() })
 }
 
 async fn drive(

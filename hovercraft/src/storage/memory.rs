@@ -4,6 +4,7 @@ use std::{
     any::Any,
     collections::VecDeque,
     io::{self, Read, Write},
+    mem,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -19,7 +20,6 @@ use super::{
     health::Health,
     memory_image::{self, Image},
     record::WrittenBy,
-    snapshot_file::check_written,
 };
 use crate::entry::{Entry, Index};
 
@@ -238,10 +238,10 @@ impl LogStore for MemoryStore {
         let health = Arc::clone(&self.health);
         health.guard(&self.place(), || {
             let part = part_of(snapshot);
-            check_written(meta, part.written())?;
+            meta.check_written(part.written())?;
             let mut state = self.snapshots.state();
             state.installs += 1;
-            state.latest = Some(Latest { meta: meta.clone(), data: part.data.into() });
+            state.latest = Some(Latest { meta: meta.clone(), data: part.into_data() });
             drop(state);
             // The tail is what follows the snapshot without a gap.
             let holds = self.first_index..=self.next_index();
@@ -295,16 +295,17 @@ impl MemorySnapshots {
 impl SnapshotStore for MemorySnapshots {
     fn create(&self) -> Result<Box<dyn SnapshotSink>, StoreError> {
         let installs = self.state().installs;
-        Ok(Box::new(Part { data: Vec::new(), hasher: crc32fast::Hasher::new(), installs }))
+        let hasher = crc32fast::Hasher::new();
+        Ok(Box::new(Part { data: Vec::new(), read_back: None, hasher, installs }))
     }
 
     fn publish(&self, sink: Box<dyn SnapshotSink>, meta: &SnapshotMeta) -> Result<(), StoreError> {
         let part = part_of(sink);
-        check_written(meta, part.written())?;
+        meta.check_written(part.written())?;
         let mut state = self.state();
         let newer = state.latest.as_ref().is_none_or(|latest| latest.meta.index < meta.index);
         if newer && part.installs == state.installs {
-            state.latest = Some(Latest { meta: meta.clone(), data: part.data.into() });
+            state.latest = Some(Latest { meta: meta.clone(), data: part.into_data() });
         }
         Ok(())
     }
@@ -320,12 +321,23 @@ impl SnapshotStore for MemorySnapshots {
 /// A snapshot being written.
 struct Part {
     data: Vec<u8>,
+    /// All of the data, once it is being read.
+    read_back: Option<Bytes>,
     hasher: crc32fast::Hasher,
     installs: u64,
 }
 
+impl Part {
+    fn into_data(self) -> Bytes {
+        self.read_back.unwrap_or_else(|| self.data.into())
+    }
+}
+
 impl Write for Part {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.read_back.is_some() {
+            return Err(io::Error::other("a snapshot that is read back is written no more"));
+        }
         self.data.extend_from_slice(bytes);
         self.hasher.update(bytes);
         Ok(bytes.len())
@@ -338,7 +350,14 @@ impl Write for Part {
 
 impl SnapshotSink for Part {
     fn written(&self) -> (u64, u32) {
-        (self.data.len() as u64, self.hasher.clone().finalize())
+        let count = self.read_back.as_ref().map_or(self.data.len(), Bytes::len);
+        (count as u64, self.hasher.clone().finalize())
+    }
+
+    fn read_back(&mut self) -> io::Result<Box<dyn SnapshotSource>> {
+        let data = self.read_back.take().unwrap_or_else(|| mem::take(&mut self.data).into());
+        self.read_back = Some(data.clone());
+        Ok(Box::new(MemorySource { data, position: 0 }))
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {

@@ -381,6 +381,10 @@ pub trait SnapshotSink: Write + Send {
     /// The size in bytes and the CRC-32 of what has been written, for the meta.
     fn written(&self) -> (u64, u32);
 
+    /// Opens what has been written. Nothing is written after this; the snapshot may still be
+    /// published, installed or dropped, even while this source is open.
+    fn read_back(&mut self) -> std::io::Result<Box<dyn SnapshotSource>>;
+
     /// For the store that made it to take back.
     fn into_any(self: Box<Self>) -> Box<dyn std::any::Any>;
 }

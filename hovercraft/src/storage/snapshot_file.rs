@@ -60,7 +60,7 @@ impl Part {
 
     /// Compares what was written with `meta`, appends it, and syncs the file.
     pub(super) fn seal(&mut self, meta: &SnapshotMeta) -> Result<(), StoreError> {
-        check_written(meta, self.written())?;
+        meta.check_written(self.written())?;
         let record = encode_snapshot_meta(meta);
         let length = u32::try_from(record.len()).expect("a configuration is far below 4 GiB");
         self.file
@@ -111,6 +111,12 @@ impl Write for Part {
 impl SnapshotSink for Part {
     fn written(&self) -> (u64, u32) {
         (self.size_bytes, self.hasher.clone().finalize())
+    }
+
+    fn read_back(&mut self) -> io::Result<Box<dyn SnapshotSource>> {
+        self.file.flush()?;
+        let file = self.disk.open(&self.name)?;
+        Ok(Box::new(FileSource { file, size_bytes: self.size_bytes, position: 0 }))
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
@@ -176,21 +182,23 @@ fn read_exact_at(file: &dyn DiskFile, offset: u64, buffer: &mut [u8]) -> io::Res
     }
 }
 
-/// Refuses a snapshot whose data is not what its meta says, before anything has changed.
-pub(super) fn check_written(
-    meta: &SnapshotMeta,
-    (written_bytes, written_checksum): (u64, u32),
-) -> Result<(), StoreError> {
-    if (meta.size_bytes, meta.checksum) == (written_bytes, written_checksum) {
-        return Ok(());
+impl SnapshotMeta {
+    /// Refuses a snapshot whose data is not what this says, before anything has changed.
+    pub(crate) fn check_written(
+        &self,
+        (written_bytes, written_checksum): (u64, u32),
+    ) -> Result<(), StoreError> {
+        if (self.size_bytes, self.checksum) == (written_bytes, written_checksum) {
+            return Ok(());
+        }
+        Err(StoreError::SnapshotMismatch {
+            index: self.index,
+            size_bytes: self.size_bytes,
+            checksum: self.checksum,
+            written_bytes,
+            written_checksum,
+        })
     }
-    Err(StoreError::SnapshotMismatch {
-        index: meta.index,
-        size_bytes: meta.size_bytes,
-        checksum: meta.checksum,
-        written_bytes,
-        written_checksum,
-    })
 }
 
 /// Reads a complete snapshot through and compares everything that can be compared.

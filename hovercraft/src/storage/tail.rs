@@ -89,7 +89,7 @@ impl Tail {
             }
         } else {
             let term = entries[(covered - first_index) as usize].term;
-            if term != covered_term && !planted!("stale-tail-kept") {
+            if term != covered_term {
                 return Ok(Self::Goes);
             }
             before = entries[0].term;

@@ -76,10 +76,8 @@ impl Image {
     pub(super) fn job(&mut self, job: Job) {
         match job {
             Job::Write(write) => self.write(write),
-            Job::Install { snapshot, keep_tail } if snapshot.is_whole() => {
-                self.install(snapshot, keep_tail);
-            }
-            Job::Install { .. } | Job::TakeSnapshot(_) => {}
+            Job::Install { snapshot, keep_tail } => self.install(snapshot, keep_tail),
+            Job::TakeSnapshot(_) | Job::Stage | Job::ReadOwn => {}
         }
     }
 

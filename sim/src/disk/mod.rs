@@ -42,6 +42,10 @@ enum Job {
         snapshot: Snapshot,
         keep_tail: bool,
     },
+    /// Checks what was received, for the service to read.
+    Stage,
+    /// Reads the latest snapshot again.
+    ReadOwn,
     /// Syncs the log, and then begins to write this snapshot (P36).
     TakeSnapshot(Box<Snapshot>),
 }
@@ -52,8 +56,12 @@ pub(crate) enum Done {
     Stored(WriteNumber),
     /// The writes that this snapshot rests on are synced; it may be published from now on.
     SnapshotBegun(Box<Snapshot>),
-    /// None if what was received is not what it should be.
-    Installed(Option<Box<Snapshot>>),
+    /// What was received; none if it is not what it should be.
+    Staged(Option<Box<Snapshot>>),
+    /// What was received is the latest snapshot.
+    Installed,
+    /// The latest snapshot, if there is one.
+    Own(Option<Box<Snapshot>>),
 }
 
 #[derive(Debug)]
@@ -72,6 +80,8 @@ pub(crate) struct Disk {
     under_way: usize,
     /// The snapshot that is being received.
     parts: Vec<u8>,
+    /// The one that was received, until it is installed or discarded.
+    staged: Option<Snapshot>,
     /// How many times slower than usual it is.
     slowness: u32,
     /// It completes nothing before this.
@@ -110,6 +120,7 @@ impl Disk {
             done: 0,
             under_way: 0,
             parts: Vec::new(),
+            staged: None,
             slowness: 1,
             stalled_until: Time::ZERO,
             fails: false,
@@ -134,12 +145,32 @@ impl Disk {
         self.parts.extend_from_slice(data);
     }
 
-    /// Takes the job to install what was received.
-    pub(crate) fn install(&mut self, meta: SnapshotMeta, keep_tail: bool) {
+    /// Takes the job to check what was received.
+    pub(crate) fn stage(&mut self, meta: SnapshotMeta) {
+        let data = Bytes::from(std::mem::take(&mut self.parts));
+        self.staged = Some(Snapshot { meta, data });
+        self.jobs.push_back(Job::Stage);
+    }
+
+    /// Takes the job to install what was received, and read by the service.
+    pub(crate) fn install(&mut self, keep_tail: bool) {
         // In `memory` no entries are handed over, so there is no tail.
         let keep_tail = keep_tail && self.durability != Durability::Memory;
-        let data = Bytes::from(std::mem::take(&mut self.parts));
-        self.jobs.push_back(Job::Install { snapshot: Snapshot { meta, data }, keep_tail });
+        let snapshot = self.staged.take().expect("it was staged");
+        self.jobs.push_back(Job::Install { snapshot, keep_tail });
+    }
+
+    /// Deletes what was received; takes the job to read the latest snapshot, if that is wanted.
+    pub(crate) fn discard(&mut self, reads_own: bool) {
+        self.staged = None;
+        if reads_own {
+            self.jobs.push_back(Job::ReadOwn);
+        }
+    }
+
+    /// Whether the service cannot read a snapshot of another replica.
+    pub(crate) fn spoils_reading(&mut self) -> bool {
+        happens(&mut self.rng, self.options.unreadable_per_mille)
     }
 
     /// Takes the job to write a snapshot that this replica took.
@@ -152,11 +183,11 @@ impl Disk {
         if happens(&mut self.rng, self.options.spoiled_per_mille) {
             return false;
         }
-        let latest = self.durable.snapshot.as_ref().map_or(0, |latest| latest.meta.index);
+        let latest = self.durable.snapshot.as_ref().map(|latest| latest.meta.index);
         if let Some(store) = &mut self.store {
             store.publish(&snapshot);
         }
-        if snapshot.meta.index > latest {
+        if latest.is_none_or(|latest| snapshot.meta.index > latest) {
             self.durable.snapshot = Some(snapshot);
         }
         true
@@ -200,13 +231,19 @@ impl Disk {
                 }
                 Job::Write(Write::Append { number, .. }) => stored = Some(*number),
                 Job::Write(Write::Trim { .. }) => {}
-                Job::Install { snapshot, .. } => {
+                Job::Stage => {
+                    let staged = self.staged.clone().filter(Snapshot::is_whole);
+                    news.push(Done::Staged(staged.map(Box::new)));
+                }
+                Job::ReadOwn => {
+                    news.push(Done::Own(self.durable.snapshot.clone().map(Box::new)));
+                }
+                Job::Install { .. } => {
                     sync_to = sync_to.max(position + 1);
-                    let is_whole = snapshot.is_whole();
-                    news.push(Done::Installed(is_whole.then(|| Box::new(snapshot.clone()))));
+                    news.push(Done::Installed);
                 }
                 Job::TakeSnapshot(snapshot) => {
-                    if !(self.options.syncs_lie && self.rng.bool()) {
+                    if !(self.options.syncs_lie && self.rng.u8(..16) > 0) {
                         sync_to = sync_to.max(position + 1);
                     }
                     news.push(Done::SnapshotBegun(snapshot.clone()));
@@ -223,7 +260,7 @@ impl Disk {
         if let Some(store) = &mut self.store {
             store.sync();
         }
-        if !(self.options.syncs_lie && self.rng.bool()) {
+        if !(self.options.syncs_lie && self.rng.u8(..16) > 0) {
             self.sync(self.done);
         }
         Duration::from_micros(self.options.interval_us)
@@ -246,6 +283,7 @@ impl Disk {
         self.durable.hard_state = state;
         self.jobs.clear();
         self.parts.clear();
+        self.staged = None;
         (self.done, self.under_way, self.durable.hard_state_write) = (0, 0, 0);
     }
 
@@ -300,7 +338,7 @@ impl Disk {
 
     /// Nothing is wrong with it any more.
     pub(crate) fn repair(&mut self) {
-        self.options.spoiled_per_mille = 0;
+        (self.options.spoiled_per_mille, self.options.unreadable_per_mille) = (0, 0);
         self.slowness = 1;
         self.stalled_until = Time::ZERO;
         (self.fails, self.is_full, self.is_damaged) = (false, false, false);
@@ -378,6 +416,7 @@ impl Disk {
     fn forget(&mut self) {
         self.jobs.clear();
         self.parts.clear();
+        self.staged = None;
         (self.done, self.under_way, self.durable.hard_state_write) = (0, 0, 0);
         if self.durability == Durability::Memory {
             self.durable.snapshot = None;

@@ -6,6 +6,7 @@
 mod acknowledged_writes;
 mod acknowledgement;
 mod announced;
+mod answered_once;
 mod body_presence;
 mod bounded;
 mod cancelled;
@@ -217,6 +218,8 @@ impl Invariants {
         if let Some(mirror) = &mut self.mirrors[at] {
             let before = std::mem::replace(&mut mirror.applied, index);
             state_machine_safety::check_order(application, before, &self.history)?;
+            answered_once::check(application, mirror.applied_max)?;
+            mirror.applied_max = mirror.applied_max.max(index);
         }
         self.linearizable.note(application);
         read_only::check(application, &self.states)?;

@@ -71,7 +71,11 @@ pub(super) fn check_snapshot(
     node: NodeId,
     meta: &SnapshotMeta,
 ) -> Result<(), Violation> {
-    let committed = history.committed(meta.index).map(|recorded| recorded.entry.term);
+    // At index 0 it stands for the empty state, before any entry.
+    let committed = match meta.index {
+        0 => Some(0),
+        index => history.committed(index).map(|recorded| recorded.entry.term),
+    };
     if committed == Some(meta.term) {
         return Ok(());
     }

@@ -107,6 +107,7 @@ impl Stepper {
                     self.invariants.applied(&Application { node, committed, call, state })?;
                 }
                 Effect::Restored(snapshot, state) => self.restored(at, &snapshot, state)?,
+                Effect::WentBack(snapshot, state) => self.went_back(at, &snapshot, state)?,
                 Effect::RefusedSnapshot => self.coverage.add("snapshots refused", 1),
                 Effect::TookSnapshot(index) => {
                     self.trace.tell(self.now, Place::At(at), || {
@@ -125,8 +126,16 @@ impl Stepper {
         let (node, index) = (self.replicas[at].node, snapshot.meta.index);
         let last = self.invariants.mirror(at).map_or(0, Mirror::last);
         self.coverage.add("snapshots installed below a tail", u64::from(last > index));
-        let what = || format!("{node} installs a snapshot of {index}");
+        let what = || format!("{node} reads a snapshot of {index}");
         self.trace.tell(self.now, Place::At(at), what);
+        self.invariants.restored(node, snapshot, state)
+    }
+
+    fn went_back(&mut self, at: usize, snapshot: &Snapshot, state: u64) -> Result<(), Violation> {
+        let (node, index) = (self.replicas[at].node, snapshot.meta.index);
+        self.coverage.add("services that went back", 1);
+        self.coverage.add("services that went back to the empty state", u64::from(index == 0));
+        self.trace.tell(self.now, Place::At(at), || format!("{node} goes back to {index}"));
         self.invariants.restored(node, snapshot, state)
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hovercraft::storage::Durability;
+use hovercraft::{core::InstallStep, storage::Durability};
 use r2p2::Time;
 
 use super::{Event, Relief, Stepper};
@@ -187,10 +187,24 @@ impl Stepper {
     pub(super) fn kill(&mut self, at: usize, leaves: Leaves) {
         if self.replicas[at].life.is_some() {
             self.trace.fault(self.now, Place::At(at), || format!("{} dies", at + 1));
+            self.count_killed_install(at);
             self.bury(at);
             let is_torn = self.replicas[at].kill(leaves);
             self.coverage.add("torn tails cut", u64::from(is_torn));
         }
+    }
+
+    /// A crash may come between any two steps of an install.
+    fn count_killed_install(&mut self, at: usize) {
+        let step = self.replicas[at].life.as_ref().and_then(|life| life.core.install_step());
+        let what = match step {
+            None => return,
+            Some(InstallStep::TakingOwn) => "killed while taking the own snapshot",
+            Some(InstallStep::Reading) => "killed while reading a snapshot",
+            Some(InstallStep::Switching) => "killed while switching to a snapshot",
+            Some(InstallStep::GoingBack) => "killed while going back to the own snapshot",
+        };
+        self.coverage.add(what, 1);
     }
 
     /// The process dies, not the machine: what its store notes without a sync is there, by which

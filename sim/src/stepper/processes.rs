@@ -93,7 +93,9 @@ impl Stepper {
         for done in disk.complete() {
             match done {
                 Done::Stored(number) => self.input(process, Input::Stored(number))?,
-                Done::Installed(snapshot) => self.input(process, Input::Installed(snapshot))?,
+                Done::Staged(snapshot) => self.input(process, Input::Staged(snapshot))?,
+                Done::Installed => self.input(process, Input::Installed)?,
+                Done::Own(snapshot) => self.input(process, Input::OwnSnapshot(snapshot))?,
                 Done::SnapshotBegun(snapshot) => {
                     let after = self.replicas[process.at].disk.duration();
                     self.agenda.add(self.now + after, Event::Snapshot(process, snapshot));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hovercraft::core::Status;
+use hovercraft::core::{InstallStep, Status};
 
 use super::{Event, Stepper, injection::BY_HAND};
 use crate::{
@@ -85,6 +85,11 @@ impl Stepper {
     /// What a replica says of itself; none if it is down.
     pub fn status(&self, at: usize) -> Option<Status> {
         self.replicas[at].life.as_ref().map(|life| life.core.status())
+    }
+
+    /// The step of the install that a replica is in.
+    pub fn install_step(&self, at: usize) -> Option<InstallStep> {
+        self.replicas[at].life.as_ref().and_then(|life| life.core.install_step())
     }
 
     /// A replica that died starts again.

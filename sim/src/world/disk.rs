@@ -284,7 +284,7 @@ impl LogStore for TimedStore {
         let mut state = self.disk.state();
         state.unsynced_from = None;
         let may_lie = state.options.syncs_lie && state.durability == Durability::Interval;
-        let lies = may_lie && state.rng.bool();
+        let lies = may_lie && state.rng.u8(..16) > 0;
         drop(state);
         if lies { Ok(()) } else { self.store.sync() }
     }

@@ -45,6 +45,7 @@ pub(super) struct Replica {
     witness: Witness,
     workload: Arc<dyn Workload>,
     spoiling: Spoiling,
+    unreadable: Spoiling,
     ballast: usize,
     /// It stands still until then.
     paused_until: Duration,
@@ -97,6 +98,7 @@ impl Replica {
             witness: witness.clone(),
             workload: Arc::clone(workload),
             spoiling: Spoiling::new(options.disk.spoiled_per_mille, stream("spoiling")),
+            unreadable: Spoiling::new(options.disk.unreadable_per_mille, stream("unreadable")),
             ballast: options.pace.ballast_bytes,
             paused_until: Duration::ZERO,
             process: Arc::default(),
@@ -120,8 +122,8 @@ impl Replica {
             (self.builder.clone(), self.pace.clone(), Arc::clone(&self.process));
         let (address, group, disk) = (self.address, self.group, self.disk.clone());
         let (witness, spoiling) = (self.witness.clone(), self.spoiling.clone());
-        let service =
-            Watched::new(self.workload.service(), self.id, witness, self.ballast, spoiling);
+        let (service, unreadable) = (self.workload.service(), self.unreadable.clone());
+        let service = Watched::new(service, self.id, witness, self.ballast, spoiling, unreadable);
         let host = Handle::current().get_node(self.host).expect("it was created");
         host.spawn(async move {
             let link = SimLink::bind(address, group, pace);
@@ -207,6 +209,7 @@ impl Replica {
         self.set_slow(0);
         self.disk.repair();
         self.spoiling.end();
+        self.unreadable.end();
         self.is_wanted = true;
     }
 }

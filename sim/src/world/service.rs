@@ -117,9 +117,13 @@ pub(super) struct Watched {
     /// Snapshots have so many bytes more than they need, so that they travel in parts.
     ballast: usize,
     spoiling: Spoiling,
+    /// The snapshots of other replicas that it cannot read.
+    unreadable: Spoiling,
+    /// It could not read the last one, and has no state.
+    is_void: bool,
 }
 
-/// Which snapshots cannot be written: so many of a thousand.
+/// Which snapshots cannot be written, or read: so many of a thousand.
 #[derive(Debug, Clone)]
 pub(super) struct Spoiling(Arc<Mutex<(u32, fastrand::Rng)>>);
 
@@ -151,8 +155,9 @@ impl Watched {
         witness: Witness,
         ballast: usize,
         spoiling: Spoiling,
+        unreadable: Spoiling,
     ) -> Self {
-        Self { service, node, witness, history: 0, ballast, spoiling }
+        Self { service, node, witness, history: 0, ballast, spoiling, unreadable, is_void: false }
     }
 
     fn tell(&self, context: &Context, is_query: bool, marked: &[u8], reply: &[u8]) {
@@ -208,6 +213,14 @@ impl StateMachine for Watched {
         snapshot.read_exact(&mut history)?;
         let mut ballast = vec![0; self.ballast];
         snapshot.read_exact(&mut ballast)?;
+        // One that has executed nothing yet reads its own; and so does one without a state.
+        let is_received = self.history != 0 && !self.is_void;
+        self.is_void = is_received && self.unreadable.happens();
+        if self.is_void {
+            // Whatever it executes from here on is seen to be wrong.
+            self.history = !self.history;
+            return Err(io::Error::other("a fault of the schedule"));
+        }
         self.history = u64::from_le_bytes(history);
         self.service.restore(snapshot)
     }
