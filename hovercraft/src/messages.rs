@@ -59,20 +59,27 @@ pub enum Message {
     /// What a follower holds, and how far it is.
     AppendReply(AppendReply),
     /// Bodies that a follower has metadata for (P9).
-    FetchBodies { wants: Vec<BodyWant> },
-    /// Bodies, or parts of one, as many as fit.
-    Bodies { parts: Vec<BodyPart> },
-    /// Whole entries after `after`, for a replica far behind (P9).
-    FetchEntries { after: Index },
-    /// Whole entries after (`after`, `after_term`), all of them committed.
-    Entries { after: Index, after_term: Term, entries: Vec<WholeEntry> },
+    FetchBodies { wants: Vec<BodyWant>, question: u64, bytes: u32 },
+    /// Bodies, or parts of one, up to as many bytes as were asked for.
+    Bodies { parts: Vec<BodyPart>, question: u64 },
+    /// About so many bytes of whole entries after `after`, for a replica far behind (P9).
+    FetchEntries { after: Index, question: u64, bytes: u32 },
+    /// Whole entries after (`after`, `after_term`), all of them committed. The whole answer, perhaps
+    /// in several messages, goes up to `until`.
+    Entries {
+        after: Index,
+        after_term: Term,
+        entries: Vec<WholeEntry>,
+        question: u64,
+        until: Index,
+    },
     /// The donor does not hold what comes after the asked index, but a snapshot at this index.
-    SnapshotAvailable { index: Index },
-    /// A part of the donor's latest snapshot. A donor whose latest one has another index answers
-    /// from its start.
-    FetchSnapshot { index: Index, offset: u64 },
+    SnapshotAvailable { index: Index, question: u64 },
+    /// So many bytes of the snapshot at an index. A donor that has it no more answers from the start
+    /// of its latest.
+    FetchSnapshot { index: Index, offset: u64, question: u64, bytes: u32 },
     /// A part of a snapshot (P36).
-    SnapshotPart { meta: Box<SnapshotMeta>, offset: u64, data: Vec<u8> },
+    SnapshotPart { meta: Box<SnapshotMeta>, offset: u64, data: Vec<u8>, question: u64 },
     /// A request that reached a replica that does not lead, with its return path (mode `raft`).
     Forward { request: WholeRequest },
     /// A recovering replica asks the leader up to where it must catch up (P37).
@@ -486,19 +493,34 @@ pub struct WholeEntry {
 }
 
 impl WholeEntry {
-    pub(crate) fn new(entry: &Entry) -> Self {
+    /// Bytes that an entry counts for beside its body.
+    const OVERHEAD_BYTES: usize = 128;
+
+    /// The entry, with its request if the body has at most `body_max` bytes.
+    pub(crate) fn new(entry: &Entry, body_max: usize) -> Self {
         let metadata = Metadata::of(entry, entry.log_time_us).expect("the base is the entry's own");
         let (mut configuration, mut request) = (None, None);
         match &entry.payload {
             Payload::Noop => {}
             Payload::Configuration(content) => configuration = Some(content.as_ref().clone()),
             Payload::Request { request: content, .. } => {
-                let is_small = content.body().len() <= PART_BYTES_MAX;
+                let is_small = content.body().len() <= body_max;
                 request = is_small.then(|| WholeRequest::new(content, entry.return_path));
             }
         }
         let (term, log_time_us) = (entry.term, entry.log_time_us);
         Self { term, log_time_us, metadata, configuration, request }
+    }
+
+    /// Returns about how many bytes an entry takes on its way.
+    pub(crate) fn size_bytes(entry: &Entry, body_max: usize) -> usize {
+        let len = entry.request().map_or(0, |request| request.body().len());
+        Self::OVERHEAD_BYTES + if len > body_max { 0 } else { len }
+    }
+
+    /// Returns the same, of what came.
+    pub(crate) fn bytes(&self) -> usize {
+        Self::OVERHEAD_BYTES + self.request.as_ref().map_or(0, |request| request.body.len())
     }
 }
 

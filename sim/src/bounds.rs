@@ -204,6 +204,11 @@ fn check_fault(fault: &Fault, options: &Options, beyond: bool) -> Result<(), Str
         | Fault::Duplication { per_mille, .. }
         | Fault::Corruption { per_mille, .. }
         | Fault::BitFlip { per_mille, .. } => within("per_mille", per_mille, 0..=1000),
+        Fault::Narrow { kbit_per_s, queue_bytes, delay_us, .. } => {
+            within("kbit_per_s", kbit_per_s, 1..=100_000_000)?;
+            within("queue_bytes", queue_bytes, 1..=1 << 30)?;
+            within("delay_us", delay_us, 0..=HOUR_US)
+        }
         Fault::Reordering { spread_us, .. } => within("spread_us", spread_us, 0..=HOUR_US),
         Fault::DelayTail { per_mille, late_us, .. } | Fault::Echo { per_mille, late_us, .. } => {
             within("per_mille", per_mille, 0..=1000)?;

@@ -60,6 +60,8 @@ impl Coverage {
             ("bodies refused by the leader", counters.bodies_refused),
             ("metadata taken back", counters.metadata_taken_back),
             ("bulk catch-ups", counters.bulk_catch_ups),
+            ("parts of snapshots sent", counters.snapshot_parts_sent),
+            ("parts of snapshots that were not used", counters.snapshot_parts_unused),
             ("snapshots taken", counters.snapshots_taken),
             ("snapshots installed", counters.snapshots_installed),
             ("pre-votes refused", counters.pre_votes_refused),

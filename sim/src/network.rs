@@ -92,6 +92,43 @@ impl Weather {
     }
 }
 
+/// The one link of an endpoint to all others, which carries only so much.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pipe {
+    pub(crate) cause: Cause,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) kbit_per_s: u64,
+    /// Bytes that wait at each end at most; what comes on top is lost.
+    pub(crate) queue_bytes: u64,
+    pub(crate) delay: Duration,
+    /// When each end has sent everything that waits there: from the endpoint, and to it.
+    free_at: [Time; 2],
+}
+
+impl Pipe {
+    pub(crate) fn new(
+        (cause, endpoint): (Cause, Endpoint),
+        kbit_per_s: u32,
+        queue_bytes: u32,
+        delay: Duration,
+    ) -> Self {
+        let (kbit_per_s, queue_bytes) = (kbit_per_s.max(1).into(), queue_bytes.into());
+        Self { cause, endpoint, kbit_per_s, queue_bytes, delay, free_at: [Time::ZERO; 2] }
+    }
+
+    /// Sends so many bytes; returns how long they take to the other end, none if they are lost.
+    fn send(&mut self, now: Time, is_out: bool, bytes: u64) -> Option<Duration> {
+        let free_at = &mut self.free_at[usize::from(!is_out)];
+        let begins = (*free_at).max(now);
+        let waiting_bytes = begins.since(now).as_micros() as u64 * self.kbit_per_s / 8000;
+        if waiting_bytes + bytes > self.queue_bytes {
+            return None;
+        }
+        *free_at = begins + Duration::from_micros(bytes * 8000 / self.kbit_per_s);
+        Some(free_at.since(now) + self.delay)
+    }
+}
+
 /// When the copies of a packet arrive.
 pub(crate) type Arrivals = [Option<Time>; 2];
 
@@ -101,6 +138,7 @@ pub(crate) struct Network {
     endpoints: usize,
     /// From × to.
     links: Vec<Link>,
+    pipes: Vec<Pipe>,
     weather: Weather,
     /// What the weather is made of.
     causes: Vec<(Cause, Fault)>,
@@ -111,6 +149,9 @@ pub(crate) struct Network {
     pub(crate) cut_off: u64,
     pub(crate) damaged: u64,
     pub(crate) flipped: u64,
+    /// Bytes that narrow links have carried, and that their queues had no room for.
+    pub(crate) squeezed_bytes: u64,
+    pub(crate) overflowed_bytes: u64,
 }
 
 impl Network {
@@ -125,6 +166,7 @@ impl Network {
             options,
             endpoints,
             links,
+            pipes: Vec::new(),
             weather: Weather::default(),
             causes: Vec::new(),
             lost: 0,
@@ -134,6 +176,8 @@ impl Network {
             cut_off: 0,
             damaged: 0,
             flipped: 0,
+            squeezed_bytes: 0,
+            overflowed_bytes: 0,
         }
     }
 
@@ -145,6 +189,7 @@ impl Network {
         to: Endpoint,
         bytes: impl FnOnce() -> usize,
     ) -> Arrivals {
+        let is_narrow = self.pipes.iter().any(|pipe| [from, to].contains(&pipe.endpoint));
         let link = &mut self.links[from * self.endpoints + to];
         if link.is_dead || !link.cuts.is_empty() {
             self.cut_off += 1;
@@ -155,10 +200,21 @@ impl Network {
             self.lost += 1;
             return [None; 2];
         }
-        if weather.packet_bytes_max.is_some_and(|max| bytes() > max) {
+        let bytes = if is_narrow || weather.packet_bytes_max.is_some() { bytes() } else { 0 };
+        if weather.packet_bytes_max.is_some_and(|max| bytes > max) {
             self.too_large += 1;
             return [None; 2];
         }
+        let mut way = Duration::ZERO;
+        for pipe in self.pipes.iter_mut().filter(|pipe| [from, to].contains(&pipe.endpoint)) {
+            let Some(time) = pipe.send(now, pipe.endpoint == from, bytes as u64) else {
+                self.overflowed_bytes += bytes as u64;
+                return [None; 2];
+            };
+            self.squeezed_bytes += bytes as u64;
+            way += time;
+        }
+        let now = now + way;
         let is_late = happens(&mut link.rng, weather.late_per_mille);
         self.late += u64::from(is_late);
         let first = Some(now + delay(&mut link.rng, &self.options, weather, is_late));
@@ -177,7 +233,7 @@ impl Network {
         }
         self.damaged += 1;
         let carried = match message {
-            Message::Bodies { parts } => parts.first_mut().map(|part| &mut part.request.body),
+            Message::Bodies { parts, .. } => parts.first_mut().map(|part| &mut part.request.body),
             Message::Entries { entries, .. } => {
                 let request = entries.first_mut().and_then(|entry| entry.request.as_mut());
                 request.map(|request| &mut request.body)
@@ -233,6 +289,11 @@ impl Network {
         self.links[from * self.endpoints + to].cuts.push(cut);
     }
 
+    /// Makes the link of an endpoint a narrow one.
+    pub(crate) fn narrow(&mut self, pipe: Pipe) {
+        self.pipes.push(pipe);
+    }
+
     /// Cuts one direction of one link for good.
     pub(crate) fn kill_link(&mut self, from: Endpoint, to: Endpoint) {
         self.links[from * self.endpoints + to].is_dead = true;
@@ -256,6 +317,7 @@ impl Network {
             link.cuts.retain(|cut| cut.cause != cause);
         }
         self.causes.retain(|(other, _)| *other != cause);
+        self.pipes.retain(|pipe| pipe.cause != cause);
         self.look_at_the_sky();
     }
 
@@ -265,6 +327,7 @@ impl Network {
             link.cuts.clear();
         }
         self.causes.clear();
+        self.pipes.clear();
         self.look_at_the_sky();
     }
 

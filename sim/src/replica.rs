@@ -7,7 +7,7 @@ use hovercraft::{
     Identity, Incarnation, Index, NodeId, Outcome, Request, ReturnPath,
     core::{
         Applier, Committed, Conflict, Core, Output, Reading, Response, RestoreError, Settings,
-        Start, WriteNumber,
+        SnapshotRead, Start, WriteNumber,
     },
     messages::{Envelope, Message},
     node::{begin_run, end_run},
@@ -124,6 +124,8 @@ pub(crate) struct Life {
     ballast_bytes: usize,
     /// At which indices the whole state is looked at; 0 for none.
     digest_every: Index,
+    /// The snapshot that another replica reads.
+    open: Option<Snapshot>,
     /// Used again, so that a turn allocates nothing.
     replies: Vec<Effect>,
 }
@@ -191,6 +193,7 @@ impl Replica {
             in_thread: pace.apply_max_us.is_some(),
             ballast_bytes: pace.ballast_bytes,
             digest_every: if self.digests { DIGEST_EVERY } else { 0 },
+            open: None,
             replies: Vec::new(),
         });
     }
@@ -289,7 +292,11 @@ impl Life {
                 }
                 self.read_received(now, snapshot, effects);
             }
-            Input::Installed => self.core.handle_installed(now),
+            Input::Installed => {
+                // One of the same index may have other bytes.
+                self.open = None;
+                self.core.handle_installed(now);
+            }
             Input::OwnSnapshot(snapshot) => self.go_back(now, snapshot, effects),
             // A snapshot may have been installed meanwhile.
             Input::Applied(index) if index <= self.core.applied_index() => {}
@@ -357,20 +364,27 @@ impl Life {
                 effects.push(Effect::TookSnapshot(snapshot.meta.index));
                 disk.take_snapshot(Box::new(snapshot));
             }
-            Output::ReadSnapshot { to, index, offset } => {
-                let Some(snapshot) = disk.snapshot() else { return };
-                // Of a newer snapshot than was asked for, the reader needs the beginning.
-                let offset = if snapshot.meta.index == index { offset } else { 0 };
-                let rest = &snapshot.data[snapshot.data.len().min(offset as usize)..];
-                let data = &rest[..rest.len().min(Core::SNAPSHOT_READ_BYTES)];
-                self.core.send_snapshot_part(to, &snapshot.meta, offset, data);
-            }
+            Output::ReadSnapshot(read) => self.read_snapshot(read, disk),
             Output::KeepSnapshotPart { offset, data } => disk.keep_part(offset, &data),
             Output::StageSnapshot { meta } => disk.stage(*meta),
             Output::InstallSnapshot { keep_tail, .. } => disk.install(keep_tail),
             Output::DiscardSnapshot { restores_own } => disk.discard(restores_own),
             Output::Stop(conflict) => effects.push(Effect::Stop(conflict)),
         }
+    }
+
+    /// Sends a part of a snapshot. One that is being read stays readable when a newer one replaces
+    /// it.
+    fn read_snapshot(&mut self, read: SnapshotRead, disk: &Disk) {
+        if self.open.as_ref().is_none_or(|open| open.meta.index != read.index) {
+            self.open = disk.snapshot().cloned();
+        }
+        let Some(Snapshot { meta, data }) = &self.open else { return };
+        // Of another snapshot than was asked for, the reader needs the beginning.
+        let offset = if meta.index == read.index { read.offset } else { 0 };
+        let rest = &data[data.len().min(offset as usize)..];
+        let part = rest[..rest.len().min(read.bytes as usize)].to_vec();
+        self.core.send_snapshot_part(read, meta.clone(), offset, part);
     }
 
     /// Applies what is committed, or hands it to the thread; false if nothing came of it.

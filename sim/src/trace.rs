@@ -237,11 +237,11 @@ fn describe(envelope: &Envelope) -> String {
             Some(after) => format!("that does not fit: go on after {after}"),
             None => format!("I hold {}, applied {}", reply.acknowledged, reply.applied),
         },
-        Message::FetchBodies { wants } => {
+        Message::FetchBodies { wants, .. } => {
             let wants: Vec<_> = wants.iter().map(|want| want.index.to_string()).collect();
             format!("send me the bodies of {}", wants.join(", "))
         }
-        Message::Bodies { parts } => {
+        Message::Bodies { parts, .. } => {
             let parts: Vec<_> = parts.iter().map(|part| part.index.to_string()).collect();
             format!("the bodies of {}", parts.join(", "))
         }
@@ -251,15 +251,15 @@ fn describe(envelope: &Envelope) -> String {
                 refusals.map(|it| format!("{} ({})", it.want.index, it.reason)).collect();
             format!("my log does not have what you ask for: {}", refusals.join(", "))
         }
-        Message::FetchEntries { after } => format!("send me what comes after {after}"),
+        Message::FetchEntries { after, .. } => format!("send me what comes after {after}"),
         Message::Entries { after, entries, .. } => {
             format!("{} entries after {after}", entries.len())
         }
-        Message::SnapshotAvailable { index } => format!("I have a snapshot of {index}"),
-        Message::FetchSnapshot { index, offset } => {
+        Message::SnapshotAvailable { index, .. } => format!("I have a snapshot of {index}"),
+        Message::FetchSnapshot { index, offset, .. } => {
             format!("send me the snapshot of {index} from byte {offset}")
         }
-        Message::SnapshotPart { meta, offset, data } => {
+        Message::SnapshotPart { meta, offset, data, .. } => {
             let end = offset + data.len() as u64;
             format!("the snapshot of {}, bytes {offset}..{end}", meta.index)
         }

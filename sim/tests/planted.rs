@@ -14,12 +14,12 @@ const STARTS: &[(&str, u64)] = &[
     ("agg-feeds-check-quorum", 10_850),
     ("agg-no-fallback", 30_000),
     ("silence-is-refusal", 10_000),
-    ("going-back-answers", 1_500),
+    ("going-back-answers", 3_500),
     ("not-gone-back", 1_000),
 ];
 
 /// It may take so many seeds from there.
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 5000;
 
 #[test]
 fn every_planted_bug_is_found() {

@@ -18,6 +18,8 @@ const COVERED: &[&str] = &[
     "bodies sent by a follower",
     "bodies sent: many",
     "bodies sent: one",
+    "bytes that narrow links lost",
+    "bytes through narrow links",
     "bulk catch-ups",
     "cancellations that refused",
     "cuts that eat packets",

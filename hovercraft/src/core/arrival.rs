@@ -27,7 +27,7 @@ impl Core {
         match &envelope.message {
             Message::AppendEntries(append) => self.is_append_credible(term, append),
             Message::Aggregate(aggregate) => self.is_append_credible(term, &aggregate.append),
-            Message::Entries { after, after_term, entries } => {
+            Message::Entries { after, after_term, entries, .. } => {
                 let terms = || entries.iter().map(|entry| entry.term);
                 let ordered = [*after_term].into_iter().chain(terms()).chain([term]);
                 ordered.is_sorted() && self.configurations_follow(in_entries(*after, entries))
@@ -105,15 +105,17 @@ fn highest_number(message: &Message) -> u64 {
         }
         Message::PreVote { last_index: index, .. }
         | Message::Vote { last_index: index, .. }
-        | Message::FetchEntries { after: index }
-        | Message::Entries { after: index, .. }
-        | Message::SnapshotAvailable { index } => *index,
+        | Message::FetchEntries { after: index, .. }
+        | Message::SnapshotAvailable { index, .. } => *index,
+        Message::Entries { after, until, .. } => *after.max(until),
         Message::CatchUpTo { index, round, .. } => *index.max(round),
         Message::CaughtUp { round, .. } => *round,
-        Message::FetchSnapshot { index, offset } => *index.max(offset),
+        Message::FetchSnapshot { index, offset, .. } => *index.max(offset),
         Message::SnapshotPart { meta, offset, .. } => meta.index.max(meta.size_bytes).max(*offset),
-        Message::FetchBodies { wants } => wants.iter().map(|want| want.index).max().unwrap_or(0),
-        Message::Bodies { parts } => parts.iter().map(|part| part.index).max().unwrap_or(0),
+        Message::FetchBodies { wants, .. } => {
+            wants.iter().map(|want| want.index).max().unwrap_or(0)
+        }
+        Message::Bodies { parts, .. } => parts.iter().map(|part| part.index).max().unwrap_or(0),
         Message::BodiesRefused { refusals } => {
             refusals.iter().map(|refusal| refusal.want.index).max().unwrap_or(0)
         }
@@ -173,8 +175,10 @@ mod tests {
     };
 
     /// Mostly where it matters, and sometimes anywhere.
-    fn number() -> impl Strategy<Value = u64> {
+    /// Boxed, because nested strategies are large, and a test's stack is small.
+    fn number() -> BoxedStrategy<u64> {
         prop_oneof![12 => 0..12u64, 2 => 4096..20_000u64, 1 => any::<u64>(), 1 => u64::MAX - 2..]
+            .boxed()
     }
 
     fn term() -> impl Strategy<Value = Term> {
@@ -346,12 +350,20 @@ mod tests {
             any::<bool>().prop_map(|granted| Message::VoteReply { granted }),
         ];
         let fetching = prop_oneof![
-            vec(body_want(), 0..3).prop_map(|wants| Message::FetchBodies { wants }),
-            vec(body_part(), 0..3).prop_map(|parts| Message::Bodies { parts }),
+            (vec(body_want(), 0..3), 0..9u64, any::<u32>()).prop_map(|(wants, question, bytes)| {
+                Message::FetchBodies { wants, question, bytes }
+            }),
+            (vec(body_part(), 0..3), 0..9u64)
+                .prop_map(|(parts, question)| Message::Bodies { parts, question }),
             vec(body_refusal(), 0..3).prop_map(|refusals| Message::BodiesRefused { refusals }),
-            number().prop_map(|after| Message::FetchEntries { after }),
-            (number(), number())
-                .prop_map(|(index, offset)| Message::FetchSnapshot { index, offset }),
+            (number(), 0..9u64, any::<u32>()).prop_map(|(after, question, bytes)| {
+                Message::FetchEntries { after, question, bytes }
+            }),
+            (number(), number(), 0..9u64, any::<u32>()).prop_map(
+                |(index, offset, question, bytes)| {
+                    Message::FetchSnapshot { index, offset, question, bytes }
+                }
+            ),
             whole_request().prop_map(|request| Message::Forward { request }),
         ];
         let recovering =
@@ -365,13 +377,19 @@ mod tests {
         prop_oneof![
             8 => append_entries().prop_map(Message::AppendEntries).boxed(),
             2 => append_reply().prop_map(Message::AppendReply),
-            4 => (number(), term(), vec(whole_entry(), 0..5)).prop_map(
-                |(after, after_term, entries)| Message::Entries { after, after_term, entries }
+            4 => ((number(), term()), vec(whole_entry(), 0..5), 0..9u64, number()).prop_map(
+                |((after, after_term), entries, question, until)| {
+                    Message::Entries { after, after_term, entries, question, until }
+                }
             ).boxed(),
-            2 => number().prop_map(|index| Message::SnapshotAvailable { index }),
-            3 => (meta(), number(), vec(any::<u8>(), 0..9)).prop_map(|(meta, offset, data)| {
-                Message::SnapshotPart { meta: Box::new(meta), offset, data }
-            }).boxed(),
+            2 => (number(), 0..9u64)
+                .prop_map(|(index, question)| Message::SnapshotAvailable { index, question }),
+            3 => (meta(), number(), vec(any::<u8>(), 0..9), 0..9u64).prop_map(
+                |(meta, offset, data, question)| {
+                    let meta = Box::new(meta);
+                    Message::SnapshotPart { meta, offset, data, question }
+                }
+            ).boxed(),
             2 => elections.boxed(),
             4 => aggregation().boxed(),
             3 => fetching.boxed(),
@@ -450,7 +468,7 @@ mod tests {
             let append = AppendEntries { configurations: vec![configuration], ..append };
             Message::AppendEntries(append)
         };
-        let whole = |term| WholeEntry { term, ..WholeEntry::new(&noop(1)) };
+        let whole = |term| WholeEntry { term, ..WholeEntry::new(&noop(1), 0) };
         let reply = AppendReply { round: 1, acknowledged: u64::MAX, ..AppendReply::default() };
         let meta = SnapshotMeta {
             index: 9,
@@ -466,7 +484,10 @@ mod tests {
             digest_key: DigestKey::new([5, 7]),
             ..meta.clone()
         };
-        let part = |meta| Message::SnapshotPart { meta: Box::new(meta), offset: 0, data: vec![0] };
+        let part = |meta| {
+            let (meta, data) = (Box::new(meta), vec![0]);
+            Message::SnapshotPart { meta, offset: 0, data, question: 1 }
+        };
         let cases = [
             ("a term out of reach", u64::MAX, Message::VoteReply { granted: true }),
             ("terms that go back", 3, Message::AppendEntries(append(2, (4, 3), noops.clone()))),
@@ -481,9 +502,19 @@ mod tests {
             (
                 "terms that go back in bulk",
                 3,
-                Message::Entries { after: 4, after_term: 3, entries: vec![whole(3), whole(2)] },
+                Message::Entries {
+                    after: 4,
+                    after_term: 3,
+                    entries: vec![whole(3), whole(2)],
+                    question: 1,
+                    until: 6,
+                },
             ),
-            ("an index without a next", 3, Message::FetchEntries { after: u64::MAX }),
+            (
+                "an index without a next",
+                3,
+                Message::FetchEntries { after: u64::MAX, question: 1, bytes: 1 },
+            ),
             ("an acknowledgement of everything", 3, Message::AppendReply(reply)),
             ("a snapshot of nobody's", 3, part(meta)),
             ("a snapshot with another digest key", 3, part(foreign)),

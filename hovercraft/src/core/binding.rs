@@ -117,7 +117,7 @@ impl Binding {
         self.wanted.contains(key)
     }
 
-    /// Takes a part of a body that begins at `offset`; parts that do not continue what is here are
+    /// Takes a part of a body that begins at `offset`; parts that begin behind what is here are
     /// ignored, and so is what there is no room for; but the lowest index always has room, for one
     /// body of the largest size (P9). Returns true if the body is now complete.
     pub(crate) fn fill(
@@ -135,9 +135,6 @@ impl Binding {
             return false;
         };
         let body_len = *body_len as usize;
-        if position > 0 && self.fetched_bytes + part.len() > self.fetched_bytes_max {
-            return false;
-        }
         if let Body::Unknown = body
             && offset == 0
         {
@@ -146,7 +143,13 @@ impl Binding {
         let Body::Partial(bytes) = body else {
             return false;
         };
-        if bytes.len() != offset as usize || bytes.len() + part.len() > body_len {
+        // A part that came in another way may overlap what is here.
+        let known = bytes.len().checked_sub(offset as usize);
+        let Some(part) = known.and_then(|known| part.get(known..)) else {
+            return false;
+        };
+        let has_room = position == 0 || self.fetched_bytes + part.len() <= self.fetched_bytes_max;
+        if !has_room || bytes.len() + part.len() > body_len {
             return false;
         }
         bytes.extend_from_slice(part);
@@ -173,9 +176,10 @@ impl Binding {
         }
     }
 
-    /// The bodies that are missing, lowest first.
-    pub(crate) fn missing(&self) -> impl Iterator<Item = Missing> {
-        self.ordered.iter().enumerate().filter_map(|(position, ordered)| {
+    /// The bodies that are missing from a position on, lowest first.
+    pub(crate) fn missing_from(&self, position: usize) -> impl Iterator<Item = Missing> {
+        let ordered = self.ordered.iter().enumerate().skip(position);
+        ordered.filter_map(|(position, ordered)| {
             let Content::Request { key, body, body_len, .. } = &ordered.content else {
                 return None;
             };
@@ -206,6 +210,11 @@ impl Binding {
 
     pub(crate) fn len(&self) -> usize {
         self.ordered.len()
+    }
+
+    /// Whether more metadata, and bodies with it, may be remembered.
+    pub(crate) fn has_room(&self) -> bool {
+        self.ordered.len() < self.count_max && self.room_bytes() > 0
     }
 
     /// How many more bytes of fetched bodies there is room for.
@@ -262,10 +271,10 @@ mod tests {
         binding.push(1, ordered(1, 1));
         assert!(!binding.fill(0, 2, b"dy", None, same(1, 1)));
         assert!(!binding.fill(0, 0, b"bo", None, same(1, 1)));
-        assert_eq!(binding.missing().next().map(|missing| missing.here), Some(2));
+        assert_eq!(binding.missing_from(0).next().map(|missing| missing.here), Some(2));
         assert!(!binding.fill(0, 2, b"dyx", None, same(1, 1)));
         assert!(binding.fill(0, 2, b"dy", None, same(1, 1)));
-        assert_eq!((binding.missing().count(), binding.fetched_bytes), (0, 4));
+        assert_eq!((binding.missing_from(0).count(), binding.fetched_bytes), (0, 4));
         binding.pop();
         assert_eq!(binding.fetched_bytes, 0);
     }
@@ -280,7 +289,7 @@ mod tests {
         assert!(binding.fill(1, 0, b"body", None, same(1, 2)));
         assert!(!binding.fill(2, 0, b"body", None, same(1, 3)));
         assert!(binding.fill(0, 0, b"body", None, same(1, 1)));
-        assert_eq!((binding.missing().count(), binding.room_bytes()), (1, 0));
+        assert_eq!((binding.missing_from(0).count(), binding.room_bytes()), (1, 0));
     }
 
     #[test]
@@ -289,7 +298,7 @@ mod tests {
         binding.push(1, ordered(1, 1));
         assert!(!binding.fill(0, 0, b"evil", None, same(1, 1)));
         assert!(!binding.fill(0, 0, b"body", None, same(1, 2)));
-        assert_eq!((binding.missing().count(), binding.fetched_bytes), (1, 0));
+        assert_eq!((binding.missing_from(0).count(), binding.fetched_bytes), (1, 0));
     }
 
     #[test]

@@ -8,11 +8,7 @@
 use r2p2::Time;
 
 use crate::{
-    core::{
-        Core, Role, Timer,
-        binding::Missing,
-        recovery::{ASK_AGAIN_AFTER, WANTS_MAX},
-    },
+    core::{Core, Role, binding::Missing, pacing::Pacer},
     entry::{Entry, Index, NodeId},
     messages::{
         BodyPart, BodyRefusal, BodyWant, Message, PART_BYTES_MAX, RefusalReason, WholeRequest,
@@ -20,72 +16,95 @@ use crate::{
     request::{Request, ReturnPath},
 };
 
-/// Most bytes of bodies in all answers to one question.
-const ANSWER_BYTES_MAX: usize = 8 * PART_BYTES_MAX;
+/// Most bodies in one question.
+const WANTS_MAX: usize = 128;
 
 /// Bytes that a part counts for beside its body.
 const PART_OVERHEAD_BYTES: usize = 64;
 
-/// Bodies that this replica has asked for.
+/// Bodies that this replica has asked for. A round of questions begins at the first one that is
+/// missing, and ends when all are answered or their time is out.
 #[derive(Debug, Default)]
 pub(crate) struct Asking {
-    /// Index and offset of the first body in the last question.
+    pub(super) pacer: Pacer,
+    /// Index and offset of the first missing body when the round began.
     first: Option<(Index, u32)>,
-    /// Number of questions in a row that began with `first`.
+    /// Index and offset below which the round has asked for everything.
+    asked_to: (Index, u32),
+    /// Number of rounds in a row that began with `first`, after the first one.
     attempts: usize,
-    /// Bytes that the last question should bring and that have not come.
-    expected_bytes: usize,
     /// First index that the leader still has, as far as it said so.
     leader_first: Index,
 }
 
 impl Asking {
-    /// Number of questions in a row that brought nothing of the first missing body.
+    /// Number of rounds in a row that brought nothing of the first missing body.
     pub(crate) fn attempts(&self) -> usize {
         self.attempts
     }
 
-    /// Returns whether an answer is still to come.
-    pub(crate) fn is_waiting(&self) -> bool {
-        self.expected_bytes > 0
+    /// Forgets what was asked: nothing is missing, or other things are.
+    pub(crate) fn rest(&mut self) {
+        self.pacer.forget();
+        (self.first, self.attempts) = (None, 0);
     }
 
-    /// Forgets how often it asked: nothing is missing.
-    pub(crate) fn rest(&mut self) {
-        *self = Self { leader_first: self.leader_first, ..Self::default() };
+    /// Forgets what is of one term.
+    pub(crate) fn forget_term(&mut self) {
+        self.rest();
+        self.leader_first = 0;
     }
 
     /// Notes the first index that the leader has.
     pub(crate) fn note_leader_first(&mut self, first: Index) {
         self.leader_first = self.leader_first.max(first);
     }
+
+    fn begin_round(&mut self, front: (Index, u32)) {
+        self.attempts = if self.first == Some(front) { self.attempts + 1 } else { 0 };
+        (self.first, self.asked_to) = (Some(front), front);
+    }
 }
 
 /// The donor's half.
 impl Core {
-    /// Sends the bodies that another replica lacks, as many as fit. As leader it says which of
-    /// them do not belong to its log.
-    pub(super) fn bodies_asked(&mut self, from: NodeId, wants: &[BodyWant]) {
-        let mut answer = Answer::default();
-        let mut refusals = Vec::new();
+    /// Sends the bodies that another replica lacks, as many as it asks for, in one message. As
+    /// leader it says which of them do not belong to its log.
+    pub(super) fn bodies_asked(
+        &mut self,
+        from: NodeId,
+        question: u64,
+        wants: &[BodyWant],
+        bytes: u32,
+    ) {
+        let mut left = (bytes as usize).min(PART_BYTES_MAX);
+        let (mut parts, mut refusals) = (Vec::new(), Vec::new());
         for want in wants.iter().take(WANTS_MAX) {
             if let Some(reason) = self.refuses(want) {
                 refusals.push(BodyRefusal { want: *want, reason });
-            } else if let Some((request, path)) = self.wanted_body(want) {
-                answer.add(want, request, path);
-                self.counters.bodies_served += 1;
+                continue;
             }
-            if answer.is_full() {
+            let Some((request, path)) = self.wanted_body(want) else {
+                continue;
+            };
+            let rest = request.body().slice((want.offset as usize).min(request.body().len())..);
+            let len = rest.len().min(left.saturating_sub(PART_OVERHEAD_BYTES));
+            if len == 0 && !rest.is_empty() {
                 break;
             }
-        }
-        for parts in answer.into_messages() {
-            self.send(from, Message::Bodies { parts });
+            left = left.saturating_sub(len + PART_OVERHEAD_BYTES);
+            let mut whole = WholeRequest::without_body(request, path);
+            whole.body = rest[..len].to_vec();
+            let (index, body_len) = (want.index, request.body().len() as u32);
+            parts.push(BodyPart { index, body_len, offset: want.offset, request: whole });
+            self.counters.bodies_served += 1;
         }
         if !refusals.is_empty() {
             self.counters.bodies_refused += refusals.len() as u64;
             self.send(from, Message::BodiesRefused { refusals });
         }
+        // Perhaps with nothing in it: then someone else is asked sooner.
+        self.send(from, Message::Bodies { parts, question });
     }
 
     /// Returns the request for a want: the one at its index, or the same one elsewhere.
@@ -132,22 +151,23 @@ impl Core {
 /// The asker's half.
 impl Core {
     /// Takes bodies; each goes straight to its index.
-    pub(super) fn bodies_came(&mut self, now: Time, parts: Vec<BodyPart>) {
-        for part in parts {
-            let BodyPart { index, offset, request, .. } = part;
-            let len = request.body.len();
+    pub(super) fn bodies_came(&mut self, now: Time, question: u64, parts: Vec<BodyPart>) {
+        let bytes = |part: &BodyPart| part.request.body.len() + PART_OVERHEAD_BYTES;
+        let bytes = parts.iter().map(bytes).sum();
+        self.recovery.bodies.pacer.came(now, question, bytes, true);
+        for BodyPart { index, offset, request, .. } in parts {
             let done = self.fill(index, offset, &request);
             self.counters.bodies_recovered += u64::from(done);
-            let asking = &mut self.recovery.bodies;
-            asking.expected_bytes = asking.expected_bytes.saturating_sub(len);
         }
         self.bind();
         let Role::Follower { leader: Some(leader) } = self.role else {
             return;
         };
-        if !self.recovery.bodies.is_waiting() {
-            self.ask_for_bodies(leader);
-            self.timers.set(Timer::Recovery, now + ASK_AGAIN_AFTER);
+        // A round that brought nothing of the first body is followed by another after a pause.
+        let asking = &self.recovery.bodies;
+        if asking.pacer.is_waiting() || self.first_missing() != asking.first {
+            self.ask_for_bodies(now, leader);
+            self.set_recovery_timer(now);
         }
     }
 
@@ -196,7 +216,8 @@ impl Core {
         if let Some(refusal) = unfit {
             self.take_back_unfit(now, from, refusal);
         } else if is_trimmed && self.recovery.bodies.attempts() == 0 {
-            self.timers.set(Timer::Recovery, now);
+            self.recovery.bodies.pacer.forget();
+            self.ask_for_bodies(now, from);
         }
     }
 
@@ -233,36 +254,64 @@ impl Core {
         }
     }
 
-    /// Asks for the bodies that are missing, lowest first, as many as there is room for.
-    pub(super) fn ask_for_bodies(&mut self, leader: NodeId) {
-        let mut budget = self.binding.room_bytes();
+    /// Returns index and offset of the first body that is missing.
+    fn first_missing(&self) -> Option<(Index, u32)> {
+        let mut missing = self.binding.missing_from(0);
+        let first = missing.find(|missing| self.unordered.get(&missing.key).is_none())?;
+        Some((self.log.last() + 1 + first.position as Index, first.here))
+    }
+
+    /// Asks for the bodies that are missing, lowest first, as far as the pace allows.
+    pub(super) fn ask_for_bodies(&mut self, now: Time, leader: NodeId) {
+        let asking = &mut self.recovery.bodies;
+        asking.pacer.expire(now);
+        if !asking.pacer.is_waiting() {
+            let Some(front) = self.first_missing() else {
+                return;
+            };
+            self.recovery.bodies.begin_round(front);
+        }
+        while self.recovery.bodies.pacer.room() > 0 {
+            let (wants, bytes) = self.next_wants();
+            let Some(first) = wants.first() else {
+                return;
+            };
+            let to = self.donor_of_bodies(leader, first.index);
+            let question = self.recovery.bodies.pacer.ask(now, bytes);
+            self.counters.bodies_asked += wants.len() as u64;
+            self.send(to, Message::FetchBodies { wants, question, bytes: bytes as u32 });
+        }
+    }
+
+    /// Takes the next wants of the round, as many as one message answers, and the bytes of that.
+    fn next_wants(&mut self) -> (Vec<BodyWant>, usize) {
+        let asking = &mut self.recovery.bodies;
+        let unit = asking.pacer.unit();
+        let budget = self.binding.room_bytes().saturating_sub(asking.pacer.in_flight());
         let first = self.log.last() + 1;
-        let mut wants = Vec::new();
-        let mut expected = 0;
-        for Missing { position, term, key, here, body_len } in self.binding.missing() {
-            let missing = (body_len - here.min(body_len)) as usize;
+        let skip = asking.asked_to.0.saturating_sub(first) as usize;
+        let (mut wants, mut bytes) = (Vec::new(), 0);
+        for Missing { position, term, key, here, body_len } in self.binding.missing_from(skip) {
+            let index = first + position as Index;
+            let asked = if index == asking.asked_to.0 { asking.asked_to.1 } else { 0 };
+            let offset = here.max(asked).min(body_len);
+            let rest = (body_len - offset) as usize;
+            let part = rest.min(unit.saturating_sub(bytes + PART_OVERHEAD_BYTES));
             // The lowest index always has room (P9).
-            let has_room = missing <= budget || position == 0;
-            if wants.len() >= WANTS_MAX || !has_room || expected >= ANSWER_BYTES_MAX {
+            let has_room = position == 0 || bytes + part <= budget;
+            let is_full = wants.len() >= WANTS_MAX || bytes + PART_OVERHEAD_BYTES >= unit;
+            if is_full || !has_room {
                 break;
             }
             if self.unordered.get(&key).is_some() {
                 continue;
             }
-            budget = budget.saturating_sub(missing);
-            expected += missing;
-            wants.push(BodyWant::new(first + position as Index, term, key, body_len, here));
+            bytes += part + PART_OVERHEAD_BYTES;
+            let is_whole = part == rest;
+            asking.asked_to = if is_whole { (index + 1, 0) } else { (index, offset + part as u32) };
+            wants.push(BodyWant::new(index, term, key, body_len, offset));
         }
-        let Some(front) = wants.first().map(|want| (want.index, want.offset)) else {
-            return;
-        };
-        let asking = &mut self.recovery.bodies;
-        asking.attempts = if asking.first == Some(front) { asking.attempts + 1 } else { 0 };
-        asking.first = Some(front);
-        asking.expected_bytes = expected.min(ANSWER_BYTES_MAX);
-        self.counters.bodies_asked += wants.len() as u64;
-        let to = self.donor_of_bodies(leader, front.0);
-        self.send(to, Message::FetchBodies { wants });
+        (wants, bytes)
     }
 
     /// Chooses whom to ask: the leader first, and after a time-out anyone (P9), but the leader only
@@ -279,51 +328,5 @@ impl Core {
             count if count > 0 && is_turn_of_others => others[attempts % count],
             _ => leader,
         }
-    }
-}
-
-/// Parts of bodies on their way into messages.
-#[derive(Debug, Default)]
-struct Answer {
-    messages: Vec<Vec<BodyPart>>,
-    /// Parts of the message that is being filled, and their bytes.
-    parts: Vec<BodyPart>,
-    bytes: usize,
-    bytes_in_all: usize,
-}
-
-impl Answer {
-    fn is_full(&self) -> bool {
-        self.bytes_in_all >= ANSWER_BYTES_MAX
-    }
-
-    /// Adds what a want lacks of a body, cut where a message is full.
-    fn add(&mut self, want: &BodyWant, request: &Request, path: Option<ReturnPath>) {
-        let body = request.body();
-        let mut offset = (want.offset as usize).min(body.len());
-        loop {
-            let part = &body[offset..body.len().min(offset + PART_BYTES_MAX)];
-            if self.bytes > 0 && self.bytes + part.len() > PART_BYTES_MAX {
-                self.messages.push(std::mem::take(&mut self.parts));
-                self.bytes = 0;
-            }
-            let mut whole = WholeRequest::without_body(request, path);
-            whole.body = part.to_vec();
-            let (index, body_len) = (want.index, body.len() as u32);
-            self.parts.push(BodyPart { index, body_len, offset: offset as u32, request: whole });
-            self.bytes += part.len() + PART_OVERHEAD_BYTES;
-            self.bytes_in_all += part.len() + PART_OVERHEAD_BYTES;
-            offset += part.len();
-            if offset >= body.len() || self.is_full() {
-                return;
-            }
-        }
-    }
-
-    fn into_messages(mut self) -> Vec<Vec<BodyPart>> {
-        if !self.parts.is_empty() {
-            self.messages.push(self.parts);
-        }
-        self.messages
     }
 }

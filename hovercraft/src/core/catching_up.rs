@@ -73,7 +73,7 @@ impl Net {
                 is_quiet &= !matches!(
                     output,
                     Output::TakeSnapshot
-                        | Output::ReadSnapshot { .. }
+                        | Output::ReadSnapshot(_)
                         | Output::StageSnapshot { .. }
                         | Output::InstallSnapshot { .. }
                 );
@@ -96,12 +96,12 @@ impl Net {
                 }
             }
             Output::TakeSnapshot => core.handle_snapshot(now, Some(&meta(core.applied_index()))),
-            Output::ReadSnapshot { to, index, offset } => {
+            Output::ReadSnapshot(read) => {
                 let latest = core.snapshots.latest();
-                let offset = if index == latest { offset } else { 0 };
-                let rest = vec![7; SNAPSHOT_BYTES.saturating_sub(offset as usize)];
-                let data = &rest[..rest.len().min(Core::SNAPSHOT_READ_BYTES)];
-                core.send_snapshot_part(to, &meta(latest), offset, data);
+                let offset = if read.index == latest { read.offset } else { 0 };
+                let rest = SNAPSHOT_BYTES.saturating_sub(offset as usize);
+                let data = vec![7; rest.min(read.bytes as usize)];
+                core.send_snapshot_part(read, meta(latest), offset, data);
             }
             Output::StageSnapshot { .. } => core.handle_staged(now, Reading::Complete),
             Output::InstallSnapshot { .. } => core.handle_installed(now),
@@ -393,7 +393,7 @@ fn misled() -> (Core, BodyWant) {
     core.handle_timeout(Time::ZERO + Duration::from_millis(1));
     let wants = settle(&mut core, Time::ZERO).into_iter().find_map(|output| match output {
         Output::Send { envelope, .. } => match envelope.message {
-            Message::FetchBodies { wants } => Some(wants),
+            Message::FetchBodies { wants, .. } => Some(wants),
             _ => None,
         },
         _ => None,
@@ -474,8 +474,9 @@ fn entries_in_bulk_and_carried_requests_fill_bodies_of_the_same_entry() {
     let heartbeat = AppendEntries { commit: 10_000, entries: Vec::new(), ..append };
     core.handle_message(Time::ZERO, envelope(2, 1, Message::AppendEntries(heartbeat)));
     assert!(core.recovery.is_bulk());
-    let entries = vec![WholeEntry::new(&entry)];
-    let message = Message::Entries { after: 0, after_term: 0, entries };
+    let entries = vec![WholeEntry::new(&entry, 1000)];
+    let (after, after_term, question, until) = (0, 0, 1, 1);
+    let message = Message::Entries { after, after_term, entries, question, until };
     core.handle_message(Time::ZERO, envelope(3, 1, message));
     assert_eq!((core.log.last(), core.counters.bodies_carried), (1, 1));
 }

@@ -293,11 +293,11 @@ mod tests {
     /// A donor offers a snapshot and sends all of it. Returns what the core wants then.
     fn fetch(core: &mut Core, now: Time, donor: u16, checksum: u32) -> Vec<Output> {
         core.handle_message(now, envelope(2, 1, heartbeat(20_000, 20_000, 9000)));
-        let offer = Message::SnapshotAvailable { index: 9500 };
+        let offer = Message::SnapshotAvailable { index: 9500, question: 1 };
         core.handle_message(now, envelope(donor, 1, offer));
         settle(core, now);
         let (meta, data) = (meta(9500, checksum), vec![7; DATA_BYTES]);
-        let part = Message::SnapshotPart { meta: Box::new(meta), offset: 0, data };
+        let part = Message::SnapshotPart { meta: Box::new(meta), offset: 0, data, question: 1 };
         core.handle_message(now, envelope(donor, 1, part));
         settle(core, now)
     }

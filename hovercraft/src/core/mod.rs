@@ -22,6 +22,7 @@ mod log;
 pub(crate) mod lookup;
 mod ordering;
 mod output;
+mod pacing;
 mod recovering;
 mod recovery;
 mod replication;
@@ -45,7 +46,7 @@ use r2p2::Time;
 pub use apply::{Applier, Committed, Poisoned, Response, RestoreError, SessionGrant};
 pub use install::{InstallStep, Reading};
 pub use log::WriteNumber;
-pub use output::{Conflict, Output, Write};
+pub use output::{Conflict, Output, SnapshotRead, Write};
 pub use replier::Policy;
 pub use settings::{Mode, Settings, Timing};
 pub use standstill::{Cause, Standstill};
@@ -263,19 +264,27 @@ impl Core {
             // It is for the aggregator.
             Message::Acknowledge(_) => self.counters.messages_ignored += 1,
             Message::AppendReply(reply) => self.append_replied(now, from, incarnation, &reply),
-            Message::FetchBodies { wants } => self.bodies_asked(from, &wants),
-            Message::Bodies { parts } => self.bodies_came(now, parts),
+            Message::FetchBodies { wants, question, bytes } => {
+                self.bodies_asked(from, question, &wants, bytes);
+            }
+            Message::Bodies { parts, question } => self.bodies_came(now, question, parts),
             Message::BodiesRefused { refusals } => self.bodies_refused(now, from, &refusals),
-            Message::FetchEntries { after } => self.entries_asked(from, after),
-            Message::Entries { after, after_term, entries } => {
-                self.entries_came(now, after, after_term, entries);
+            Message::FetchEntries { after, question, bytes } => {
+                self.entries_asked(now, (from, question), after, bytes);
             }
-            Message::SnapshotAvailable { index } => self.snapshot_offered(now, from, index),
-            Message::FetchSnapshot { index, offset } => {
-                self.snapshot_asked(now, from, index, offset);
+            Message::Entries { after, after_term, entries, question, until } => {
+                self.entries_came(now, (question, until), (after, after_term), entries);
             }
-            Message::SnapshotPart { meta, offset, data } => {
-                self.snapshot_part_came(now, from, *meta, offset, data);
+            Message::SnapshotAvailable { index, question } => {
+                self.recovery.answered(now, question);
+                self.snapshot_offered(now, from, index);
+            }
+            Message::FetchSnapshot { index, offset, question, bytes } => {
+                let part = SnapshotRead { to: from, index, offset, bytes, question };
+                self.snapshot_asked(now, part);
+            }
+            Message::SnapshotPart { meta, offset, data, question } => {
+                self.snapshot_part_came(now, (from, question), *meta, offset, data);
             }
             Message::Recovering { nonce } => self.recovering_asked(now, from, incarnation, nonce),
             Message::Forward { request } => self.forwarded_request_came(now, &request),
@@ -587,7 +596,10 @@ mod tests {
         let vote = Message::Vote { last_index: 100, last_term: 1 };
         core.handle_message(Time::ZERO, ask(vote.clone()));
         assert_eq!(core.held.len(), 1);
-        core.handle_message(Time::ZERO, ask(Message::FetchEntries { after: 0 }));
+        core.handle_message(
+            Time::ZERO,
+            ask(Message::FetchEntries { after: 0, question: 1, bytes: 1000 }),
+        );
         assert_eq!((core.held.len(), core.counters.messages_lost), (1, 1));
         for _ in 0..2 * HELD_COUNT_MAX {
             core.handle_message(Time::ZERO, ask(vote.clone()));

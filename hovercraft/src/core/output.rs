@@ -43,15 +43,8 @@ pub enum Output {
     },
     /// Take a snapshot of what is applied; [`super::Core::handle_snapshot`] answers (P36).
     TakeSnapshot,
-    /// Read [`super::Core::SNAPSHOT_READ_BYTES`] of the latest snapshot and send it with [`super::Core::send_snapshot_part`].
-    ReadSnapshot {
-        /// Who asked.
-        to: NodeId,
-        /// Of which snapshot; the latest one may be newer.
-        index: Index,
-        /// From where.
-        offset: u64,
-    },
+    /// Read a part of a snapshot and send it with [`super::Core::send_snapshot_part`].
+    ReadSnapshot(SnapshotRead),
     /// Keep a part of a snapshot that is being received; offset 0 begins a new one.
     KeepSnapshotPart {
         /// Where it lies.
@@ -81,6 +74,22 @@ pub enum Output {
     },
     /// The replica must stop and be reinstalled (P38).
     Stop(Conflict),
+}
+
+/// A part of a snapshot that another replica asks for. One that is being read stays readable when a
+/// newer one replaces it; of any other, the reader gets the latest one from its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotRead {
+    /// The replica that asks.
+    pub to: NodeId,
+    /// Index of the snapshot.
+    pub index: Index,
+    /// Offset of the part, in bytes.
+    pub offset: u64,
+    /// Most bytes that it may have.
+    pub bytes: u32,
+    /// Number of the question, for the answer.
+    pub question: u64,
 }
 
 /// What the storage role must do, in this order.

@@ -5,7 +5,10 @@ use std::time::Duration;
 use r2p2::Time;
 
 use crate::{
-    core::{Core, Role, Timer, bodies::Asking, follower::ordered, replication::BULK_DISTANCE},
+    core::{
+        Core, Role, Timer, bodies::Asking, follower::ordered, pacing::Pacer,
+        replication::BULK_DISTANCE,
+    },
     entry::{Index, NodeId, Term},
     messages::{Message, Ordered as Meaning, PART_BYTES_MAX, WholeEntry},
 };
@@ -14,45 +17,73 @@ use crate::{
 /// asking.
 const ASK_AFTER: Duration = Duration::from_micros(500);
 
-/// Then ask again, and someone else, after this long without an answer.
-pub(super) const ASK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+/// What nobody has yet, or there is no room for, is asked for again after this long.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 /// After everybody was asked, it is asked half as often each time, this many times.
 const ASK_AGAIN_DOUBLINGS_MAX: usize = 4;
 
-/// How many bodies are asked for at once.
-pub(super) const WANTS_MAX: usize = 128;
+/// Most bytes of entries that answer one question.
+const ANSWER_BYTES_MAX: usize = 8 * PART_BYTES_MAX;
 
 /// What this replica has asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Recovery {
     /// Bodies that it asked for.
     pub(super) bodies: Asking,
-    /// How often it asked for entries since it last got some.
-    attempts: usize,
-    /// Entries are fetched in bulk until the log reaches the commit index that the leader stated.
-    bulk_to: Option<Index>,
-    /// Up to where the log is known to agree with what is fetched; or where that is tried next.
+    /// Entries that it fetches in bulk.
+    bulk: Option<Bulk>,
+    pacer: Pacer,
+}
+
+/// Whole entries on their way here.
+#[derive(Debug)]
+struct Bulk {
+    /// Commit index that the leader stated: the end.
+    to: Index,
+    /// Index up to which the log agrees with what is fetched, or where that is tried next.
     after: Index,
-    /// How far to go back if it does not agree there; doubled each time.
+    /// Number of entries to go back if it does not agree there; doubled each time.
     step_back: u64,
-    /// Whom they are fetched from.
     donor: Option<NodeId>,
+    /// Index after which the last question asked.
+    began_after: Option<Index>,
+    /// Number of donors that brought nothing in a row.
+    attempts: usize,
 }
 
 impl Recovery {
     pub(crate) fn forget_term(&mut self) {
-        *self = Self::default();
+        self.end_bulk();
+        self.bodies.forget_term();
     }
 
     /// The donor is of no use: whoever comes next is asked, when the timer expires.
     pub(crate) fn ask_another_donor(&mut self) {
-        self.donor = None;
+        if let Some(bulk) = &mut self.bulk {
+            bulk.donor = None;
+        }
     }
 
     /// Entries are being fetched in bulk.
     pub(crate) fn is_bulk(&self) -> bool {
-        self.bulk_to.is_some()
+        self.bulk.is_some()
+    }
+
+    fn begin_bulk(&mut self, after: Index, to: Index) {
+        self.pacer.forget();
+        self.bulk =
+            Some(Bulk { to, after, step_back: 1, donor: None, began_after: None, attempts: 0 });
+    }
+
+    fn end_bulk(&mut self) {
+        self.pacer.forget();
+        self.bulk = None;
+    }
+
+    /// Nothing more comes of a question.
+    pub(super) fn answered(&mut self, now: Time, question: u64) {
+        self.pacer.came(now, question, 0, true);
     }
 }
 
@@ -85,78 +116,101 @@ impl Core {
         if is_trimmed || commit > last + BULK_DISTANCE {
             tracing::info!(last, commit, "far behind: fetching entries in bulk");
             self.counters.bulk_catch_ups += 1;
-            let bulk_to = Some(commit);
-            self.recovery = Recovery { bulk_to, after: last, step_back: 1, ..Recovery::default() };
-            self.recovery.bodies.note_leader_first(first_index);
-            self.ask_for_entries(from);
+            self.recovery.begin_bulk(last, commit);
+            self.ask_for_entries(now, from);
         }
     }
 
     /// Bodies or entries may be missing: look again soon. Without a leader there is nobody to say
     /// what is missing.
     pub(super) fn ask_for_what_is_missing(&mut self, now: Time) {
-        let is_led = self.leader().is_some();
+        // A snapshot that is on its way replaces all of it.
+        let is_led = self.leader().is_some() && !self.snapshots.is_receiving();
         if is_led && self.recovery.is_bulk() {
             self.timers.ensure(Timer::Recovery, now + ASK_AGAIN_AFTER);
         } else if is_led && self.binding.len() > 0 {
             self.timers.ensure(Timer::Recovery, now + ASK_AFTER);
         } else {
             self.timers.stop(Timer::Recovery);
-            self.recovery.attempts = 0;
             self.recovery.bodies.rest();
         }
     }
 
+    /// Asks for what is due, and for what did not come.
     pub(super) fn recovery_timeout(&mut self, now: Time) {
         let Role::Follower { leader: Some(leader) } = self.role else {
             return;
         };
-        if self.recovery.is_bulk() {
-            self.recovery.attempts += 1;
-            self.recovery.donor = None;
-            self.ask_for_entries(leader);
-        }
+        self.ask_for_entries(now, leader);
         // Large bodies do not come in bulk, and without them what does come piles up behind.
-        self.ask_for_bodies(leader);
-        let waited_for = self.recovery.bodies.attempts();
-        if planted!("silence-is-refusal") && waited_for > 8 {
+        self.ask_for_bodies(now, leader);
+        if planted!("silence-is-refusal") && self.recovery.bodies.attempts() > 8 {
             self.remove_from(now, self.commit.index() + 1);
             self.send_append_reply(leader, Some(self.commit.index()));
         }
-        // Perhaps nobody has it yet, or there is no room for it here.
-        let attempts = self.recovery.attempts.max(waited_for);
-        let rounds = attempts / self.configuration().members.len();
-        let pause = ASK_AGAIN_AFTER * (1 << rounds.min(ASK_AGAIN_DOUBLINGS_MAX));
-        self.timers.set(Timer::Recovery, now + pause);
+        self.set_recovery_timer(now);
     }
 
-    /// Another replica is far behind: send it entries that are committed here, from where its log
-    /// can be compared with what is committed.
-    pub(super) fn entries_asked(&mut self, from: NodeId, after: Index) {
+    /// Looks again when an answer is overdue, or after a pause: perhaps nobody has yet what is
+    /// missing, or there is no room for it here.
+    pub(super) fn set_recovery_timer(&mut self, now: Time) {
+        let Recovery { bodies, bulk, pacer } = &self.recovery;
+        let attempts = bodies.attempts().max(bulk.as_ref().map_or(0, |bulk| bulk.attempts));
+        let rounds = attempts / self.configuration().members.len();
+        let pause = ASK_AGAIN_AFTER * (1 << rounds.min(ASK_AGAIN_DOUBLINGS_MAX));
+        let deadlines = [pacer.deadline(), bodies.pacer.deadline(), Some(now + pause)];
+        let next = deadlines.into_iter().flatten().min().unwrap_or(now + pause);
+        self.timers.set(Timer::Recovery, next);
+    }
+
+    /// Another replica is far behind: sends it entries that are committed here, from where its log
+    /// can be compared with what is committed, about as many bytes as it asks for.
+    pub(super) fn entries_asked(
+        &mut self,
+        now: Time,
+        (from, question): (NodeId, u64),
+        after: Index,
+        bytes: u32,
+    ) {
         let commit = self.commit.index();
         if after > commit {
             return;
         }
-        let Some(after_term) = self.log.term(after) else {
-            if after < self.log.first() {
-                let index = self.snapshots.latest();
-                self.send(from, Message::SnapshotAvailable { index });
-            }
+        self.keep_above(now, from, after);
+        if self.log.term(after).is_none() {
+            let index = self.snapshots.latest();
+            self.send(from, Message::SnapshotAvailable { index, question });
             return;
-        };
-        let mut bytes = 0;
-        let entries = self
-            .log
-            .entries_from(after + 1)
-            .take_while(|(index, entry)| {
-                let fits = bytes < PART_BYTES_MAX;
-                let len = entry.request().map_or(0, |request| request.body().len());
-                bytes += 128 + if len > PART_BYTES_MAX { 0 } else { len };
-                *index <= commit && fits
-            })
-            .map(|(_, entry)| WholeEntry::new(entry))
-            .collect();
-        self.send(from, Message::Entries { after, after_term, entries });
+        }
+        let bytes_max = (bytes as usize).min(ANSWER_BYTES_MAX);
+        // A message is lost if one of its packets is, so it is not larger than it need be.
+        let part_max = (bytes_max / 4).min(PART_BYTES_MAX);
+        let (mut until, mut bytes) = (after, 0);
+        for (index, entry) in self.log.entries_from(after + 1) {
+            if index > commit || bytes >= bytes_max {
+                break;
+            }
+            bytes += WholeEntry::size_bytes(entry, part_max);
+            until = index;
+        }
+        let mut after = after;
+        loop {
+            let after_term = self.log.term(after).expect("it is in the log or right before it");
+            let mut bytes = 0;
+            let next = self.log.entries_from(after + 1).take_while(|(index, entry)| {
+                let is_first = bytes == 0;
+                bytes += WholeEntry::size_bytes(entry, part_max);
+                *index <= until && (is_first || bytes <= part_max)
+            });
+            let entries: Vec<_> = next.map(|(_, entry)| WholeEntry::new(entry, part_max)).collect();
+            let reached = after + entries.len() as Index;
+            let answer = Message::Entries { after, after_term, entries, question, until };
+            self.send(from, answer);
+            if reached >= until {
+                return;
+            }
+            after = reached;
+        }
     }
 
     /// Entries came in bulk. They are committed, so they replace what contradicts them; but they
@@ -164,16 +218,19 @@ impl Core {
     pub(super) fn entries_came(
         &mut self,
         now: Time,
-        after: Index,
-        after_term: Term,
+        (question, until): (u64, Index),
+        (after, after_term): (Index, Term),
         entries: Vec<WholeEntry>,
     ) {
         let Role::Follower { leader: Some(leader) } = self.role else {
             return;
         };
-        let Some(bulk_to) = self.recovery.bulk_to else {
+        let reached = after + entries.len() as Index;
+        let bytes = entries.iter().map(WholeEntry::bytes).sum();
+        self.recovery.pacer.came(now, question, bytes, reached >= until);
+        if !self.recovery.is_bulk() {
             return;
-        };
+        }
         let commit = self.commit.index();
         if self.snapshots.is_installing() || after > self.ordered_last() {
             return;
@@ -181,11 +238,7 @@ impl Core {
         if after > commit && self.ordered_term(after) != Some(after_term) {
             // The end of the log was never committed. Few entries were not, so it is not far back
             // to where it agrees; what is known to be committed agrees (P9).
-            if after == self.recovery.after {
-                self.recovery.after = after.saturating_sub(self.recovery.step_back);
-                self.recovery.step_back *= 2;
-                self.ask_for_entries(leader);
-            }
+            self.step_back(now, leader, after);
             return;
         }
         let terms = entries.iter().map(|entry| entry.term);
@@ -195,7 +248,6 @@ impl Core {
             self.counters.messages_refused += 1;
             return;
         }
-        let (before, reached) = (self.recovery.after, after + entries.len() as Index);
         for (position, whole) in entries.into_iter().enumerate() {
             let index = after + 1 + position as Index;
             if index <= commit {
@@ -215,20 +267,43 @@ impl Core {
             self.counters.entries_fetched += 1;
         }
         self.bind();
-        let last = self.ordered_last();
-        self.recovery.after = before.max(reached).min(last);
-        if last >= bulk_to {
-            tracing::info!(last, "caught up in bulk");
-            self.recovery.forget_term();
-        } else if self.recovery.after > before {
-            self.recovery.attempts = 0;
-            self.ask_for_entries(leader);
-            // Large bodies do not come in bulk.
-            if !self.recovery.bodies.is_waiting() {
-                self.ask_for_bodies(leader);
-            }
-            self.timers.set(Timer::Recovery, now + ASK_AGAIN_AFTER);
+        self.go_on_in_bulk(now, leader, reached);
+    }
+
+    /// Goes further back in the log, to where it may agree with the donor's.
+    fn step_back(&mut self, now: Time, leader: NodeId, after: Index) {
+        let Recovery { bulk: Some(bulk), pacer, .. } = &mut self.recovery else {
+            return;
+        };
+        if after == bulk.after {
+            bulk.after = after.saturating_sub(bulk.step_back);
+            bulk.step_back = bulk.step_back.saturating_mul(2);
+            // What is on its way begins too high.
+            pacer.forget();
+            self.ask_for_entries(now, leader);
+            self.set_recovery_timer(now);
         }
+    }
+
+    /// The log agrees up to `reached`, as far as there was room.
+    fn go_on_in_bulk(&mut self, now: Time, leader: NodeId, reached: Index) {
+        let last = self.ordered_last();
+        let Some(bulk) = &mut self.recovery.bulk else {
+            return;
+        };
+        let before = bulk.after;
+        bulk.after = before.max(reached).min(last);
+        let has_moved = bulk.after > before;
+        if last >= bulk.to {
+            tracing::info!(last, "caught up in bulk");
+            self.recovery.end_bulk();
+        } else if has_moved {
+            bulk.attempts = 0;
+            self.ask_for_entries(now, leader);
+        }
+        // Large bodies do not come in bulk.
+        self.ask_for_bodies(now, leader);
+        self.set_recovery_timer(now);
     }
 
     fn remember_whole(&mut self, index: Index, whole: WholeEntry) -> bool {
@@ -243,18 +318,34 @@ impl Core {
         self.remember(index, ordered, request.map(|request| (0, request)))
     }
 
-    fn ask_for_entries(&mut self, leader: NodeId) {
-        // Both may have moved since: the log is shorter, or more of it is known to be committed.
-        let after = self.recovery.after.max(self.commit.index()).min(self.ordered_last());
-        self.recovery.after = after;
-        let donor = self.recovery.donor.unwrap_or_else(|| {
+    /// Asks for the next entries, as far as the pace allows and there is room for them.
+    fn ask_for_entries(&mut self, now: Time, leader: NodeId) {
+        let (commit, last) = (self.commit.index(), self.ordered_last());
+        let others = self.others();
+        let Recovery { bulk: Some(bulk), pacer, .. } = &mut self.recovery else {
+            return;
+        };
+        pacer.expire(now);
+        // Where the next question begins only the whole answer to the last one tells.
+        if pacer.is_waiting() || !self.binding.has_room() {
+            return;
+        }
+        // Both may have moved since: the log is shorter, or more of it is committed.
+        let after = bulk.after.max(commit).min(last);
+        bulk.after = after;
+        // A donor that was silent, or had nothing, is followed by another.
+        if bulk.began_after.replace(after) == Some(after) {
+            bulk.attempts += 1;
+            bulk.donor = None;
+        }
+        let donor = *bulk.donor.get_or_insert_with(|| {
             // Not the leader, which has other things to do, unless nobody else answers.
-            let attempts = self.recovery.attempts;
-            let others = self.others().into_iter().filter(|node| *node != leader);
-            let donors: Vec<_> = others.chain([leader]).collect();
-            donors[attempts % donors.len()]
+            let donors = others.into_iter().filter(|node| *node != leader);
+            let donors: Vec<_> = donors.chain([leader]).collect();
+            donors[bulk.attempts % donors.len()]
         });
-        self.recovery.donor = Some(donor);
-        self.send(donor, Message::FetchEntries { after });
+        let bytes = pacer.room();
+        let question = pacer.ask(now, bytes);
+        self.send(donor, Message::FetchEntries { after, question, bytes: bytes as u32 });
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     core::{
         Core, Mode, Role, Timer,
         aggregation::{Aggregation, Direct},
+        pacing::RoundTrip,
         recovering::Confirmations,
         replier::Repliers,
         standstill::Watch,
@@ -70,8 +71,9 @@ pub(crate) struct Follower {
     pub(crate) round: u64,
     /// When the newest round that it answered was sent.
     pub(crate) answered: Time,
-    /// The same, whichever life of it answered.
+    /// When it last answered a newer round, whichever incarnation did; and how long that takes.
     heard: Time,
+    round_trip: RoundTrip,
     /// What was sent was sent again: one message at a time, until `matched` moves.
     is_probed: bool,
     /// When `matched` last moved, or something was first sent after it caught up.
@@ -102,6 +104,7 @@ impl Leader {
             round: 0,
             answered: now,
             heard: now,
+            round_trip: RoundTrip::default(),
             is_probed: false,
             progressed: now,
             watch: Watch::default(),
@@ -363,11 +366,16 @@ impl Core {
         }
         // What was said before comes again, perhaps by way of an aggregator.
         let is_old = reply.round < follower.round;
+        let is_new_round = reply.round > follower.round;
         if !is_old {
             (follower.is_poisoned, follower.round) = (reply.poisoned, reply.round);
         }
         if let Some(sent_at) = sent_at {
-            follower.heard = follower.heard.max(sent_at);
+            if is_new_round {
+                // On a slow link a round is old when its answer comes, and the follower alive.
+                follower.heard = now;
+                follower.round_trip.sample(now.since(sent_at));
+            }
             if counted {
                 follower.answered = follower.answered.max(sent_at);
             }
@@ -377,7 +385,9 @@ impl Core {
         if let Some(after) = reply.rejected_after {
             self.counters.appends_rejected += 1;
             let next = (after.min(last) + 1).max(follower.matched + 1);
-            let pause = self.settings.timing.heartbeat / 4;
+            // What was sent again needs a round trip to be of use.
+            let round_trip = follower.round_trip.smoothed();
+            let pause = (self.settings.timing.heartbeat / 4).max(round_trip);
             let again =
                 follower.rewound.is_some_and(|(to, at)| to == next && now.since(at) < pause);
             if !again {
@@ -411,6 +421,7 @@ impl Core {
         for follower in &mut leader.followers {
             let is_waiting = follower.matched + 1 < follower.next.min(last + 1);
             let is_left_alone = planted!("agg-dead-link") && follower.direct.is_none();
+            let after = after.max(follower.round_trip.smoothed() * 2);
             if is_waiting && now.since(follower.progressed) >= after && !is_left_alone {
                 self.counters.resends += 1;
                 if planted!("rechoose-replier")

@@ -1,12 +1,16 @@
 //! Snapshots: when one is taken, what is trimmed, and how one comes from another replica (P36).
 //! What becomes of one that is here is in [`install`](super::install).
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use r2p2::Time;
 
 use crate::{
-    core::{Core, Output, Timer, Write, install::Installs},
+    core::{
+        Core, Output, SnapshotRead, Timer, Write,
+        install::Installs,
+        pacing::{Pacer, WINDOW_MAX},
+    },
     entry::{Index, NodeId},
     messages::{Message, PART_BYTES_MAX},
     storage::SnapshotMeta,
@@ -28,8 +32,8 @@ const PIN_FOR: Duration = Duration::from_secs(5);
 /// would hold up every request that waits meanwhile.
 const TRIM_COUNT_MAX: usize = 1024;
 
-/// How many bytes are asked for at once; the next ones are, when half of them have come.
-const ASK_BYTES: u64 = 4 * PART_BYTES_MAX as u64;
+/// Most bytes of parts that came too early: what comes while a lost one is waited for.
+const AHEAD_BYTES_MAX: usize = 4 * WINDOW_MAX;
 
 /// What this replica knows of snapshots.
 #[derive(Debug)]
@@ -41,8 +45,8 @@ pub(crate) struct Snapshots {
     failures: u32,
     /// None is taken before this time.
     not_before: Time,
-    /// The one that another replica is reading, and when it last did.
-    pinned: Option<(Index, Time)>,
+    /// Index above which another replica needs the log, when it last asked, and which one it is.
+    pinned: Option<(Index, Time, NodeId)>,
     receiving: Option<Receiving>,
     /// What the storage role keeps of a snapshot of others: this many bytes from its start.
     kept: Option<(SnapshotMeta, u64)>,
@@ -60,6 +64,54 @@ struct Receiving {
     asked_to: u64,
     /// When something last came.
     progressed: Time,
+    pacer: Pacer,
+    ahead: Ahead,
+}
+
+/// Parts that came before those in front of them, by offset.
+#[derive(Debug, Default)]
+struct Ahead {
+    parts: BTreeMap<u64, Vec<u8>>,
+    bytes: usize,
+}
+
+impl Ahead {
+    /// Keeps a part, if there is room and it is not here; returns whether it did.
+    fn keep(&mut self, offset: u64, data: Vec<u8>) -> bool {
+        let is_new = !self.parts.contains_key(&offset);
+        let is_kept = is_new && self.bytes + data.len() <= AHEAD_BYTES_MAX;
+        if is_kept {
+            self.bytes += data.len();
+            self.parts.insert(offset, data);
+        }
+        is_kept
+    }
+
+    /// Takes the part that goes on at `here`, without what lies before that.
+    fn take(&mut self, here: u64) -> Option<Vec<u8>> {
+        while let Some(first) = self.parts.first_entry().filter(|first| *first.key() <= here) {
+            let (offset, mut data) = first.remove_entry();
+            self.bytes -= data.len();
+            let known = (here - offset) as usize;
+            if known < data.len() {
+                data.drain(..known);
+                return Some(data);
+            }
+        }
+        None
+    }
+
+    /// Returns where the first gap at or above an offset begins and ends.
+    fn gap(&self, from: u64) -> (u64, u64) {
+        let mut start = from;
+        for (offset, data) in &self.parts {
+            if *offset > start {
+                return (start, *offset);
+            }
+            start = start.max(offset + data.len() as u64);
+        }
+        (start, u64::MAX)
+    }
 }
 
 impl Snapshots {
@@ -160,40 +212,44 @@ impl Core {
     /// and will need what comes after it: without that a large snapshot is never followed by
     /// entries. It holds as long as there is room.
     fn pin(&self, now: Time) -> Option<Index> {
-        let (index, at) = self.snapshots.pinned?;
+        let (index, at, _) = self.snapshots.pinned?;
         let has_room = self.log.size_bytes() < self.settings.log_bytes_max / 2 * 3;
         (has_room && now.since(at) < PIN_FOR).then_some(index)
     }
 
     /// Another replica reads a snapshot.
-    pub(super) fn snapshot_asked(&mut self, now: Time, from: NodeId, index: Index, offset: u64) {
-        let is_here = self.log.first() <= index + 1 && index <= self.snapshots.latest;
-        // Of two that are being read the older one counts.
-        if is_here && self.pin(now).is_none_or(|pinned| pinned >= index) {
-            self.snapshots.pinned = Some((index, now));
+    pub(super) fn snapshot_asked(&mut self, now: Time, read: SnapshotRead) {
+        if read.index <= self.snapshots.latest {
+            self.keep_above(now, read.to, read.index);
         }
-        self.outputs.push_back(Output::ReadSnapshot { to: from, index, offset });
+        let bytes = read.bytes.min(PART_BYTES_MAX as u32);
+        self.outputs.push_back(Output::ReadSnapshot(SnapshotRead { bytes, ..read }));
+    }
+
+    /// Another replica fetches what is at or below an index, and will need what comes after it.
+    pub(super) fn keep_above(&mut self, now: Time, reader: NodeId, index: Index) {
+        let is_here = self.log.first() <= index + 1;
+        // Of two readers the one further behind counts.
+        let is_own = self.snapshots.pinned.is_some_and(|(_, _, node)| node == reader);
+        if is_here && (is_own || self.pin(now).is_none_or(|pinned| pinned >= index)) {
+            self.snapshots.pinned = Some((index, now, reader));
+        }
     }
 
     /// Answers [`Output::ReadSnapshot`]: sends `data`, which lies at `offset` of the snapshot that
-    /// `meta` stands for, in parts.
+    /// `meta` stands for.
     pub fn send_snapshot_part(
         &mut self,
-        to: NodeId,
-        meta: &SnapshotMeta,
-        mut offset: u64,
-        data: &[u8],
+        read: SnapshotRead,
+        meta: SnapshotMeta,
+        offset: u64,
+        data: Vec<u8>,
     ) {
-        for part in data.chunks(PART_BYTES_MAX) {
-            self.counters.snapshot_parts_sent += 1;
-            let (meta, data) = (Box::new(meta.clone()), part.to_vec());
-            self.send(to, Message::SnapshotPart { meta, offset, data });
-            offset += part.len() as u64;
-        }
+        self.counters.snapshot_parts_sent += 1;
+        let SnapshotRead { to, question, .. } = read;
+        let meta = Box::new(meta);
+        self.send(to, Message::SnapshotPart { meta, offset, data, question });
     }
-
-    /// How many bytes [`Core::send_snapshot_part`] should be given at a time.
-    pub const SNAPSHOT_READ_BYTES: usize = ASK_BYTES as usize;
 
     /// The log has grown to its bound: take a snapshot, so that it can be trimmed.
     pub(super) fn ask_for_snapshot(&mut self, now: Time) {
@@ -226,21 +282,27 @@ impl Core {
         if !is_useful || is_busy || !self.snapshots.installs.may_fetch(now) {
             return;
         }
-        // What is here of the same one, perhaps of another donor, need not come again.
-        if self.snapshots.kept.as_ref().is_some_and(|(meta, _)| meta.index != index) {
+        // What is here, perhaps of another donor, need not come again: whoever still has the same
+        // one goes on with it, and anyone else begins with its own.
+        let known = self.snapshots.kept.as_ref().map(|(meta, _)| meta.index);
+        let known = known.filter(|known| *known > self.commit.index());
+        if known.is_none() {
             self.snapshots.kept = None;
         }
-        let offset = self.snapshots.offset();
-        tracing::info!(index, offset, donor = %from, "too far behind: fetching a snapshot");
-        self.snapshots.receiving =
-            Some(Receiving { donor: from, index, asked_to: offset, progressed: now });
+        let asked_to = self.snapshots.offset();
+        let (pacer, ahead) = (Pacer::default(), Ahead::default());
+        let wanted = known.map_or(index, |known| known.min(index));
+        tracing::info!(index, asked_to, donor = %from, "too far behind: fetching a snapshot");
+        let (donor, progressed) = (from, now);
+        let receiving = Receiving { donor, index: wanted, asked_to, progressed, pacer, ahead };
+        self.snapshots.receiving = Some(receiving);
         self.ask_for_snapshot_parts(now);
     }
 
     pub(super) fn snapshot_part_came(
         &mut self,
         now: Time,
-        from: NodeId,
+        (from, question): (NodeId, u64),
         meta: SnapshotMeta,
         offset: u64,
         data: Vec<u8>,
@@ -261,35 +323,41 @@ impl Core {
         let Snapshots { receiving: Some(receiving), kept, .. } = &mut self.snapshots else {
             return;
         };
+        receiving.pacer.came(now, question, data.len(), true);
         if kept.as_ref().is_none_or(|(known, _)| *known != meta) {
             // The first part, or another snapshot than was known: begin anew.
             receiving.index = meta.index;
-            receiving.asked_to = if offset == 0 { ASK_BYTES } else { 0 };
+            receiving.asked_to = 0;
+            receiving.pacer.forget();
+            receiving.ahead = Ahead::default();
             *kept = (offset == 0).then(|| (meta.clone(), 0));
         }
-        let here = kept.as_ref().map_or(0, |(_, here)| *here);
-        let end = here + data.len() as u64;
-        let is_next = kept.is_some() && offset == here && end <= meta.size_bytes;
-        if is_next && (end > here || end == meta.size_bytes) {
-            *kept = Some((meta.clone(), end));
+        let end = offset + data.len() as u64;
+        let Some((_, here)) = kept.as_mut().filter(|_| end <= meta.size_bytes) else {
+            self.counters.snapshot_parts_unused += 1;
+            self.ask_for_snapshot_parts(now);
+            return;
+        };
+        // What came is not asked for again, in whatever order it came.
+        if end > *here && receiving.ahead.keep(offset, data) {
             receiving.progressed = now;
-            self.timers.set(Timer::Snapshot, now + self.settings.timing.heartbeat);
-            self.outputs.push_back(Output::KeepSnapshotPart { offset, data });
-            if end == meta.size_bytes {
-                (self.snapshots.receiving, self.snapshots.kept) = (None, None);
-                self.timers.stop(Timer::Snapshot);
-                self.begin_install(now, from, meta);
-                return;
-            }
+        } else {
+            self.counters.snapshot_parts_unused += u64::from(end > 0);
         }
-        let asked_to = receiving.asked_to;
-        if asked_to < meta.size_bytes && asked_to <= self.snapshots.offset() + ASK_BYTES / 2 {
+        while let Some(data) = receiving.ahead.take(*here) {
+            let offset = std::mem::replace(here, *here + data.len() as u64);
+            self.outputs.push_back(Output::KeepSnapshotPart { offset, data });
+        }
+        if *here == meta.size_bytes {
+            (self.snapshots.receiving, self.snapshots.kept) = (None, None);
+            self.timers.stop(Timer::Snapshot);
+            self.begin_install(now, from, meta);
+        } else {
             self.ask_for_snapshot_parts(now);
         }
     }
 
     pub(super) fn snapshot_timeout(&mut self, now: Time) {
-        let offset = self.snapshots.offset();
         let commit = self.commit.index();
         let Some(receiving) = &mut self.snapshots.receiving else {
             return;
@@ -300,19 +368,47 @@ impl Core {
             self.recovery.forget_term();
             return;
         }
-        // Something was lost: what was asked for and is not here is asked for again.
-        receiving.asked_to = offset;
         self.ask_for_snapshot_parts(now);
     }
 
+    /// Asks for the next parts, as far as the pace allows.
     fn ask_for_snapshot_parts(&mut self, now: Time) {
+        let size = self.snapshots.kept.as_ref().map(|(meta, _)| meta.size_bytes);
+        let offset = self.snapshots.offset();
         let Some(receiving) = &mut self.snapshots.receiving else {
             return;
         };
-        let (to, index, offset) = (receiving.donor, receiving.index, receiving.asked_to);
-        receiving.asked_to += ASK_BYTES;
-        self.timers.set(Timer::Snapshot, now + self.settings.timing.heartbeat);
-        self.send(to, Message::FetchSnapshot { index, offset });
+        if receiving.pacer.expire(now) || !receiving.pacer.is_waiting() {
+            // What was asked for and is not here is asked for again.
+            receiving.asked_to = offset;
+        }
+        let (to, index) = (receiving.donor, receiving.index);
+        let mut reads = Vec::new();
+        while receiving.pacer.room() > 0 {
+            // Until the first part tells how long it is, nothing else is asked for.
+            let unit = receiving.pacer.unit() as u64;
+            let (start, end) = receiving.ahead.gap(receiving.asked_to);
+            receiving.asked_to = start;
+            let rest = match size {
+                Some(size) => size.min(end).saturating_sub(start),
+                None if reads.is_empty() && !receiving.pacer.is_waiting() => unit,
+                None => 0,
+            };
+            let bytes = rest.min(unit);
+            if bytes == 0 {
+                break;
+            }
+            let question = receiving.pacer.ask(now, bytes as usize);
+            let (offset, bytes) = (receiving.asked_to, bytes as u32);
+            receiving.asked_to += u64::from(bytes);
+            reads.push(Message::FetchSnapshot { index, offset, question, bytes });
+        }
+        let given_up = receiving.progressed + DONOR_PATIENCE;
+        let next = receiving.pacer.deadline().map_or(given_up, |due| due.min(given_up));
+        self.timers.set(Timer::Snapshot, next);
+        for read in reads {
+            self.send(to, read);
+        }
     }
 }
 
@@ -326,6 +422,9 @@ mod tests {
         },
         messages::{AppendEntries, Metadata},
     };
+
+    /// Bytes of the first questions.
+    const UNIT: usize = 8 << 10;
 
     const SETTINGS: Settings = Settings {
         mode: crate::core::Mode::HovercRaft,
@@ -355,7 +454,7 @@ mod tests {
     }
 
     fn meta(index: Index, checksum: u32) -> SnapshotMeta {
-        let size_bytes = 10 * ASK_BYTES;
+        let size_bytes = 40 * PART_BYTES_MAX as u64;
         let configuration = configuration(3);
         SnapshotMeta {
             index,
@@ -402,7 +501,8 @@ mod tests {
         takes_snapshot(&mut core, Time::ZERO);
         core.handle_snapshot(Time::ZERO, Some(&meta(600, 0)));
         settle(&mut core, Time::ZERO);
-        let asked = Message::FetchSnapshot { index: 600, offset: 0 };
+        let (index, offset, question, bytes) = (600, 0, 1, 1000);
+        let asked = Message::FetchSnapshot { index, offset, question, bytes };
         core.handle_message(Time::ZERO, envelope(3, 1, asked));
         core.handle_message(Time::ZERO, envelope(2, 1, append(600, 550, 1150, 1)));
         assert!(takes_snapshot(&mut core, Time::ZERO));
@@ -436,7 +536,7 @@ mod tests {
     fn asked(core: &mut Core, now: Time) -> Option<(NodeId, Index, u64)> {
         settle(core, now).into_iter().find_map(|output| match output {
             Output::Send { to, envelope } => match envelope.message {
-                Message::FetchSnapshot { index, offset } => Some((to, index, offset)),
+                Message::FetchSnapshot { index, offset, .. } => Some((to, index, offset)),
                 _ => None,
             },
             _ => None,
@@ -444,37 +544,65 @@ mod tests {
     }
 
     #[test]
+    fn parts_that_come_too_early_are_kept_and_only_gaps_are_left() {
+        let mut ahead = Ahead::default();
+        assert!(ahead.keep(20, vec![2; 10]) && ahead.keep(40, vec![4; 10]));
+        assert!(!ahead.keep(20, vec![2; 10]), "it came twice");
+        assert!(!ahead.keep(99, vec![0; AHEAD_BYTES_MAX]), "there is no room for it");
+        assert_eq!(
+            [ahead.gap(0), ahead.gap(20), ahead.gap(50)],
+            [(0, 20), (30, 40), (50, u64::MAX)]
+        );
+        assert_eq!(ahead.take(10), None);
+        // A part that overlaps what is here gives the rest.
+        assert_eq!(ahead.take(25), Some(vec![2; 5]));
+        assert_eq!(ahead.take(30), None);
+        assert_eq!((ahead.take(60), ahead.bytes), (None, 0));
+    }
+
+    #[test]
     fn a_transfer_goes_on_with_another_donor_where_it_stopped() {
         let mut core = follower();
         let mut now = Time::ZERO;
-        let part = |meta, offset| {
+        let part = |meta, offset, question| {
             let meta = Box::new(meta);
-            Message::SnapshotPart { meta, offset, data: vec![7; 1000] }
+            let data = vec![7; UNIT];
+            Message::SnapshotPart { meta, offset, data, question }
         };
         // The leader has trimmed what this replica needs.
         let heartbeat = || envelope(2, 1, append(20_000, 0, 20_000, 9000));
-        let offer = |from| envelope(from, 1, Message::SnapshotAvailable { index: 9500 });
+        let offer =
+            |from| envelope(from, 1, Message::SnapshotAvailable { index: 9500, question: 1 });
         core.handle_message(now, heartbeat());
         core.handle_message(now, offer(3));
         assert_eq!(asked(&mut core, now), Some((NodeId(3), 9500, 0)));
-        for offset in [0, 1000] {
-            core.handle_message(now, envelope(3, 1, part(meta(9500, 1), offset)));
+        let here = 2 * UNIT as u64;
+        for (offset, question) in [(0, 1), (UNIT as u64, 2)] {
+            core.handle_message(now, envelope(3, 1, part(meta(9500, 1), offset, question)));
+            let asked = asked(&mut core, now).expect("it asks for more");
+            assert!(asked.0 == NodeId(3) && asked.2 > offset, "what came is not asked for again");
         }
         // Then nothing comes for a while, and at last it is given up.
+        let mut questions = 0;
         while core.snapshots.is_receiving() {
             now += SETTINGS.timing.heartbeat;
             core.handle_message(now, heartbeat());
             core.handle_timeout(now);
-            if core.snapshots.is_receiving() {
-                assert_eq!(asked(&mut core, now), Some((NodeId(3), 9500, 2000)));
+            if core.snapshots.is_receiving()
+                && let Some(asked) = asked(&mut core, now)
+            {
+                assert_eq!(asked, (NodeId(3), 9500, here));
+                questions += 1;
             }
         }
         assert_eq!(now.since(Time::ZERO), DONOR_PATIENCE);
+        assert!((3..40).contains(&questions), "{questions} questions in vain");
+        // Another donor has a newer one, and perhaps this one still.
         core.handle_message(now, heartbeat());
         core.handle_message(now, offer(2));
-        assert_eq!(asked(&mut core, now), Some((NodeId(2), 9500, 2000)));
+        assert_eq!(asked(&mut core, now), Some((NodeId(2), 9500, here)));
         // Its snapshot at that index turns out to have other bytes.
-        core.handle_message(now, envelope(2, 1, part(meta(9500, 2), 2000)));
+        core.handle_message(now, envelope(2, 1, part(meta(9500, 2), here, 1)));
         assert_eq!(asked(&mut core, now), Some((NodeId(2), 9500, 0)));
     }
 }

@@ -106,6 +106,8 @@ pub struct Counters {
     pub snapshots_taken: u64,
     pub snapshots_installed: u64,
     pub snapshot_parts_sent: u64,
+    /// They came twice, or not in their order.
+    pub snapshot_parts_unused: u64,
     pub pre_votes_started: u64,
     pub pre_votes_refused: u64,
     pub elections_started: u64,

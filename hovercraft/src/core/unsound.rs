@@ -94,7 +94,7 @@ fn what_is_ordered_is_bound_whichever_way_its_body_comes() {
         let body_len = request.body().len() as u32;
         let part =
             BodyPart { index: 2, body_len, offset: 0, request: WholeRequest::new(&request, None) };
-        let bodies = Message::Bodies { parts: vec![part] };
+        let bodies = Message::Bodies { parts: vec![part], question: 1 };
         follower.handle_message(Time::ZERO, envelope(2, 1, bodies));
         settle(&mut follower, Time::ZERO);
         assert_eq!(follower.log_bounds().1, 2, "by Bodies: {request:?}");
@@ -111,8 +111,8 @@ fn what_is_ordered_is_bound_whichever_way_its_body_comes() {
         follower.handle_message(Time::ZERO, envelope(2, 1, Message::AppendEntries(ahead)));
         settle(&mut follower, Time::ZERO);
         assert!(follower.recovery.is_bulk());
-        let entries = vec![WholeEntry::new(&ordered)];
-        let bulk = Message::Entries { after: 1, after_term: 1, entries };
+        let entries = vec![WholeEntry::new(&ordered, 1000)];
+        let bulk = Message::Entries { after: 1, after_term: 1, entries, question: 1, until: 2 };
         follower.handle_message(Time::ZERO, envelope(2, 1, bulk));
         settle(&mut follower, Time::ZERO);
         assert_eq!(follower.log_bounds().1, 2, "by Entries: {request:?}");

@@ -36,6 +36,9 @@ const RECEIVES_MAX: usize = 16;
 /// How many entries one turn applies in the network loop before it looks at the sockets again.
 const APPLIES_MAX: usize = 512;
 
+/// Most parts of snapshots that are being read for one replica.
+const READS_MAX: usize = 64;
+
 /// Counts from its creation, for everything that asks for a [`Time`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock {
@@ -140,7 +143,7 @@ pub(crate) struct Replica {
     pub(crate) network: NetworkStatus,
     /// What was said to other replicas.
     pub(crate) exchange: ExchangeStatus,
-    /// The replicas for which a part of a snapshot is being read.
+    /// The replicas for which parts of snapshots are being read, once for each part.
     pub(crate) reads: Vec<NodeId>,
     /// The encoded message, reused.
     pub(crate) buffer: Vec<u8>,
@@ -231,10 +234,12 @@ impl Replica {
                     self.core.handle_stored(now, number);
                 }
                 Done::SnapshotTaken(meta) => self.core.handle_snapshot(now, meta.as_ref()),
-                Done::SnapshotPart { to, part } => {
-                    self.reads.retain(|reader| *reader != to);
+                Done::SnapshotPart { read, part } => {
+                    if let Some(at) = self.reads.iter().position(|reader| *reader == read.to) {
+                        self.reads.swap_remove(at);
+                    }
                     if let Some((meta, offset, data)) = part {
-                        self.core.send_snapshot_part(to, &meta, offset, &data);
+                        self.core.send_snapshot_part(read, meta, offset, data);
                     }
                 }
                 Done::Staged(None) => self.core.handle_staged(now, Reading::Refused),
@@ -326,11 +331,11 @@ impl Replica {
                 self.task(now, Task::AnswerRetry(request, to))?;
             }
             Output::TakeSnapshot => self.task(now, Task::TakeSnapshot)?,
-            Output::ReadSnapshot { to, index, offset } => {
-                // One at a time for each replica: who asks again has not had its answer.
-                if !self.reads.contains(&to) {
-                    self.reads.push(to);
-                    self.job(Job::ReadSnapshot { to, index, offset })?;
+            Output::ReadSnapshot(read) => {
+                // Who has so many under way asks again.
+                if self.reads.iter().filter(|to| **to == read.to).count() < READS_MAX {
+                    self.reads.push(read.to);
+                    self.job(Job::ReadSnapshot(read))?;
                 }
             }
             Output::KeepSnapshotPart { offset, data } => {

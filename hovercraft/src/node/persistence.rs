@@ -12,8 +12,8 @@ use std::{
 };
 
 use crate::{
-    core::{Core, Write, WriteNumber},
-    entry::{Index, NodeId},
+    core::{SnapshotRead, Write, WriteNumber},
+    entry::Index,
     node::roles::{self, Next, Receiver, Role, Sender},
     state_machine::SnapshotWriter,
     storage::{
@@ -27,12 +27,8 @@ pub(crate) enum Job {
     Write(Write),
     /// Write a snapshot of what is applied.
     TakeSnapshot(SnapshotMeta, SnapshotWriter),
-    /// Read a part of the latest snapshot, for another replica.
-    ReadSnapshot {
-        to: NodeId,
-        index: Index,
-        offset: u64,
-    },
+    /// Read a part of a snapshot, for another replica.
+    ReadSnapshot(SnapshotRead),
     /// Keep a part of a snapshot of another replica.
     KeepPart {
         offset: u64,
@@ -58,8 +54,8 @@ pub(crate) enum Done {
     Stored(WriteNumber),
     /// None if the service could not write it; the next one will do.
     SnapshotTaken(Option<SnapshotMeta>),
-    /// A part of the latest snapshot and where it lies; none if there is none to be read.
-    SnapshotPart { to: NodeId, part: Option<(SnapshotMeta, u64, Vec<u8>)> },
+    /// A part of a snapshot and where it lies; none if there is none to be read.
+    SnapshotPart { read: SnapshotRead, part: Option<(SnapshotMeta, u64, Vec<u8>)> },
     /// The received parts, to be read; none if they are not what they claimed to be.
     Staged(Option<(SnapshotMeta, Box<dyn SnapshotSource>)>),
     /// The received snapshot is the latest one.
@@ -77,6 +73,16 @@ pub(crate) struct Syncing {
     pub(crate) interval: Duration,
 }
 
+/// Number of snapshots that are kept open for readers, and for how long after they were last read.
+const OPEN_MAX: usize = 2;
+const OPEN_FOR: Duration = Duration::from_secs(10);
+
+/// A snapshot that another replica reads.
+struct Open {
+    snapshot: OpenSnapshot,
+    read_at: Instant,
+}
+
 pub(crate) struct Persistence {
     store: Box<dyn LogStore>,
     syncing: Syncing,
@@ -86,8 +92,9 @@ pub(crate) struct Persistence {
     sink: Option<Box<dyn SnapshotSink>>,
     /// The role that writes a snapshot, or has written the last one.
     writer: Option<Role<()>>,
-    /// The snapshot that was last read from.
-    open: Option<OpenSnapshot>,
+    /// Snapshots that other replicas read, the one that was last read at the end. They stay
+    /// readable when a newer one replaces them, so that no reader begins anew.
+    open: Vec<Open>,
     /// Entries were appended since the last sync.
     is_dirty: bool,
     synced_at: Instant,
@@ -108,7 +115,7 @@ impl Persistence {
             waker,
             sink: None,
             writer: None,
-            open: None,
+            open: Vec::new(),
             is_dirty: false,
             synced_at,
         }
@@ -213,7 +220,7 @@ impl Persistence {
                 self.sync().await?;
                 self.take_snapshot(meta, writer);
             }
-            Job::ReadSnapshot { to, index, offset } => self.read_part(to, index, offset)?,
+            Job::ReadSnapshot(read) => self.read_part(read)?,
             Job::KeepPart { offset, data } => self.keep_part(offset, &data)?,
             Job::Stage(meta) => {
                 roles::disk_time(self.store.as_mut()).await;
@@ -237,6 +244,8 @@ impl Persistence {
 
     /// Writes a snapshot in a role of its own: it may take long, and appends must not wait.
     fn take_snapshot(&mut self, meta: SnapshotMeta, writer: SnapshotWriter) {
+        // The files of snapshots that were replaced take room on the disk while they are open.
+        self.open.retain(|open| open.read_at.elapsed() < OPEN_FOR);
         let (store, done) = (self.store.snapshots(), self.done.clone());
         let waker = self.waker.clone();
         let disk_time = roles::disk_time(self.store.as_mut());
@@ -272,30 +281,58 @@ impl Persistence {
         }
     }
 
-    fn read_part(&mut self, to: NodeId, index: Index, offset: u64) -> Result<(), StoreError> {
-        if self.open.as_ref().is_none_or(|open| open.meta.index != index) {
-            self.open = self.store.snapshots().open()?;
-        }
-        let part = self.open.as_mut().and_then(|open| {
-            // Of a newer snapshot than was asked for, the reader needs the beginning.
-            let offset = if open.meta.index == index { offset } else { 0 };
-            let mut data = vec![0; Core::SNAPSHOT_READ_BYTES];
-            match open.source.read_at(offset, &mut data) {
+    fn read_part(&mut self, read: SnapshotRead) -> Result<(), StoreError> {
+        let mut is_readable = true;
+        let part = self.open_at(read.index)?.and_then(|snapshot| {
+            // Of another snapshot than was asked for, the reader needs the beginning.
+            let is_asked = snapshot.meta.index == read.index;
+            let offset = if is_asked { read.offset } else { 0 };
+            let mut data = vec![0; read.bytes as usize];
+            match snapshot.source.read_at(offset, &mut data) {
                 Ok(len) => {
                     data.truncate(len);
-                    Some((open.meta.clone(), offset, data))
+                    Some((snapshot.meta.clone(), offset, data))
                 }
                 Err(error) => {
-                    tracing::error!(index, %error, "a snapshot cannot be read");
+                    tracing::error!(index = read.index, %error, "a snapshot cannot be read");
+                    is_readable = false;
                     None
                 }
             }
         });
-        if part.is_none() {
-            self.open = None;
+        if !is_readable {
+            self.open.pop();
         }
-        self.tell(Done::SnapshotPart { to, part });
+        self.tell(Done::SnapshotPart { read, part });
         Ok(())
+    }
+
+    /// Returns the snapshot at an index if it is still open, else the latest.
+    fn open_at(&mut self, index: Index) -> Result<Option<&mut OpenSnapshot>, StoreError> {
+        let place =
+            |open: &[Open], index| open.iter().position(|it| it.snapshot.meta.index == index);
+        let mut at = place(&self.open, index);
+        if at.is_none() {
+            let Some(snapshot) = self.store.snapshots().open()? else {
+                return Ok(None);
+            };
+            at = place(&self.open, snapshot.meta.index);
+            if at.is_none() {
+                if self.open.len() == OPEN_MAX {
+                    self.open.remove(0);
+                }
+                self.open.push(Open { snapshot, read_at: Instant::now() });
+            }
+        }
+        if let Some(at) = at {
+            let open = self.open.remove(at);
+            self.open.push(open);
+        }
+        let last = self.open.last_mut();
+        Ok(last.map(|open| {
+            open.read_at = Instant::now();
+            &mut open.snapshot
+        }))
     }
 
     fn keep_part(&mut self, offset: u64, data: &[u8]) -> Result<(), StoreError> {
@@ -336,8 +373,8 @@ impl Persistence {
     fn install(&mut self, meta: &SnapshotMeta, keep_tail: bool) -> Result<(), StoreError> {
         let sink = self.sink.take().expect("it was staged, and no part has come since");
         self.store.install(sink, meta, keep_tail)?;
-        // The donor's part of this replica reads the new one from now on.
-        self.open = None;
+        // One of the same index may have other bytes.
+        self.open.clear();
         self.tell(Done::Installed);
         Ok(())
     }
@@ -416,7 +453,7 @@ mod tests {
     use super::*;
     use crate::{
         core::testing::{DIGEST_KEY, configuration, noop},
-        entry::Entry,
+        entry::{Entry, NodeId},
         node::roles::channel,
         storage::Loaded,
     };
@@ -506,6 +543,103 @@ mod tests {
             roles::finish(persistence.run(to_do));
             assert_eq!(*store.0.lock().unwrap(), ["append", "sync", "publish"], "{durability:?}");
         }
+    }
+
+    /// A store whose latest snapshot is a newer one each time that it is opened.
+    #[derive(Clone, Default)]
+    struct Changing(Arc<Mutex<Index>>);
+
+    impl LogStore for Changing {
+        fn load(&mut self) -> Result<Loaded, StoreError> {
+            unreachable!("it was loaded before")
+        }
+
+        fn save_hard_state(&mut self, _: &HardState) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn append(&mut self, _: Index, _: &[Entry]) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn sync(&mut self) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn trim(&mut self, _: Index) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn snapshots(&self) -> Arc<dyn SnapshotStore> {
+            Arc::new(self.clone())
+        }
+
+        fn install(
+            &mut self,
+            _: Box<dyn SnapshotSink>,
+            _: &SnapshotMeta,
+            _: bool,
+        ) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    impl SnapshotStore for Changing {
+        fn create(&self) -> Result<Box<dyn SnapshotSink>, StoreError> {
+            unreachable!("nothing is written")
+        }
+
+        fn publish(&self, _: Box<dyn SnapshotSink>, _: &SnapshotMeta) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn open(&self) -> Result<Option<OpenSnapshot>, StoreError> {
+            let mut latest = self.0.lock().unwrap();
+            *latest += 1;
+            let meta = SnapshotMeta { index: *latest, size_bytes: 100, ..meta() };
+            Ok(Some(OpenSnapshot { meta, source: Box::new(Zeros) }))
+        }
+    }
+
+    struct Zeros;
+
+    impl io::Read for Zeros {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            Ok(buffer.len())
+        }
+    }
+
+    impl SnapshotSource for Zeros {
+        fn read_at(&mut self, _: u64, buffer: &mut [u8]) -> io::Result<usize> {
+            Ok(buffer.len())
+        }
+    }
+
+    /// P36: whoever reads a snapshot goes on with it, though newer ones are taken and read.
+    #[test]
+    fn a_snapshot_that_is_being_read_stays_readable() {
+        let (jobs, to_do) = channel();
+        let (tell, mut done) = channel();
+        let syncing = Syncing { durability: Durability::Memory, interval: Duration::ZERO };
+        let store = Box::new(Changing::default());
+        let persistence = Persistence::new(store, syncing, tell, Waker::noop().clone());
+        // The first reader knows of snapshot 1, others have heard of newer ones.
+        for (to, index) in [(2, 1), (2, 1), (3, 2), (2, 1), (3, 7), (2, 1), (3, 7)] {
+            let (to, offset, bytes, question) = (NodeId(to), 20, 10, 1);
+            let read = SnapshotRead { to, index, offset, bytes, question };
+            jobs.send(Job::ReadSnapshot(read)).unwrap();
+        }
+        drop(jobs);
+        roles::finish(persistence.run(to_do));
+        let mut parts = Vec::new();
+        while let Some(Done::SnapshotPart { part: Some((meta, offset, data)), .. }) =
+            done.try_next()
+        {
+            assert_eq!(data.len(), 10);
+            parts.push((meta.index, offset));
+        }
+        // Of one that is not there, the reader gets the beginning of the latest.
+        assert_eq!(parts, [(1, 20), (1, 20), (2, 20), (1, 20), (3, 0), (1, 20), (4, 0)]);
     }
 
     fn meta() -> SnapshotMeta {

@@ -187,6 +187,9 @@ pub enum Fault {
     /// Of a thousand messages that order entries, so many have one bit of an entry's digest,
     /// identity or length flipped: memory that fails where no checksum looks.
     BitFlip { per_mille: u32, for_us: u64 },
+    /// The one link of a replica to all others carries only so much; what its queue has no room for
+    /// is lost.
+    Narrow { target: Target, kbit_per_s: u32, queue_bytes: u32, delay_us: u64, for_us: u64 },
 }
 
 /// A sort of fault.
@@ -219,11 +222,12 @@ pub enum FaultKind {
     CutAggregator,
     Echo,
     BitFlip,
+    Narrow,
 }
 
 impl FaultKind {
     /// All of them, with the name under which each is counted.
-    pub const ALL: [(Self, &'static str); 26] = [
+    pub const ALL: [(Self, &'static str); 27] = [
         (Self::Loss, "fault: loss"),
         (Self::Duplication, "fault: duplication"),
         (Self::Reordering, "fault: reordering"),
@@ -250,6 +254,7 @@ impl FaultKind {
         (Self::CutAggregator, "fault: cut aggregator"),
         (Self::Echo, "fault: echo"),
         (Self::BitFlip, "fault: bit flip"),
+        (Self::Narrow, "fault: narrow"),
     ];
 
     /// The name under which it is counted.
@@ -288,6 +293,7 @@ impl Fault {
             Self::CutAggregator { .. } => FaultKind::CutAggregator,
             Self::Echo { .. } => FaultKind::Echo,
             Self::BitFlip { .. } => FaultKind::BitFlip,
+            Self::Narrow { .. } => FaultKind::Narrow,
         }
     }
 
@@ -312,6 +318,7 @@ impl Fault {
             | Self::CutAggregator { for_us, .. }
             | Self::Echo { for_us, .. }
             | Self::BitFlip { for_us, .. }
+            | Self::Narrow { for_us, .. }
             | Self::FullDisk { for_us, .. } => Some(*for_us),
             Self::Kill { down_us, .. }
             | Self::Blackout { down_us, .. }
@@ -350,6 +357,7 @@ impl Fault {
             | Self::SyncStall { target, .. }
             | Self::WriteError { target, .. }
             | Self::FullDisk { target, .. }
+            | Self::Narrow { target, .. }
             | Self::Damage { target, .. } => Some(*target),
             _ => None,
         }

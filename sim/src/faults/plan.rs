@@ -45,7 +45,7 @@ const SHARES: [(FaultKind, u8); 22] = [
 ];
 
 /// The same for those with a stream of their own, so that other seeds stay what they are.
-const APART: [(FaultKind, u8); 1] = [(FaultKind::BitFlip, 20)];
+const APART: [(FaultKind, u8); 2] = [(FaultKind::BitFlip, 20), (FaultKind::Narrow, 15)];
 
 /// The same for those that need an aggregator.
 const OF_AGGREGATORS: [(FaultKind, u8); 3] =
@@ -128,6 +128,12 @@ impl FaultOptions {
             FaultKind::DelayTail => {
                 let late_us = [2000, 50_000, 500_000][rng.usize(..3)];
                 Fault::DelayTail { per_mille: [10, 100][rng.usize(..2)], late_us, for_us }
+            }
+            FaultKind::Narrow => {
+                let kbit_per_s = [200, 2000, 20_000][rng.usize(..3)] * quick as u32;
+                let queue_bytes = [10_000, 40_000, 100_000][rng.usize(..3)];
+                let delay_us = [0, 2000, 50_000][rng.usize(..3)] / quick;
+                Fault::Narrow { target, kbit_per_s, queue_bytes, delay_us, for_us }
             }
             FaultKind::BitFlip => Fault::BitFlip { per_mille: [20, 300][rng.usize(..2)], for_us },
             FaultKind::Mtu => Fault::Mtu { bytes: [300, 600, 1400][rng.usize(..3)], for_us },

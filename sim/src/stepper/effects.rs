@@ -156,7 +156,7 @@ impl Stepper {
     /// What the sweep must have seen of messages.
     fn count_message(&mut self, at: usize, envelope: &Envelope) {
         match &envelope.message {
-            Message::Bodies { parts } => {
+            Message::Bodies { parts, .. } if !parts.is_empty() => {
                 self.tally.bodies[usize::from(parts.len() > 1)] += 1;
                 let leads = self.replicas[at].life.as_ref().is_some_and(|it| it.core.is_leader());
                 self.tally.bodies_by_follower += u64::from(!leads);

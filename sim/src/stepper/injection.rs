@@ -8,7 +8,7 @@ use r2p2::Time;
 use super::{Event, Relief, Stepper};
 use crate::{
     faults::{Fault, Leaves, Sides, Target, Ways},
-    network::{Cause, Endpoint},
+    network::{Cause, Endpoint, Pipe},
     trace::Place,
 };
 
@@ -65,6 +65,12 @@ impl Stepper {
             Fault::CutAggregator { number: aggregator, replica, ways, for_good, .. } => {
                 self.cut_aggregator(number, *aggregator, *replica, *ways, *for_good);
                 (!for_good).then_some(Relief::Mend(number))
+            }
+            Fault::Narrow { target, kbit_per_s, queue_bytes, delay_us, .. } => {
+                let (place, delay) = (self.find(*target), Duration::from_micros(*delay_us));
+                let pipe = Pipe::new((number, place), *kbit_per_s, *queue_bytes, delay);
+                self.network.narrow(pipe);
+                Some(Relief::Mend(number))
             }
             Fault::ClockJump { target, by_us } => {
                 let at = self.find(*target);

@@ -389,6 +389,8 @@ impl Stepper {
         coverage.add("packets doubled", self.network.doubled);
         coverage.add("packets cut off", self.network.cut_off);
         coverage.add("packets damaged", self.network.damaged);
+        coverage.add("bytes through narrow links", self.network.squeezed_bytes);
+        coverage.add("bytes that narrow links lost", self.network.overflowed_bytes);
         coverage.add("orders with a bit flipped", self.network.flipped);
         coverage.add("packets late", self.network.late);
         coverage.add("packets too large", self.network.too_large);

@@ -8,6 +8,7 @@ use super::{Event, Stepper, injection::BY_HAND};
 use crate::{
     faults::Leaves,
     invariants::Violation,
+    network::Pipe,
     options::Options,
     schedule::Schedule,
     trace::{Place, Trace},
@@ -110,6 +111,17 @@ impl Stepper {
     /// Nothing gets from a replica to a client any more.
     pub fn cut_replies(&mut self, replica: usize, client: usize) {
         self.network.cut(self.now, BY_HAND, replica, self.replicas.len() + client, false);
+    }
+
+    /// A replica's one link to all others carries only so much from now on.
+    pub fn narrow_replica(
+        &mut self,
+        at: usize,
+        kbit_per_s: u32,
+        queue_bytes: u32,
+        delay: Duration,
+    ) {
+        self.network.narrow(Pipe::new((BY_HAND, at), kbit_per_s, queue_bytes, delay));
     }
 
     /// All links are whole again.
