@@ -15,8 +15,10 @@ impl World {
     pub(super) fn may_happen(&self, fault: &Fault) -> bool {
         match fault {
             // All hosts here have one clock: the stepper has those.
-            Fault::ClockJump { .. } | Fault::ClockDrift { .. } => false,
-            Fault::BitFlip { .. } | Fault::Narrow { .. } => false,
+            Fault::ClockJump { .. }
+            | Fault::ClockDrift { .. }
+            | Fault::BitFlip { .. }
+            | Fault::Narrow { .. } => false,
             _ if self.plan.beyond => true,
             Fault::Blackout { .. } => self.survives_blackouts(),
             Fault::Kill { target, .. }
