@@ -8,7 +8,7 @@ use std::{net::Ipv4Addr, net::SocketAddrV4, time::Duration};
 use hovercraft::{
     ClusterLimits, Configuration, DigestKey, Incarnation, Member, NodeId,
     admin::{Answer, Question},
-    core::{Core, Mode, Output, SessionGrant, Settings, Start, Write},
+    core::{Core, Mode, Output, Reading, SessionGrant, Settings, Start, Write},
     messages::{Envelope, Message, PROTOCOL_VERSION},
     storage::{Birth, Durability, HardState, Loaded},
     switch::Aggregator,
@@ -31,7 +31,12 @@ fn core() -> Core {
         term: 0,
         vote: None,
         incarnation: Incarnation(1),
-        birth: Some(Birth { cluster: CLUSTER, node: NodeId(1), configuration, digest_key: DigestKey::new([1, 2]) }),
+        birth: Some(Birth {
+            cluster: CLUSTER,
+            node: NodeId(1),
+            configuration,
+            digest_key: DigestKey::new([1, 2]),
+        }),
         durability: Durability::Sync,
         clean: false,
     };
@@ -55,7 +60,9 @@ fn turn(core: &mut Core, now: Time) -> bool {
             Output::Write(Write::HardState { number, .. } | Write::Append { number, .. }) => {
                 core.handle_stored(now, number);
             }
-            Output::InstallSnapshot { meta, .. } => core.handle_installed(now, Some(&meta)),
+            Output::StageSnapshot { .. } => core.handle_staged(now, Reading::Complete),
+            Output::InstallSnapshot { .. } => core.handle_installed(now),
+            Output::TakeSnapshot => core.handle_snapshot(now, None),
             Output::AnswerRetry { request, to } => core.order_again(now, &request, to),
             Output::Stop(_) => return false,
             _ => {}
