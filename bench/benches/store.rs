@@ -261,7 +261,7 @@ fn begun(
     Ok(store)
 }
 
-/// Of no cluster.
+/// Key of no cluster.
 const DIGEST_KEY: DigestKey = DigestKey::new([1, 2]);
 
 fn hard_state(clean: bool) -> HardState {

@@ -111,7 +111,7 @@ pub struct NodeStatus {
     pub configuration: Option<Configuration>,
     /// Before `init`: the cluster whose replicas speak to it as to a member. Its disk was lost.
     pub counted_by: Option<u64>,
-    /// What it may have lost, if this run began with another life of its disk (P37).
+    /// Losses that are possible, if this run began with a new incarnation (P37).
     pub missing: Option<String>,
 }
 

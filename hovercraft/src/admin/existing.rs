@@ -8,7 +8,7 @@ use std::net::SocketAddrV4;
 use super::{AdminError, Membership};
 use crate::entry::{Member, Term};
 
-/// What a replica said of itself.
+/// Answer of a replica about itself.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
     pub(super) member: Member,
@@ -26,7 +26,7 @@ impl Found {
         Some((self.member.address, self.membership.as_ref()?.cluster))
     }
 
-    /// Whether it belongs to a cluster and has taken part in an election: before the first one
+    /// True if it belongs to a cluster and has taken part in an election: before the first one
     /// there is no log.
     fn holds_data(&self) -> bool {
         self.membership.is_some() && self.term > 0
@@ -95,7 +95,7 @@ fn several(found: &[Found], clusters: Vec<(SocketAddrV4, u64)>) -> AdminError {
     AdminError::Unfinished { clusters, to_empty }
 }
 
-/// Whether enough replicas may belong to a cluster for it to be at work, counting those that were
+/// True if enough replicas may belong to a cluster for it to be at work, counting those that were
 /// not asked.
 fn may_have_quorum(cluster: u64, found: &[Found]) -> bool {
     let memberships = found.iter().filter_map(|it| it.membership.as_ref());

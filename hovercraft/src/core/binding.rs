@@ -212,7 +212,7 @@ impl Binding {
         self.ordered.len()
     }
 
-    /// Whether more metadata, and bodies with it, may be remembered.
+    /// Returns whether more metadata, and bodies with it, may be remembered.
     pub(crate) fn has_room(&self) -> bool {
         self.ordered.len() < self.count_max && self.room_bytes() > 0
     }

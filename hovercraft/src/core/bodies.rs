@@ -248,7 +248,7 @@ impl Core {
         self.binding.truncate(position, |request| {
             unordered.insert_evicting(now, request, None);
         });
-        // What comes in its place may be of another origin than this leader (P6).
+        // The metadata that replaces it may come from another replica than this leader (P6).
         if !planted!("refusal-keeps-verified") {
             self.commit.unverify(last);
         }

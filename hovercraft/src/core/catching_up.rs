@@ -403,7 +403,7 @@ fn misled() -> (Core, BodyWant) {
     (core, want)
 }
 
-/// What the core rejects to replica 2 after this refusal.
+/// Returns the index after which the core rejects to replica 2 after this refusal.
 fn refused(core: &mut Core, from: u16, want: BodyWant, reason: RefusalReason) -> Option<Index> {
     let refusals = vec![BodyRefusal { want, reason }];
     core.handle_message(Time::ZERO, envelope(from, 1, Message::BodiesRefused { refusals }));
