@@ -28,7 +28,7 @@ fuzz_target!(|input: &[u8]| {
     };
     let requests = [
         (Options::NONE, 0),
-        (Options::NONE, 5000),
+        (Options::NONE, 500_000),
         (Options::REPAIRABLE, 5000),
         (session(0), 0),
         (session(1), 200_000),

@@ -9,11 +9,11 @@ use slab::Slab;
 use crate::{
     Body, Outbox, Time,
     bypass::{Bypass, Copies},
-    options::{Identity, Options},
+    options::{Identity, Missing, Options},
     reassembly::{Inserted, Limits, Reassembler, ReassemblyCounters},
     repair::{SENT_PER_ACK_MAX, WINDOW, ask_for_nothing},
     request_ids::{IN_USE_MAX, RequestIds},
-    segments::{Envelope, Segments, SendError},
+    segments::{BURST_INTERVAL, Envelope, Segments, SendError},
     timers::Timers,
     wire::{MessageType, Packet, Policy, WireError},
 };
@@ -131,6 +131,8 @@ struct Request {
     destinations: Arc<[SocketAddrV4]>,
     /// The identity of a request with SESSION, by which alone its reply is known.
     identity: Option<Identity>,
+    /// It has no options, as the original's.
+    is_plain: bool,
     segments: Segments,
     copies_sent: u32,
     /// Which of the retry intervals is running.
@@ -139,6 +141,8 @@ struct Request {
     unheard: u32,
     /// How many ACKs without MISSING may still be answered: one for each first packet sent.
     acks_left: usize,
+    /// Of a plain request, who gets the rest of it, and the next packet to send there.
+    streams: Vec<(SocketAddrV4, u16)>,
 }
 
 impl Request {
@@ -162,6 +166,8 @@ pub struct ClientEndpoint {
     retry_intervals: Vec<Duration>,
     /// The retry interval that new requests begin with.
     first_backoff: usize,
+    /// When the next packets of plain requests are due.
+    streams: Timers,
     replies: Reassembler,
     next_serial: u64,
 }
@@ -191,6 +197,7 @@ impl ClientEndpoint {
             retries: Timers::new(intervals.iter().copied()),
             retry_intervals: intervals,
             first_backoff: 0,
+            streams: Timers::new([BURST_INTERVAL]),
             replies: Reassembler::new(limits, seed),
             next_serial: 0,
         }
@@ -238,11 +245,13 @@ impl ClientEndpoint {
             serial,
             destinations: Arc::clone(destinations),
             identity,
+            is_plain: options.is_none(),
             segments,
             copies_sent: 0,
             backoff: self.first_backoff,
             unheard: 0,
             acks_left: 0,
+            streams: Vec::new(),
         });
         if let Some(bypass) = &mut self.bypass {
             bypass.begun(now, serial);
@@ -292,8 +301,12 @@ impl ClientEndpoint {
         }
     }
 
-    /// Sends requests again that have not been answered, and asks again for packets of replies.
+    /// Sends requests again that have not been answered, sends more of plain requests, and asks
+    /// again for packets of replies.
     pub fn handle_timeout(&mut self, now: Time, outbox: &mut Outbox) {
+        while let Some(number) = self.streams.pop(now) {
+            self.stream(now, number, outbox);
+        }
         while let Some(number) = self.retries.pop(now) {
             self.back_off(number);
             self.send_first(now, number, outbox);
@@ -311,7 +324,8 @@ impl ClientEndpoint {
 
     /// When to call [`Self::handle_timeout`]. May change with every call of another method.
     pub fn poll_timeout(&self) -> Option<Time> {
-        [self.retries.next(), self.replies.next_timeout()].into_iter().flatten().min()
+        let timeouts = [self.retries.next(), self.streams.next(), self.replies.next_timeout()];
+        timeouts.into_iter().flatten().min()
     }
 
     /// How many requests are outstanding.
@@ -383,11 +397,35 @@ impl ClientEndpoint {
             return;
         };
         let request = &mut self.requests[number];
-        let count = request.segments.count();
-        let asks_for_all = packet.missing.is_none();
-        if count == 1 || asks_for_all && request.acks_left == 0 {
+        if request.segments.count() == 1 {
             return;
         }
+        match &packet.missing {
+            // Servers that know options name what they miss, to whoever sent some.
+            Some(missing) if !request.is_plain => self.send_missing(number, from, missing, outbox),
+            // The original asks for all.
+            None if request.is_plain && request.acks_left > 0 => {
+                request.acks_left -= 1;
+                if let Some(next) = request.segments.send_burst(from, 1, outbox) {
+                    request.streams.push((from, next));
+                    self.streams.arm(now, number, 0);
+                }
+            }
+            Some(_) | None => return,
+        }
+        self.retries.arm(now, number, self.requests[number].backoff);
+    }
+
+    /// Sends the packets of a request that a server misses.
+    fn send_missing(
+        &self,
+        number: usize,
+        from: SocketAddrV4,
+        missing: &Missing<'_>,
+        outbox: &mut Outbox,
+    ) {
+        let request = &self.requests[number];
+        let count = request.segments.count();
         // The replicas that do not acknowledge put the request together too (P4).
         let acknowledger = [from];
         let to_all = request.identity.is_some() && !self.one_by_one;
@@ -396,19 +434,24 @@ impl ClientEndpoint {
             Some(bypass) => bypass.destinations(&request.destinations, request.copies()),
             None => &*request.destinations,
         };
+        let there = || missing.indices().filter(|&index| index < count).take(SENT_PER_ACK_MAX);
         for &destination in destinations {
-            let send = |index| outbox.push(destination, |out| request.segments.write(index, out));
-            match &packet.missing {
-                None => (1..count).for_each(send),
-                Some(missing) => missing
-                    .indices()
-                    .filter(|&index| index < count)
-                    .take(SENT_PER_ACK_MAX)
-                    .for_each(send),
+            for index in there() {
+                outbox.push(destination, |out| request.segments.write(index, out));
             }
         }
-        if asks_for_all {
-            request.acks_left -= 1;
+    }
+
+    /// Sends the next packets of a plain request to those who asked for it.
+    fn stream(&mut self, now: Time, number: usize, outbox: &mut Outbox) {
+        let request = &mut self.requests[number];
+        let segments = &request.segments;
+        request.streams.retain_mut(|(to, next)| {
+            let more = segments.send_burst(*to, *next, outbox);
+            more.inspect(|index| *next = *index).is_some()
+        });
+        if !request.streams.is_empty() {
+            self.streams.arm(now, number, 0);
         }
         self.retries.arm(now, number, request.backoff);
     }
@@ -451,6 +494,8 @@ impl ClientEndpoint {
             outbox.push(destination, |out| request.segments.write(0, out));
         }
         request.acks_left = destinations.len();
+        request.streams.clear();
+        self.streams.cancel(number);
         request.copies_sent = request.copies_sent.saturating_add(1);
         request.unheard = request.unheard.saturating_add(1);
         self.retries.arm(now, number, request.backoff);
@@ -475,6 +520,7 @@ impl ClientEndpoint {
     fn remove(&mut self, number: usize) -> Request {
         let request = self.requests.remove(number);
         self.retries.cancel(number);
+        self.streams.cancel(number);
         self.ids.release(request.segments.request_id());
         if let Some(identity) = request.identity {
             self.by_identity.remove(&identity);

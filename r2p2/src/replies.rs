@@ -1,4 +1,5 @@
-//! Multi-packet replies that are kept so that packets of them can be sent again.
+//! Multi-packet replies that are kept: those with options so that packets of them can be sent again,
+//! plain ones until all of their packets are sent.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -9,7 +10,7 @@ use crate::{
     Outbox, Time,
     options::Missing,
     repair::{SENT_PER_ACK_MAX, WINDOW},
-    segments::Segments,
+    segments::{BURST_INTERVAL, Segments},
     server::ReplyTo,
     timers::Timers,
 };
@@ -17,10 +18,16 @@ use crate::{
 /// A reply that nobody asks for is kept this long.
 const LIFETIME: Duration = Duration::from_secs(2);
 
+/// Positions of the intervals of the timers.
+const EXPIRY: usize = 0;
+const BURST: usize = 1;
+
 #[derive(Debug)]
 struct Kept {
     to: ReplyTo,
     segments: Segments,
+    /// Of a plain reply, the next packet to send.
+    next: Option<u16>,
 }
 
 /// The replies, within a bound on the bytes of their bodies.
@@ -28,7 +35,8 @@ struct Kept {
 pub(crate) struct Replies {
     kept: Slab<Kept>,
     by_request: HashMap<ReplyTo, usize, FixedState>,
-    expiry: Timers,
+    /// When a reply expires or, if it is plain, goes on.
+    timers: Timers,
     bytes: usize,
     bytes_max: usize,
 }
@@ -38,32 +46,51 @@ impl Replies {
         Self {
             kept: Slab::new(),
             by_request: HashMap::with_hasher(FixedState::with_seed(seed)),
-            expiry: Timers::new([LIFETIME]),
+            timers: Timers::new([LIFETIME, BURST_INTERVAL]),
             bytes: 0,
             bytes_max,
         }
     }
 
-    /// Sends the first window of a reply, and keeps it for the receiver to ask for the rest.
+    /// Sends the first window of a reply with options, and keeps it for the receiver to ask for the
+    /// rest.
     pub(crate) fn send(&mut self, now: Time, to: ReplyTo, segments: Segments, outbox: &mut Outbox) {
-        self.expire(now);
         for index in 0..segments.count().min(WINDOW) {
             outbox.push(to.address, |out| segments.write(index, out));
         }
-        if let Some(&number) = self.by_request.get(&to) {
+        self.keep(now, Kept { to, segments, next: None });
+    }
+
+    /// Sends the first burst of a plain reply, and the rest later.
+    pub(crate) fn stream(
+        &mut self,
+        now: Time,
+        to: ReplyTo,
+        segments: Segments,
+        outbox: &mut Outbox,
+    ) {
+        let next = segments.send_burst(to.address, 0, outbox);
+        if next.is_some() {
+            self.keep(now, Kept { to, segments, next });
+        }
+    }
+
+    fn keep(&mut self, now: Time, kept: Kept) {
+        if let Some(&number) = self.by_request.get(&kept.to) {
             self.remove(number);
         }
-        self.bytes += segments.body_bytes();
-        let number = self.kept.insert(Kept { to, segments });
+        let (to, interval) = (kept.to, if kept.next.is_some() { BURST } else { EXPIRY });
+        self.bytes += kept.segments.body_bytes();
+        let number = self.kept.insert(kept);
         self.by_request.insert(to, number);
         // The oldest make room. The newest stays even if it exceeds the bound alone, since
         // otherwise it could not be delivered at all.
         while self.bytes > self.bytes_max {
-            let oldest = self.expiry.oldest(0).next();
+            let oldest = [EXPIRY, BURST].into_iter().find_map(|it| self.timers.oldest(it).next());
             let Some(oldest) = oldest else { break };
             self.remove(oldest);
         }
-        self.expiry.arm(now, number, 0);
+        self.timers.arm(now, number, interval);
     }
 
     /// Sends the packets of a reply that its receiver misses.
@@ -77,34 +104,42 @@ impl Replies {
         let Some(&number) = self.by_request.get(&to) else {
             return;
         };
+        let Kept { segments, next: None, .. } = &self.kept[number] else {
+            return;
+        };
         if missing.is_empty() {
             self.remove(number);
             return;
         }
-        let segments = &self.kept[number].segments;
         let there = missing.indices().filter(|&index| index < segments.count());
         for index in there.take(SENT_PER_ACK_MAX) {
             outbox.push(to.address, |out| segments.write(index, out));
         }
-        self.expiry.arm(now, number, 0);
+        self.timers.arm(now, number, EXPIRY);
     }
 
-    /// Forgets the replies that nobody asked for during their lifetime.
-    pub(crate) fn expire(&mut self, now: Time) {
-        while let Some(number) = self.expiry.pop(now) {
-            self.remove(number);
+    /// Sends more of plain replies, and forgets those that nobody asked for during their lifetime.
+    pub(crate) fn handle_timeout(&mut self, now: Time, outbox: &mut Outbox) {
+        while let Some(number) = self.timers.pop(now) {
+            let Kept { to, segments, next } = &mut self.kept[number];
+            *next = next.and_then(|from| segments.send_burst(to.address, from, outbox));
+            if next.is_some() {
+                self.timers.arm(now, number, BURST);
+            } else {
+                self.remove(number);
+            }
         }
     }
 
-    /// When [`Self::expire`] is due next.
+    /// When [`Self::handle_timeout`] is due next.
     pub(crate) fn next_timeout(&self) -> Option<Time> {
-        self.expiry.next()
+        self.timers.next()
     }
 
     fn remove(&mut self, number: usize) {
         let kept = self.kept.remove(number);
         self.by_request.remove(&kept.to);
-        self.expiry.cancel(number);
+        self.timers.cancel(number);
         self.bytes -= kept.segments.body_bytes();
     }
 }

@@ -1,8 +1,11 @@
 //! A message cut into packets, any of which can be written at any time.
 
+use std::{net::SocketAddrV4, time::Duration};
+
 use bytes::Bytes;
 
 use crate::{
+    Outbox,
     options::{ORIGIN_BYTES, Options},
     wire::{DATAGRAM_BYTES_MAX, HEADER_BYTES, Header, MessageType, PACKETS_MAX, Packet, Policy},
 };
@@ -10,6 +13,13 @@ use crate::{
 /// The body of the first packet of a multi-packet request: with its headers it fills the smallest
 /// Ethernet frame, so that asking for admission costs little.
 pub(crate) const FIRST_REQUEST_BODY_BYTES: usize = 14;
+
+/// How many packets of a plain message are sent at once. Its receiver cannot ask for what it wants,
+/// so the sender paces the rest by [`BURST_INTERVAL`].
+pub(crate) const BURST: u16 = 128;
+
+/// The time between two bursts.
+pub(crate) const BURST_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Why a message cannot be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -143,6 +153,21 @@ impl Segments {
     /// Appends the packet with this index, which is below [`Self::count`].
     pub(crate) fn write(&self, index: u16, out: &mut Vec<u8>) {
         self.envelope.write(&self.cut, &self.body, index, out);
+    }
+
+    /// Sends a [`BURST`] of packets from the index `from` on. Returns the index of the next one, if
+    /// there are more.
+    pub(crate) fn send_burst(
+        &self,
+        to: SocketAddrV4,
+        from: u16,
+        outbox: &mut Outbox,
+    ) -> Option<u16> {
+        let end = from.saturating_add(BURST).min(self.count());
+        for index in from..end {
+            outbox.push(to, |out| self.write(index, out));
+        }
+        (end < self.count()).then_some(end)
     }
 
     /// How many packets there are.

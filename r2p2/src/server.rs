@@ -137,8 +137,8 @@ impl ServerEndpoint {
     /// outcome; a client that sent none must be sent none.
     ///
     /// A reply with options that takes several packets is kept for a while, so that the client can
-    /// ask for packets that were lost. One without options is streamed and forgotten, as in the
-    /// original.
+    /// ask for packets that were lost. One without options is streamed, as in the original, but in
+    /// bursts: [`Self::handle_timeout`] sends the rest.
     pub fn respond<'a>(
         &mut self,
         now: Time,
@@ -156,12 +156,14 @@ impl ServerEndpoint {
             options: *options,
         };
         let cut = envelope.cut(&body)?;
-        if cut.count() == 1 || envelope.options.is_none() {
-            for index in 0..cut.count() {
-                outbox.push(to.address, |out| envelope.write(&cut, &body, index, out));
-            }
+        if cut.count() == 1 {
+            outbox.push(to.address, |out| envelope.write(&cut, &body, 0, out));
+            return Ok(());
+        }
+        let segments = Segments::from_cut(envelope, cut, body.into_bytes());
+        if envelope.options.is_none() {
+            self.replies.stream(now, to, segments, outbox);
         } else {
-            let segments = Segments::from_cut(envelope, cut, body.into_bytes());
             self.replies.send(now, to, segments, outbox);
         }
         Ok(())
@@ -188,10 +190,11 @@ impl ServerEndpoint {
         send_about(switch, header, identity, &feedback.to_bytes(), outbox);
     }
 
-    /// Asks again for packets that were lost, and forgets what is too old.
+    /// Asks again for packets that were lost, sends more of plain replies, and forgets what is too
+    /// old.
     pub fn handle_timeout(&mut self, now: Time, outbox: &mut Outbox) {
         self.requests.expire(now);
-        self.replies.expire(now);
+        self.replies.handle_timeout(now, outbox);
         while let Some(number) = self.requests.repair.pop(now) {
             if self.acknowledging {
                 self.requests.pull_again(now, number, outbox);

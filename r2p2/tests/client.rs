@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use r2p2::{
     ClientConfig, ClientEndpoint, ClientEvent, ClientEventKind, Header, Identity, MessageType,
-    Options, Outbox, Packet, Policy, RequestError, RequestHandle, Session, Time, WireError,
+    Missing, Options, Outbox, Packet, Policy, RequestError, RequestHandle, Session, Time, WireError,
 };
 
 const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 8000);
@@ -83,6 +83,15 @@ fn datagram(message_type: MessageType, request_id: u16, options: Options, body: 
     out
 }
 
+/// An ACK that names packets from `first` on.
+fn missing(request_id: u16, first: u16, bitmap: &[u8]) -> Vec<u8> {
+    let header = Header::single(MessageType::Ack, Policy::Fixed, request_id);
+    let missing = Some(Missing::new(first, bitmap));
+    let mut out = Vec::new();
+    Packet { missing, ..Packet::new(header, b"ACK") }.encode(&mut out);
+    out
+}
+
 fn session(sequence: u64) -> Options {
     Options { session: Some(Session { client: 9, sequence, lowest: 1 }), ..Options::NONE }
 }
@@ -150,8 +159,7 @@ fn asked_one_by_one_destinations_take_turns() {
     }
     assert_eq!(destinations, [SERVER, OTHER, SERVER]);
     // Only the one that acknowledges gets the rest.
-    let ack = datagram(MessageType::Ack, 1, Options::NONE, b"ACK");
-    assert!(it.receive(OTHER, &ack).unwrap().is_none());
+    assert!(it.receive(OTHER, &missing(1, 1, &[0b1100_0000])).unwrap().is_none());
     assert_eq!(it.sent().iter().map(|(to, _)| *to).collect::<Vec<_>>(), [OTHER; 2]);
 }
 
@@ -249,15 +257,58 @@ fn the_rest_of_a_plain_request_goes_to_who_acknowledges_once_for_each_copy() {
 }
 
 #[test]
+fn one_plain_ack_brings_a_bounded_burst_and_the_rest_in_time() {
+    let mut it = Fixture::new();
+    it.request_to(&[SERVER, OTHER], Options::NONE, &[7; 500_000]).unwrap();
+    it.sent();
+    let ack = datagram(MessageType::Ack, 1, Options::NONE, b"ACK");
+    let mut got: [Vec<u16>; 2] = Default::default();
+    let mut count = |sent: Vec<(SocketAddrV4, Vec<u8>)>| {
+        for (to, bytes) in &sent {
+            let order = Packet::parse(bytes).unwrap().header.order;
+            got[usize::from(*to == OTHER)].push(order);
+        }
+        sent.len()
+    };
+    for from in [SERVER, OTHER, SERVER] {
+        it.receive(from, &ack).unwrap();
+        assert!(count(it.sent()) <= 128);
+    }
+    // Another burst to each, and then what is left.
+    let waits: Vec<_> = (0..2)
+        .map(|_| {
+            let (waited, sent) = it.time_out();
+            assert!(count(sent) <= 256);
+            waited.as_millis()
+        })
+        .collect();
+    assert_eq!(waits, [1, 1]);
+    assert_eq!(got, [(1..343).collect::<Vec<_>>(), (1..343).collect()]);
+    // Only then the client waits for the reply.
+    let (waited, sent) = it.time_out();
+    assert_eq!((waited.as_millis(), sent.len()), (100, 2));
+}
+
+#[test]
+fn a_request_with_options_is_not_sent_for_a_plain_ack() {
+    // Found by the fuzz target `r2p2_client`: 137 packets for one datagram.
+    let mut it = Fixture::new();
+    it.request(session(1), &[7; 200_000]).unwrap();
+    it.request(Options::REPAIRABLE, &[7; 200_000]).unwrap();
+    it.sent();
+    for request_id in [1, 2] {
+        it.receive(SERVER, &datagram(MessageType::Ack, request_id, Options::NONE, b"ACK")).unwrap();
+        assert_eq!(it.sent(), []);
+    }
+}
+
+#[test]
 fn what_is_missing_of_a_request_with_session_goes_to_all_destinations() {
     let mut it = Fixture::new();
     it.request_to(&[SERVER, OTHER], session(1), &[7; 5000]).unwrap();
     it.sent();
     // Packets 1, 3 and 9, of which there are only four.
-    let mut ack = datagram(MessageType::Ack, 1, Options::NONE, b"ACK");
-    ack.splice(8..8, [6, 4, 0, 1, 0b1010_0000, 0b1000_0000]);
-    ack[1] += 6;
-    it.receive(SERVER, &ack).unwrap();
+    it.receive(SERVER, &missing(1, 1, &[0b1010_0000, 0b1000_0000])).unwrap();
     let sent = it.sent();
     let named = |to: SocketAddrV4| {
         let to_one = sent.iter().filter(move |(destination, _)| *destination == to);
@@ -279,10 +330,7 @@ fn progress_of_a_transfer_delays_the_retry() {
     it.request(session(1), &[7; 5000]).unwrap();
     it.sent();
     it.now += Duration::from_millis(90);
-    let mut ack = datagram(MessageType::Ack, 1, Options::NONE, b"ACK");
-    ack.splice(8..8, [6, 3, 0, 1, 0x80]);
-    ack[1] += 5;
-    it.receive(SERVER, &ack).unwrap();
+    it.receive(SERVER, &missing(1, 1, &[0x80])).unwrap();
     assert_eq!(it.client.poll_timeout(), Some(it.now + Duration::from_millis(100)));
 }
 
