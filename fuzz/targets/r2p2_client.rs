@@ -43,7 +43,7 @@ fuzz_target!(|input: &[u8]| {
     for arrival in arrivals(input) {
         let outstanding = client.outstanding_count();
         let event =
-            client.handle_datagram(arrival.now, arrival.from, arrival.datagram, &mut outbox);
+            client.handle_datagram(arrival.now, arrival.from, &arrival.datagram, &mut outbox);
         drop(event);
         assert!(client.outstanding_count() + 1 >= outstanding);
         assert!(outbox.datagram_count() <= 128, "one datagram makes a client send at most this");

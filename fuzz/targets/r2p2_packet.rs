@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use r2p2::{Feedback, Packet, message_type};
+use r2p2::{CheckSeed, Feedback, Options, Packet, message_type};
 
 fuzz_target!(|datagram: &[u8]| {
     let Ok(packet) = Packet::parse(datagram) else {
@@ -18,8 +18,14 @@ fuzz_target!(|datagram: &[u8]| {
     }
     // What is understood survives being written and read again.
     let mut again = Vec::new();
-    packet.encode(&mut again);
+    packet.encode(CheckSeed::NONE, &mut again);
     let parsed = Packet::parse(&again).expect("what we write we can read");
     let has_options = packet.has_options;
-    assert_eq!(Packet { has_options, ..parsed }, packet);
+    let options = Options { checked: packet.options.checked, ..parsed.options };
+    assert_eq!(Packet { options, has_options, ..parsed }, packet);
+    let is_plain = !packet.options.checked && packet.missing.is_none();
+    if !is_plain {
+        let opened = Packet::open(&again, CheckSeed::NONE).expect("it has the right check");
+        assert_eq!(opened, parsed);
+    }
 });

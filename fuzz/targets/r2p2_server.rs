@@ -2,6 +2,8 @@
 
 #![no_main]
 
+use std::net::{Ipv4Addr, SocketAddrV4};
+
 use bytes::Bytes;
 use hovercraft_fuzz::arrivals;
 use libfuzzer_sys::fuzz_target;
@@ -15,12 +17,13 @@ fuzz_target!(|input: &[u8]| {
         reply_bytes_max: 200_000,
     };
     let mut server = ServerEndpoint::new(config, 1);
+    server.set_switches(vec![SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1)]);
     let mut outbox = Outbox::new();
     let large = Bytes::from(vec![0; 100_000]);
     for arrival in arrivals(input) {
         let (now, from) = (arrival.now, arrival.from);
         server.set_acknowledging(!arrival.datagram.ends_with(b"follower"));
-        let incoming = server.handle_datagram(now, from, arrival.datagram, &mut outbox);
+        let incoming = server.handle_datagram(now, from, &arrival.datagram, &mut outbox);
         assert!(outbox.datagram_count() <= 128, "one datagram makes a server send at most this");
         if let Ok(Some(incoming)) = incoming {
             assert!(incoming.body.len() <= 600);

@@ -84,6 +84,9 @@ pub enum Answer {
     Switch(Box<SwitchStatus>),
     /// Answers [`Question::PassOn`]: the birth is on its way, and may be lost.
     PassedOn,
+    /// Answers [`Question::Hello`], by a switch: the cluster of its members; and by a server in mode
+    /// `unreplicated`: 0, no cluster.
+    Cluster(u64),
 }
 
 /// How a replica is.
@@ -128,6 +131,8 @@ pub struct NetworkStatus {
     pub calls_wait: u64,
     /// Datagrams that the kernel had no room for.
     pub datagrams_lost: u64,
+    /// Packets that were not as they were sent, or of another cluster: they count as lost.
+    pub packets_damaged: u64,
 }
 
 /// What a replica has said to the others, by purpose, and its group commits.
@@ -182,7 +187,7 @@ impl Question {
         matches!(
             (self, answer),
             (_, Answer::Refused(_))
-                | (Self::Hello, Answer::Hello { .. })
+                | (Self::Hello, Answer::Hello { .. } | Answer::Cluster(_))
                 | (Self::Init(_), Answer::Initialised)
                 | (Self::Status, Answer::Status(_) | Answer::Switch(_))
                 | (Self::PassOn(_), Answer::PassedOn)
@@ -357,7 +362,8 @@ pub async fn switch_status_on(
 fn unexpected(address: SocketAddrV4, answer: &Answer) -> AdminError {
     let reason = match answer {
         Answer::Refused(reason) => reason.clone(),
-        Answer::Switch(_) => "it is a switch, and no replica".to_owned(),
+        Answer::Cluster(0) => "it runs in mode unreplicated, and has no cluster".to_owned(),
+        Answer::Cluster(_) | Answer::Switch(_) => "it is a switch, and no replica".to_owned(),
         Answer::Status(_) => "it is a replica, and no switch".to_owned(),
         _ => "it answered another question".to_owned(),
     };

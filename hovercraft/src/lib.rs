@@ -6,6 +6,7 @@ pub mod planted;
 
 pub mod admin;
 pub mod client;
+mod cluster_id;
 pub mod core;
 mod digest;
 mod entropy;

@@ -1,8 +1,7 @@
-//! Planted bugs: one-line defects that are in the product only with the feature `planted`, and there
-//! only in threads that choose one. The simulation proves with them that it finds what it should.
-//!
-//! `planted!("name")` stands where the mistake is; without the feature it is the constant `false`,
-//! and nothing of it is compiled in. The names are listed in `sim/src/bugs.rs`.
+//! Planted bugs, as in [`r2p2::planted`].
+
+#[cfg(feature = "planted")]
+pub use r2p2::planted::*;
 
 /// Whether this thread has chosen the defect of this name.
 #[cfg(feature = "planted")]
@@ -24,45 +23,4 @@ macro_rules! planted {
 #[cfg(not(feature = "planted"))]
 pub(crate) const fn clock_us() -> u64 {
     0
-}
-
-#[cfg(feature = "planted")]
-pub use chosen::*;
-
-#[cfg(feature = "planted")]
-mod chosen {
-    use std::cell::Cell;
-
-    thread_local! {
-        static CHOSEN: Cell<u64> = const { Cell::new(0) };
-        static CLOCK_US: Cell<u64> = const { Cell::new(0) };
-    }
-
-    /// From now on this thread has the defect of this name, or none.
-    pub fn plant(name: Option<&str>) {
-        CHOSEN.set(name.map_or(0, number));
-    }
-
-    /// What a replica that this thread runs next would read from its clock.
-    pub fn set_clock_us(clock_us: u64) {
-        CLOCK_US.set(clock_us);
-    }
-
-    pub(crate) fn clock_us() -> u64 {
-        CLOCK_US.get()
-    }
-
-    pub(crate) fn is_chosen(number: u64) -> bool {
-        CHOSEN.get() == number
-    }
-
-    /// FNV-1a: a number for a name, at compile time.
-    pub(crate) const fn number(name: &str) -> u64 {
-        let (bytes, mut hash, mut at) = (name.as_bytes(), 0xcbf2_9ce4_8422_2325_u64, 0);
-        while at < bytes.len() {
-            hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0100_0000_01b3);
-            at += 1;
-        }
-        hash
-    }
 }

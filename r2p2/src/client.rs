@@ -7,7 +7,7 @@ use foldhash::fast::FixedState;
 use slab::Slab;
 
 use crate::{
-    Body, Outbox, Time,
+    Body, CheckSeed, Outbox, Time,
     bypass::{Bypass, Copies},
     options::{Identity, Missing, Options},
     reassembly::{Inserted, Limits, Reassembler, ReassemblyCounters},
@@ -170,6 +170,8 @@ pub struct ClientEndpoint {
     streams: Timers,
     replies: Reassembler,
     next_serial: u64,
+    /// A packet for several destinations, written once; reused.
+    packet: Vec<u8>,
 }
 
 impl ClientEndpoint {
@@ -200,6 +202,7 @@ impl ClientEndpoint {
             streams: Timers::new([BURST_INTERVAL]),
             replies: Reassembler::new(limits, seed),
             next_serial: 0,
+            packet: Vec::new(),
         }
     }
 
@@ -209,6 +212,12 @@ impl ClientEndpoint {
         let longest = self.retry_intervals.len() - 1;
         let first = self.retry_intervals.iter().position(|&interval| interval >= wait);
         self.first_backoff = first.unwrap_or(longest);
+    }
+
+    /// Says what the checks of all packets with options begin with, both ways; [`CheckSeed::NONE`]
+    /// before that. Requests that are outstanding keep theirs, and are best forgotten.
+    pub fn set_check_seed(&mut self, seed: CheckSeed) {
+        self.replies.seed = seed;
     }
 
     /// Sends a request to every one of `destinations`: a server, a multicast group, or all the
@@ -237,7 +246,9 @@ impl ClientEndpoint {
             return Err(RequestError::IdentityInUse);
         }
         let request_id = self.ids.next(now);
-        let envelope = Envelope { message_type: MessageType::Request, policy, request_id, options };
+        let seed = self.replies.seed;
+        let message_type = MessageType::Request;
+        let envelope = Envelope { message_type, policy, request_id, options, seed };
         let segments = Segments::new(envelope, body)?;
         let serial = self.next_serial;
         self.next_serial += 1;
@@ -273,9 +284,9 @@ impl ClientEndpoint {
         datagram: &'a [u8],
         outbox: &mut Outbox,
     ) -> Result<Option<ClientEvent<'a>>, WireError> {
-        let packet = Packet::parse(datagram)?;
+        let packet = Packet::open(datagram, self.replies.seed)?;
         match packet.header.message_type {
-            MessageType::Response => self.handle_response(now, from, &packet, outbox),
+            MessageType::Response => Ok(self.handle_response(now, from, &packet, outbox)),
             MessageType::Ack => {
                 self.handle_ack(now, from, &packet, outbox);
                 Ok(None)
@@ -344,19 +355,16 @@ impl ClientEndpoint {
         from: SocketAddrV4,
         packet: &Packet<'a>,
         outbox: &mut Outbox,
-    ) -> Result<Option<ClientEvent<'a>>, WireError> {
+    ) -> Option<ClientEvent<'a>> {
         let request_id = packet.header.request_id;
-        let Some(number) = self.find(packet.options.identity, request_id) else {
-            return Ok(None);
-        };
+        let number = self.find(packet.options.identity, request_id)?;
         let kind = if packet.header.is_single() {
-            packet.check()?;
             ClientEventKind::Reply { options: packet.options, body: Body::Borrowed(packet.body) }
         } else {
             match self.replies.insert(now, from, packet, WINDOW) {
                 Inserted::Complete(whole) => {
                     if whole.was_pulled {
-                        ask_for_nothing(from, request_id, outbox);
+                        ask_for_nothing(from, request_id, self.replies.seed, outbox);
                     }
                     ClientEventKind::Reply {
                         options: whole.options,
@@ -370,20 +378,16 @@ impl ClientEndpoint {
                     }
                     // A reply that is on its way must not be asked for by a retry.
                     self.retries.arm(now, number, self.requests[number].backoff);
-                    return Ok(None);
+                    return None;
                 }
-                Inserted::Known(_) | Inserted::Ignored => return Ok(None),
+                Inserted::Known(_) | Inserted::Ignored => return None,
             }
         };
         let request = self.remove(number);
         if let Some(bypass) = &mut self.bypass {
             bypass.answered(now, request.copies());
         }
-        Ok(Some(ClientEvent {
-            handle: RequestHandle { number, serial: request.serial },
-            from,
-            kind,
-        }))
+        Some(ClientEvent { handle: RequestHandle { number, serial: request.serial }, from, kind })
     }
 
     fn handle_ack(
@@ -490,8 +494,10 @@ impl ClientEndpoint {
         } else {
             &*request.destinations
         };
+        self.packet.clear();
+        request.segments.write(0, &mut self.packet);
         for &destination in destinations {
-            outbox.push(destination, |out| request.segments.write(0, out));
+            outbox.push(destination, |out| out.extend_from_slice(&self.packet));
         }
         request.acks_left = destinations.len();
         request.streams.clear();

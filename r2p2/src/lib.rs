@@ -1,7 +1,12 @@
 //! R2P2: a UDP transport made for RPCs (Kogias et al., ATC 2019).
 
+#[macro_use]
+#[doc(hidden)]
+pub mod planted;
+
 mod body;
 mod bypass;
+mod check;
 mod client;
 mod clock;
 mod link;
@@ -26,6 +31,7 @@ mod udp;
 mod wire;
 
 pub use body::Body;
+pub use check::{CheckSeed, put_check_right};
 pub use client::{
     ClientConfig, ClientEndpoint, ClientEvent, ClientEventKind, RequestError, RequestHandle,
 };

@@ -5,7 +5,7 @@
 use std::net::SocketAddrV4;
 
 use crate::{
-    Body, Outbox, Time,
+    Body, CheckSeed, Outbox, Time,
     options::Options,
     reassembly::{Inserted, Limits, Reassembler, ReassemblyCounters},
     segments::{Envelope, SendError},
@@ -37,19 +37,16 @@ impl MessageSender {
         body: &[u8],
         outbox: &mut Outbox,
     ) -> Result<(), SendError> {
-        assert!(is_for_replicas(message_type), "{message_type:?} has an endpoint of its own");
+        assert!(message_type.is_for_replicas(), "{message_type:?} has an endpoint of its own");
         let mut envelope = Envelope {
             message_type,
             policy: Policy::Fixed,
             request_id: self.next_id,
-            options: Options::NONE,
+            options: Options::REPAIRABLE,
+            // What a message says names its cluster; an answer may be for somebody of none.
+            seed: CheckSeed::NONE,
         };
-        let mut cut = envelope.cut(body)?;
-        if cut.count() > 1 {
-            // Replicas understand options: the checksum keeps packets of two messages apart.
-            envelope.options = Options::REPAIRABLE;
-            cut = envelope.cut(body)?;
-        }
+        let cut = envelope.cut(body)?;
         self.next_id = self.next_id.wrapping_add(1);
         for index in 0..cut.count() {
             outbox.push(to, |out| envelope.write(&cut, body, index, out));
@@ -117,15 +114,14 @@ impl MessageReceiver {
     ) -> Result<Option<Message<'a>>, WireError> {
         // There is no timer to drive: replicas hear of each other all the time.
         self.messages.expire(now);
-        let packet = Packet::parse(datagram)?;
+        let packet = Packet::open(datagram, CheckSeed::NONE)?;
         let message_type = packet.header.message_type;
-        if !is_for_replicas(message_type) {
+        if !message_type.is_for_replicas() {
             return Err(WireError::Misdirected(message_type));
         }
         let request_id = packet.header.request_id;
         let message = |body| Message { message_type, request_id, body };
         if packet.header.is_single() {
-            packet.check()?;
             return Ok(Some(message(Body::Borrowed(packet.body))));
         }
         match self.messages.insert(now, from, &packet, 0) {
@@ -140,11 +136,4 @@ impl MessageReceiver {
     pub fn counters(&self) -> ReassemblyCounters {
         self.messages.counters
     }
-}
-
-fn is_for_replicas(message_type: MessageType) -> bool {
-    matches!(
-        message_type,
-        MessageType::RaftRequest | MessageType::RaftReply | MessageType::RaftMessage
-    )
 }

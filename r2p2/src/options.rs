@@ -12,10 +12,17 @@
 //! | 8 | OUTCOME | u8 | responses |
 //! | 9 | CHECKSUM | CRC-32 of the message's body, u32 | every packet of a multi-packet message with options |
 //! | 10 | UNDROPPABLE | nothing | requests that are not to be refused under load |
+//! | 11 | CHECK | CRC-32C of the packet, u32 | every packet with options; the first of them, but for ORIGIN |
+//! | 0 | padding | nothing | behind the others, where the header's size needs it |
 //!
 //! Unknown kinds are skipped. A known kind of a wrong length, or twice, is an error.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+
+use crate::{
+    check::{CHECK_BYTES, padding_bytes},
+    wire::HEADER_BYTES,
+};
 
 const SESSION: u8 = 1;
 pub(crate) const ORIGIN: u8 = 2;
@@ -25,13 +32,15 @@ const IDENTITY: u8 = 7;
 const OUTCOME: u8 = 8;
 const CHECKSUM: u8 = 9;
 const UNDROPPABLE: u8 = 10;
+pub(crate) const CHECK: u8 = 11;
+const PADDING: u8 = 0;
 
 /// The bytes that ORIGIN adds to a header: senders of requests with SESSION leave room for it, so
 /// that a packet that is passed on still fits an MTU.
 pub(crate) const ORIGIN_BYTES: usize = 8;
 
 /// The longest bitmap of a MISSING option: with all the other options it fits a header.
-pub(crate) const BITMAP_BYTES_MAX: usize = 176;
+pub(crate) const BITMAP_BYTES_MAX: usize = 160;
 
 /// Why the options of a packet cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -88,13 +97,15 @@ pub struct Options {
     pub identity: Option<Identity>,
     /// Why a request was not executed: a number of the layer above; none or 0 if it was executed.
     pub outcome: Option<u8>,
-    /// The CRC-32 of the body of the message, in each of its packets. It sets the packets of two
-    /// messages apart that share address and request id, because a request id recurs and a retry
-    /// may be answered anew; and it shows that the sender understands options and selective repeat.
-    /// Endpoints compute it: in what they are given to send, the number does not matter.
+    /// The CRC-32 of the body of a message of several packets, in each of them. It sets the packets
+    /// of two messages apart that share address and request id, because a request id recurs and a
+    /// retry may be answered anew. Endpoints compute it: what they are given to send needs none.
     pub checksum: Option<u32>,
     /// Not to be refused because of load, as far as there is room at all.
     pub undroppable: bool,
+    /// There is a check of the whole packet, which shows too that the sender understands options and
+    /// selective repeat. Whatever is encoded with an option other than ORIGIN has one.
+    pub checked: bool,
 }
 
 impl Options {
@@ -107,22 +118,36 @@ impl Options {
         outcome: None,
         checksum: None,
         undroppable: false,
+        checked: false,
     };
 
     /// Options for a request without SESSION whose sender and receiver are of this crate: nothing
     /// but what makes large messages survive loss. The original R2P2 does not understand it.
-    pub const REPAIRABLE: Self = Self { checksum: Some(0), ..Self::NONE };
+    pub const REPAIRABLE: Self = Self { checked: true, ..Self::NONE };
 
     /// Whether there are none.
     pub fn is_none(&self) -> bool {
         *self == Self::NONE
     }
 
+    /// Whether a packet with these options has a check.
+    pub(crate) fn need_check(&self) -> bool {
+        !Self { origin: None, ..*self }.is_none()
+    }
+
+    /// The bytes of a header with these options and no others, ORIGIN left out.
+    pub(crate) fn header_size(&self) -> usize {
+        if !self.need_check() {
+            return HEADER_BYTES;
+        }
+        let size = HEADER_BYTES + CHECK_BYTES + self.encoded_size();
+        size + padding_bytes(size)
+    }
+
     /// The bytes that [`Self::encode`] appends.
-    pub(crate) fn encoded_size(&self) -> usize {
+    fn encoded_size(&self) -> usize {
         let size = |present: bool, value: usize| if present { 2 + value } else { 0 };
         size(self.session.is_some(), 24)
-            + size(self.origin.is_some(), 6)
             + size(self.request_kind.is_some(), 1)
             + size(self.identity.is_some(), 16)
             + size(self.outcome.is_some(), 1)
@@ -130,18 +155,22 @@ impl Options {
             + size(self.undroppable, 0)
     }
 
-    /// Appends the options to `out`, in ascending order of their kinds.
+    /// Appends ORIGIN to `out`, if there is one.
+    pub(crate) fn encode_origin(&self, out: &mut Vec<u8>) {
+        if let Some(origin) = self.origin {
+            out.extend_from_slice(&[ORIGIN, 6]);
+            out.extend_from_slice(&origin.ip().octets());
+            out.extend_from_slice(&origin.port().to_be_bytes());
+        }
+    }
+
+    /// Appends the options to `out`, in ascending order of their kinds, but for ORIGIN and the check.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         if let Some(session) = self.session {
             out.extend_from_slice(&[SESSION, 24]);
             out.extend_from_slice(&session.client.to_be_bytes());
             out.extend_from_slice(&session.sequence.to_be_bytes());
             out.extend_from_slice(&session.lowest.to_be_bytes());
-        }
-        if let Some(origin) = self.origin {
-            out.extend_from_slice(&[ORIGIN, 6]);
-            out.extend_from_slice(&origin.ip().octets());
-            out.extend_from_slice(&origin.port().to_be_bytes());
         }
         if let Some(kind) = self.request_kind {
             out.extend_from_slice(&[REQUEST_KIND, 1, kind]);
@@ -184,6 +213,8 @@ impl Options {
                 CHECKSUM => set(kind, &mut options.checksum, value.u32()?)?,
                 UNDROPPABLE if options.undroppable => return Err(OptionsError::Repeated(kind)),
                 UNDROPPABLE => options.undroppable = true,
+                CHECK if options.checked => return Err(OptionsError::Repeated(kind)),
+                CHECK => options.checked = value.u32().map(|_| true)?,
                 _ => continue,
             }
             if !value.bytes.is_empty() {
@@ -192,6 +223,12 @@ impl Options {
         }
         Ok((options, missing))
     }
+}
+
+/// Appends so many bytes of options that say nothing.
+pub(crate) fn pad(bytes: usize, out: &mut Vec<u8>) {
+    debug_assert!(bytes.is_multiple_of(2), "an option without a value takes two bytes");
+    out.resize(out.len() + bytes, PADDING);
 }
 
 fn set<T>(kind: u8, slot: &mut Option<T>, value: T) -> Result<(), OptionsError> {
@@ -322,12 +359,14 @@ pub(crate) mod tests {
                 outcome,
                 checksum,
                 undroppable,
+                checked: false,
             },
         )
     }
 
     fn encode(options: &Options) -> Vec<u8> {
         let mut bytes = Vec::new();
+        options.encode_origin(&mut bytes);
         options.encode(&mut bytes);
         bytes
     }
@@ -336,14 +375,15 @@ pub(crate) mod tests {
         #[test]
         fn options_survive_encoding(options in any_options()) {
             let bytes = encode(&options);
-            prop_assert_eq!(bytes.len(), options.encoded_size());
+            let origin_bytes = if options.origin.is_some() { ORIGIN_BYTES } else { 0 };
+            prop_assert_eq!(bytes.len(), origin_bytes + options.encoded_size());
             prop_assert_eq!(Options::parse(&bytes), Ok((options, None)));
         }
 
         #[test]
         fn unknown_kinds_are_skipped(
             options in any_options(),
-            kind in 11..=255_u8,
+            kind in prop_oneof![Just(0), 12..=255_u8],
             value in prop::collection::vec(any::<u8>(), 0..255),
         ) {
             let unknown = [&[kind, value.len() as u8][..], &value].concat();
@@ -377,10 +417,11 @@ pub(crate) mod tests {
             outcome: Some(3),
             checksum: Some(0xDEAD_BEEF),
             undroppable: true,
+            checked: false,
         };
         let expected: Vec<u8> = [
-            &[1, 24, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 10][..],
-            &[2, 6, 10, 1, 2, 3, 0x12, 0x34],
+            &[2, 6, 10, 1, 2, 3, 0x12, 0x34][..],
+            &[1, 24, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 10],
             &[5, 1, 2],
             &[7, 16, 0, 0, 0, 0, 0, 0, 0, 11, 0, 0, 0, 0, 0, 0, 0, 12],
             &[8, 1, 3],
@@ -397,7 +438,7 @@ pub(crate) mod tests {
 
     #[test]
     fn malformed_options_are_errors() {
-        let cases: [(&[u8], OptionsError); 8] = [
+        let cases: [(&[u8], OptionsError); 10] = [
             (&[1], OptionsError::Truncated(1)),
             (&[200], OptionsError::Truncated(200)),
             (&[5, 1], OptionsError::Truncated(5)),
@@ -406,6 +447,8 @@ pub(crate) mod tests {
             (&[5, 2, 0, 0], OptionsError::BadLength(5)),
             (&[6, 1, 0], OptionsError::BadLength(6)),
             (&[8, 1, 0, 8, 1, 0], OptionsError::Repeated(8)),
+            (&[11, 3, 0, 0, 0], OptionsError::BadLength(11)),
+            (&[11, 4, 0, 0, 0, 0, 11, 4, 0, 0, 0, 0], OptionsError::Repeated(11)),
         ];
         for (bytes, error) in cases {
             assert_eq!(Options::parse(bytes), Err(error), "{bytes:?}");

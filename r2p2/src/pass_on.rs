@@ -3,7 +3,7 @@
 use std::net::SocketAddrV4;
 
 use crate::{
-    Outbox,
+    CheckSeed, Outbox,
     options::{ORIGIN, ORIGIN_BYTES, Options},
     wire::{HEADER_BYTES, Header, MessageType, Packet, Policy},
 };
@@ -35,12 +35,13 @@ pub fn pass_on(datagram: &[u8], client: SocketAddrV4, to: SocketAddrV4, outbox: 
     });
 }
 
-/// Tells a client by DROP that its request is not admitted now (P23).
-pub fn refuse(request: &Packet<'_>, client: SocketAddrV4, outbox: &mut Outbox) {
+/// Tells a client by DROP that its request is not admitted now (P23). `seed` is that of the request.
+pub fn refuse(request: &Packet<'_>, client: SocketAddrV4, seed: CheckSeed, outbox: &mut Outbox) {
     let header = Header::single(MessageType::Drop, Policy::Fixed, request.header.request_id);
     let identity = request.options.session.map(|session| session.identity());
-    let answer = Packet { options: Options { identity, ..Options::NONE }, ..Packet::drop(header) };
-    outbox.push(client, |out| answer.encode(out));
+    let options = Options { identity, checked: request.options.checked, ..Options::NONE };
+    let answer = Packet { options, ..Packet::drop(header) };
+    outbox.push(client, |out| answer.encode(seed, out));
 }
 
 #[cfg(test)]
@@ -54,12 +55,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn only_the_origin_is_new(mut options in any_options(), body: Vec<u8>) {
-            options.origin = None;
+        fn only_the_origin_is_new(
+            options in any_options(),
+            body in prop::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let mut options = Options { origin: None, ..options };
+            options.checked = options.need_check();
+            let seed = CheckSeed::of(9);
             let header = Header::single(MessageType::Request, Policy::Replicated, 7);
             let packet = Packet { options, ..Packet::new(header, &body) };
             let mut datagram = Vec::new();
-            packet.encode(&mut datagram);
+            packet.encode(seed, &mut datagram);
             let client = SocketAddrV4::new(Ipv4Addr::new(10, 1, 2, 3), 4567);
             let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
             let mut outbox = Outbox::new();
@@ -70,7 +76,7 @@ mod tests {
             outbox.drain(|batch| passed_on.extend(batch.datagrams().map(<[u8]>::to_vec)));
             prop_assert_eq!(passed_on.len(), 2);
             for datagram in &passed_on {
-                let parsed = Packet::parse(datagram).unwrap();
+                let parsed = Packet::open(datagram, seed).unwrap();
                 prop_assert_eq!(parsed.options, Options { origin: Some(client), ..options });
                 prop_assert_eq!((parsed.header, parsed.body), (header, &body[..]));
             }

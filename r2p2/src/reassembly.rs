@@ -11,7 +11,7 @@ use foldhash::fast::FixedState;
 use slab::Slab;
 
 use crate::{
-    Time,
+    CheckSeed, Time,
     options::{Identity, Options},
     partial::{Partial, Taken},
     repair::Pull,
@@ -139,6 +139,8 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) struct Reassembler {
     limits: Limits,
+    /// What the checks of packets begin with, of those that are asked for too.
+    pub(crate) seed: CheckSeed,
     pub(crate) entries: Slab<Entry>,
     by_key: HashMap<MessageKey, usize, FixedState>,
     bytes_by_peer: HashMap<SocketAddrV4, usize, FixedState>,
@@ -160,6 +162,7 @@ impl Reassembler {
         let hasher = || FixedState::with_seed(seed);
         Self {
             limits: Limits { peer, total: limits.total.max(peer), ..limits },
+            seed: CheckSeed::NONE,
             entries: Slab::new(),
             by_key: HashMap::with_hasher(hasher()),
             bytes_by_peer: HashMap::with_hasher(hasher()),
@@ -379,6 +382,7 @@ mod tests {
             policy: Policy::Fixed,
             request_id,
             options,
+            seed: CheckSeed::NONE,
         };
         let segments = Segments::new(envelope, Bytes::copy_from_slice(body)).unwrap();
         let write = |index| {
@@ -495,7 +499,7 @@ mod tests {
                 };
                 now += Duration::from_nanos(wait);
                 let mut datagram = Vec::new();
-                Packet::new(header, &vec![7; size]).encode(&mut datagram);
+                Packet::new(header, &vec![7; size]).encode(CheckSeed::NONE, &mut datagram);
                 insert(&mut reassembler, now, from, &datagram);
             }
         }
@@ -535,7 +539,7 @@ mod tests {
         };
         let mut send = |header: Header| {
             let mut datagram = Vec::new();
-            Packet::new(header, &[7; 14]).encode(&mut datagram);
+            Packet::new(header, &[7; 14]).encode(CheckSeed::NONE, &mut datagram);
             insert(&mut reassembler, Time::ZERO, 1, &datagram);
             reassembler.bytes
         };

@@ -8,7 +8,7 @@
 use std::{net::SocketAddrV4, time::Duration};
 
 use crate::{
-    Outbox, Time,
+    CheckSeed, Outbox, Time,
     options::{BITMAP_BYTES_MAX, Missing},
     partial::Partial,
     reassembly::Reassembler,
@@ -131,7 +131,7 @@ impl Reassembler {
         let entry = &mut self.entries[number];
         let (from, to) = entry.pull.packet_arrived(now, &entry.partial, window);
         entry.pull.has_asked |= from < to;
-        ask(entry.key.sender, entry.key.request_id, from..to, outbox);
+        ask(entry.key.sender, entry.key.request_id, from..to, self.seed, outbox);
         let level = usize::from(entry.pull.level);
         self.repair.arm(now, number, level);
     }
@@ -143,7 +143,7 @@ impl Reassembler {
         let asked_count = entry.pull.timed_out(&entry.partial, window);
         let missing = entry.partial.missing(entry.pull.asked_to);
         let missing = missing.take(usize::from(asked_count));
-        ask(entry.key.sender, entry.key.request_id, missing, outbox);
+        ask(entry.key.sender, entry.key.request_id, missing, self.seed, outbox);
         let level = usize::from(entry.pull.level);
         self.repair.arm(now, number, level);
     }
@@ -160,6 +160,7 @@ fn ask(
     to: SocketAddrV4,
     request_id: u16,
     indices: impl IntoIterator<Item = u16>,
+    seed: CheckSeed,
     outbox: &mut Outbox,
 ) {
     let mut indices = indices.into_iter().peekable();
@@ -174,13 +175,18 @@ fn ask(
             length = offset / 8 + 1;
         }
         let missing = Missing::new(first, &bitmap[..length]);
-        send_ack(to, request_id, Some(missing), outbox);
+        send_ack(to, request_id, Some(missing), seed, outbox);
     }
 }
 
 /// Tells the sender of a message that all of it has arrived.
-pub(crate) fn ask_for_nothing(to: SocketAddrV4, request_id: u16, outbox: &mut Outbox) {
-    send_ack(to, request_id, Some(Missing::new(0, &[])), outbox);
+pub(crate) fn ask_for_nothing(
+    to: SocketAddrV4,
+    request_id: u16,
+    seed: CheckSeed,
+    outbox: &mut Outbox,
+) {
+    send_ack(to, request_id, Some(Missing::new(0, &[])), seed, outbox);
 }
 
 /// Sends an ACK; one without MISSING asks for all that follows the first packet.
@@ -188,11 +194,12 @@ pub(crate) fn send_ack(
     to: SocketAddrV4,
     request_id: u16,
     missing: Option<Missing<'_>>,
+    seed: CheckSeed,
     outbox: &mut Outbox,
 ) {
     let header = Header::single(MessageType::Ack, Policy::Fixed, request_id);
     let packet = Packet { missing, ..Packet::new(header, ACK_BODY) };
-    outbox.push(to, |out| packet.encode(out));
+    outbox.push(to, |out| packet.encode(seed, out));
 }
 
 #[cfg(test)]
@@ -229,7 +236,8 @@ mod tests {
                 request_id,
                 order: if index == 0 { 1000 } else { index },
             };
-            let packet = Packet { options: Options::REPAIRABLE, ..Packet::new(header, b"body") };
+            let options = Options { checksum: Some(0), ..Options::REPAIRABLE };
+            let packet = Packet { options, ..Packet::new(header, b"body") };
             match self.receiver.insert(self.now, PEER, &packet, 0) {
                 Inserted::Fresh(number) => self.receiver.pull(self.now, number, &mut self.outbox),
                 other => panic!("{other:?}"),

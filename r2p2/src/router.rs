@@ -14,7 +14,7 @@ use std::{
 use foldhash::fast::FixedState;
 
 use crate::{
-    Outbox, Time,
+    CheckSeed, Outbox, Time,
     pass_on::{has_room_for_origin, pass_on, refuse},
     wire::{Feedback, Packet, Policy},
 };
@@ -156,7 +156,7 @@ impl Router {
         }
         if !has_room_for_origin(datagram) {
             self.counters.dropped += 1;
-            return refuse(packet, from, outbox);
+            return refuse(packet, from, CheckSeed::NONE, outbox);
         }
         let key = Key { client: from, request_id: packet.header.request_id };
         let known = self.slots.get(&key).copied();
@@ -182,7 +182,7 @@ impl Router {
             }
             None => {
                 self.counters.dropped += 1;
-                refuse(packet, from, outbox);
+                refuse(packet, from, CheckSeed::NONE, outbox);
             }
         }
     }
@@ -362,7 +362,7 @@ mod tests {
 
         fn send(&mut self, from: u16, packet: &Packet<'_>) -> Vec<u16> {
             let mut datagram = Vec::new();
-            packet.encode(&mut datagram);
+            packet.encode(CheckSeed::NONE, &mut datagram);
             let (now, from) = (self.now, address(from));
             if packet.header.message_type == MessageType::Feedback {
                 let said = Feedback::parse(packet.body).unwrap();

@@ -5,9 +5,9 @@ use std::{net::SocketAddrV4, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    Outbox,
+    CheckSeed, Outbox,
     options::{ORIGIN_BYTES, Options},
-    wire::{DATAGRAM_BYTES_MAX, HEADER_BYTES, Header, MessageType, PACKETS_MAX, Packet, Policy},
+    wire::{DATAGRAM_BYTES_MAX, Header, MessageType, PACKETS_MAX, Packet, Policy},
 };
 
 /// The body of the first packet of a multi-packet request: with its headers it fills the smallest
@@ -40,6 +40,8 @@ pub(crate) struct Envelope {
     pub(crate) policy: Policy,
     pub(crate) request_id: u16,
     pub(crate) options: Options,
+    /// What the packets' checks begin with, if they have any.
+    pub(crate) seed: CheckSeed,
 }
 
 /// Where a message is cut.
@@ -52,13 +54,11 @@ pub(crate) struct Cut {
 }
 
 impl Envelope {
-    /// Decides how the packets of a message are cut, and completes the options by the checksum
-    /// where there is to be one: in every message that asks for it, and in every multi-packet
-    /// message with options.
+    /// Decides how the packets of a message are cut, and completes the options by the checksum of
+    /// the body where there is to be one: in every multi-packet message with options.
     pub(crate) fn cut(&mut self, body: &[u8]) -> Result<Cut, SendError> {
-        let asked_for = self.options.checksum.is_some();
-        let multi_packet = body.len() > self.capacity() && !self.options.is_none();
-        if asked_for || multi_packet {
+        self.options.checksum = None;
+        if body.len() > self.capacity() && !self.options.is_none() {
             self.options.checksum = Some(crc32fast::hash(body));
         }
         let capacity = self.capacity();
@@ -101,7 +101,7 @@ impl Envelope {
             order: if index == 0 { cut.count } else { index },
         };
         let packet = Packet { options: self.options, ..Packet::new(header, &body[range]) };
-        packet.encode(out);
+        packet.encode(self.seed, out);
     }
 }
 
@@ -111,16 +111,14 @@ fn capacity(message_type: MessageType, options: &Options) -> usize {
         MessageType::Request if !options.is_none() => ORIGIN_BYTES,
         _ => 0,
     };
-    DATAGRAM_BYTES_MAX - HEADER_BYTES - options.encoded_size() - reserved
+    DATAGRAM_BYTES_MAX - options.header_size() - reserved
 }
 
 /// The least size of a request of several packets that begins with `packet`, whose packets are all
 /// as large as they can be.
 pub(crate) fn least_request_bytes(packet: &Packet<'_>) -> usize {
-    // Whoever passes a request on adds ORIGIN, for which its sender has left room.
-    let options = Options { origin: None, ..packet.options };
     let between = usize::from(packet.header.order.saturating_sub(2));
-    FIRST_REQUEST_BODY_BYTES + between * capacity(MessageType::Request, &options) + 1
+    FIRST_REQUEST_BODY_BYTES + between * capacity(MessageType::Request, &packet.options) + 1
 }
 
 impl Cut {
@@ -193,7 +191,9 @@ mod tests {
 
     fn packets(message_type: MessageType, options: Options, size: usize) -> Vec<Vec<u8>> {
         let body: Vec<u8> = (0..size).map(|i| i as u8).collect();
-        let envelope = Envelope { message_type, policy: Policy::Fixed, request_id: 7, options };
+        let seed = CheckSeed::NONE;
+        let policy = Policy::Fixed;
+        let envelope = Envelope { message_type, policy, request_id: 7, options, seed };
         let segments = Segments::new(envelope, body.into()).unwrap();
         let write = |index| {
             let mut out = Vec::new();
@@ -254,7 +254,8 @@ mod tests {
         assert_eq!(checksum(Options::NONE, 3000), None);
         assert_eq!(checksum(identity, 100), None);
         assert!(checksum(identity, 3000).is_some());
-        assert!(checksum(Options::REPAIRABLE, 3).is_some());
+        assert_eq!(checksum(Options::REPAIRABLE, 3), None);
+        assert!(checksum(Options::REPAIRABLE, 3000).is_some());
     }
 
     #[test]
@@ -264,6 +265,7 @@ mod tests {
             policy: Policy::Fixed,
             request_id: 7,
             options: Options::NONE,
+            seed: CheckSeed::NONE,
         };
         let most = 1464 * PACKETS_MAX;
         let body = vec![0; most + 1];

@@ -3,7 +3,7 @@
 use std::net::SocketAddrV4;
 
 use crate::{
-    Body, Outbox, Time,
+    Body, CheckSeed, Outbox, Time,
     options::{Identity, Options},
     reassembly::{Inserted, Limits, Reassembler, ReassemblyCounters},
     repair::send_ack,
@@ -64,11 +64,15 @@ impl Incoming<'_> {
     /// The options that a reply begins with: IDENTITY if the request has SESSION, and none at all
     /// if the client sent none.
     pub fn reply_options(&self) -> Options {
-        Options {
-            identity: self.options.session.map(|session| session.identity()),
-            checksum: self.options.checksum,
-            ..Options::NONE
-        }
+        reply_options(&self.options)
+    }
+}
+
+fn reply_options(of_request: &Options) -> Options {
+    Options {
+        identity: of_request.session.map(|session| session.identity()),
+        checked: of_request.checked,
+        ..Options::NONE
     }
 }
 
@@ -80,6 +84,8 @@ impl Incoming<'_> {
 pub struct ServerEndpoint {
     config: ServerConfig,
     acknowledging: bool,
+    /// Whose ORIGIN is believed.
+    switches: Vec<SocketAddrV4>,
     requests: Reassembler,
     replies: Replies,
 }
@@ -96,6 +102,7 @@ impl ServerEndpoint {
         Self {
             config,
             acknowledging: true,
+            switches: Vec::new(),
             requests: Reassembler::new(limits, seed),
             replies: Replies::new(config.reply_bytes_max, seed),
         }
@@ -108,6 +115,18 @@ impl ServerEndpoint {
         self.acknowledging = acknowledging;
     }
 
+    /// Says what the checks of all packets with options begin with, both ways; [`CheckSeed::NONE`]
+    /// before that.
+    pub fn set_check_seed(&mut self, seed: CheckSeed) {
+        self.requests.seed = seed;
+    }
+
+    /// Says whose ORIGIN is believed: the addresses of switches. Nobody's before that, because
+    /// whoever says ORIGIN has others answered.
+    pub fn set_switches(&mut self, switches: Vec<SocketAddrV4>) {
+        self.switches = switches;
+    }
+
     /// Takes a datagram of type REQUEST or ACK. Returns a request if this completes one.
     pub fn handle_datagram<'a>(
         &mut self,
@@ -116,13 +135,16 @@ impl ServerEndpoint {
         datagram: &'a [u8],
         outbox: &mut Outbox,
     ) -> Result<Option<Incoming<'a>>, WireError> {
-        let packet = Packet::parse(datagram)?;
+        let packet = Packet::open(datagram, self.requests.seed)?;
+        if packet.options.origin.is_some() && !self.switches.contains(&from) {
+            return Err(WireError::UntrustedOrigin);
+        }
         let reply_to = ReplyTo {
             address: packet.options.origin.unwrap_or(from),
             request_id: packet.header.request_id,
         };
         match packet.header.message_type {
-            MessageType::Request => self.handle_request(now, reply_to, &packet, outbox),
+            MessageType::Request => Ok(self.handle_request(now, reply_to, &packet, outbox)),
             MessageType::Ack => {
                 if let Some(missing) = &packet.missing {
                     self.replies.send_missing(now, reply_to, missing, outbox);
@@ -154,6 +176,7 @@ impl ServerEndpoint {
             policy: Policy::Fixed,
             request_id: to.request_id,
             options: *options,
+            seed: self.requests.seed,
         };
         let cut = envelope.cut(&body)?;
         if cut.count() == 1 {
@@ -169,11 +192,10 @@ impl ServerEndpoint {
         Ok(())
     }
 
-    /// Tells a client that its request is not admitted now (P23). `identity` is that of a request
-    /// with SESSION.
-    pub fn drop_request(&self, to: ReplyTo, identity: Option<Identity>, outbox: &mut Outbox) {
+    /// Tells a client that its request is not admitted now (P23). `options` are those of a reply.
+    pub fn drop_request(&self, to: ReplyTo, options: &Options, outbox: &mut Outbox) {
         let header = Header::single(MessageType::Drop, Policy::Fixed, to.request_id);
-        send_about(to.address, header, identity, DROP_BODY, outbox);
+        self.send_about(to.address, header, *options, DROP_BODY, outbox);
     }
 
     /// Tells a switch that a client's request has been answered. `identity` is that of a request
@@ -187,7 +209,8 @@ impl ServerEndpoint {
     ) {
         let header = Header::single(MessageType::Feedback, Policy::Fixed, request.request_id);
         let feedback = Feedback { request_id: request.request_id, client: request.address };
-        send_about(switch, header, identity, &feedback.to_bytes(), outbox);
+        let options = Options { identity, ..Options::NONE };
+        self.send_about(switch, header, options, &feedback.to_bytes(), outbox);
     }
 
     /// Asks again for packets that were lost, sends more of plain replies, and forgets what is too
@@ -218,31 +241,30 @@ impl ServerEndpoint {
         reply_to: ReplyTo,
         packet: &Packet<'a>,
         outbox: &mut Outbox,
-    ) -> Result<Option<Incoming<'a>>, WireError> {
+    ) -> Option<Incoming<'a>> {
         if self.is_too_large(packet) {
             self.requests.refuse_too_large();
             self.refuse(reply_to, packet, outbox);
-            return Ok(None);
+            return None;
         }
         if packet.header.is_single() {
-            packet.check()?;
-            return Ok(Some(Incoming {
+            return Some(Incoming {
                 reply_to,
                 policy: packet.header.policy,
                 options: packet.options,
                 body: Body::Borrowed(packet.body),
-            }));
+            });
         }
         match self.requests.insert(now, reply_to.address, packet, 0) {
-            Inserted::Complete(whole) => Ok(Some(Incoming {
+            Inserted::Complete(whole) => Some(Incoming {
                 reply_to,
                 policy: whole.header.policy,
                 options: whole.options,
                 body: Body::Shared(whole.body),
-            })),
+            }),
             Inserted::Fresh(number) if self.acknowledging => {
                 self.ask_for_more(now, number, packet, outbox);
-                Ok(None)
+                None
             }
             // The client asks again: perhaps this replica was not the leader the first time.
             Inserted::Known(number)
@@ -251,21 +273,20 @@ impl ServerEndpoint {
                     && !self.requests.repair.is_armed(number) =>
             {
                 self.ask_for_more(now, number, packet, outbox);
-                Ok(None)
+                None
             }
             Inserted::TooLarge => {
                 self.refuse(reply_to, packet, outbox);
-                Ok(None)
+                None
             }
-            Inserted::Fresh(_) | Inserted::Known(_) | Inserted::Ignored => Ok(None),
+            Inserted::Fresh(_) | Inserted::Known(_) | Inserted::Ignored => None,
         }
     }
 
     /// Answers a request that is too large.
     fn refuse(&self, to: ReplyTo, packet: &Packet<'_>, outbox: &mut Outbox) {
         if self.acknowledging {
-            let identity = packet.options.session.map(|session| session.identity());
-            self.drop_request(to, identity, outbox);
+            self.drop_request(to, &reply_options(&packet.options), outbox);
         }
     }
 
@@ -280,7 +301,7 @@ impl ServerEndpoint {
         if packet.has_options {
             self.requests.pull(now, number, outbox);
         } else if packet.header.first {
-            send_ack(entry.key.sender, entry.key.request_id, None, outbox);
+            send_ack(entry.key.sender, entry.key.request_id, None, CheckSeed::NONE, outbox);
         }
     }
 
@@ -293,17 +314,17 @@ impl ServerEndpoint {
         };
         least > self.config.request_bytes_max
     }
-}
 
-/// Sends a message of one packet about a request.
-fn send_about(
-    to: SocketAddrV4,
-    header: Header,
-    identity: Option<Identity>,
-    body: &[u8],
-    outbox: &mut Outbox,
-) {
-    let packet =
-        Packet { options: Options { identity, ..Options::NONE }, ..Packet::new(header, body) };
-    outbox.push(to, |out| packet.encode(out));
+    /// Sends a message of one packet about a request.
+    fn send_about(
+        &self,
+        to: SocketAddrV4,
+        header: Header,
+        options: Options,
+        body: &[u8],
+        outbox: &mut Outbox,
+    ) {
+        let packet = Packet { options, ..Packet::new(header, body) };
+        outbox.push(to, |out| packet.encode(self.requests.seed, out));
+    }
 }

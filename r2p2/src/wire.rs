@@ -13,7 +13,10 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use crate::options::{Missing, Options, OptionsError};
+use crate::{
+    check::{self, CHECK_BYTES, CheckSeed, padding_bytes},
+    options::{CHECK, Missing, ORIGIN, ORIGIN_BYTES, Options, OptionsError, pad},
+};
 
 /// The most bytes of UDP payload in a packet: a 1500-byte MTU without IP and UDP headers.
 pub const DATAGRAM_BYTES_MAX: usize = 1472;
@@ -69,6 +72,11 @@ impl MessageType {
             7 => Self::RaftMessage,
             _ => return None,
         })
+    }
+
+    /// Whether only replicas, and whoever asks them, say such things: never the original.
+    pub(crate) const fn is_for_replicas(self) -> bool {
+        matches!(self, Self::RaftRequest | Self::RaftReply | Self::RaftMessage)
     }
 }
 
@@ -128,9 +136,13 @@ pub enum WireError {
     /// The body is not what this type of message has.
     #[error("the body is not one of this type of message")]
     BadBody,
-    /// The body of a single-packet message is not what its checksum says.
-    #[error("the body does not have its checksum")]
+    /// The packet is not as it was sent, was sent for another cluster, or lacks the check that it
+    /// must have.
+    #[error("the packet does not have the right check")]
     Damaged,
+    /// The packet has ORIGIN, and comes from nobody who may say that.
+    #[error("ORIGIN is not believed from this sender")]
+    UntrustedOrigin,
     /// The packet is of a type that this endpoint does not take.
     #[error("a {0:?} is not for this endpoint")]
     Misdirected(MessageType),
@@ -174,7 +186,8 @@ pub struct Packet<'a> {
     pub options: Options,
     /// The packets that the sender of an ACK is missing.
     pub missing: Option<Missing<'a>>,
-    /// Whether there were options, known or not: whoever sends some may be sent some.
+    /// Whether there were options other than ORIGIN, known or not: whoever sends some may be sent
+    /// some, and ORIGIN is not the sender's.
     pub has_options: bool,
     /// What follows the header.
     pub body: &'a [u8],
@@ -191,7 +204,26 @@ impl<'a> Packet<'a> {
         Self::new(header, DROP_BODY)
     }
 
-    /// Reads a datagram. Options of unknown kinds are skipped.
+    /// Reads a datagram that this endpoint may act on: as [`Self::parse`] does, but refuses what has
+    /// options other than ORIGIN, or is for replicas, and has not the right check.
+    pub fn open(datagram: &'a [u8], seed: CheckSeed) -> Result<Self, WireError> {
+        let must_be_checked = match *datagram {
+            [MAGIC, size, type_and_policy, _, _, _, _, _, ..] => {
+                let type_number = type_and_policy >> 4;
+                let is_for_replicas =
+                    MessageType::from_number(type_number).is_some_and(MessageType::is_for_replicas);
+                let is_plain = usize::from(size) == HEADER_BYTES || has_origin_alone(datagram);
+                is_for_replicas || !is_plain
+            }
+            _ => false,
+        };
+        if must_be_checked && !check::is_right(seed, datagram) && !is_let_through(datagram) {
+            return Err(WireError::Damaged);
+        }
+        Self::parse(datagram)
+    }
+
+    /// Reads a datagram, whatever its check is. Options of unknown kinds are skipped.
     pub fn parse(datagram: &'a [u8]) -> Result<Self, WireError> {
         let (fixed, _) =
             datagram.split_first_chunk::<HEADER_BYTES>().ok_or(WireError::Truncated)?;
@@ -217,19 +249,13 @@ impl<'a> Packet<'a> {
             order: u16::from_be_bytes([order_high, order_low]),
         };
         let (options, missing) = Options::parse(&head[HEADER_BYTES..])?;
-        Ok(Self { header, options, missing, has_options: size > HEADER_BYTES, body })
+        let has_options = size > HEADER_BYTES && !has_origin_alone(datagram);
+        Ok(Self { header, options, missing, has_options, body })
     }
 
-    /// Compares the body of a message that is one packet with its checksum, if it has one.
-    pub(crate) fn check(&self) -> Result<(), WireError> {
-        match self.options.checksum {
-            Some(checksum) if checksum != crc32fast::hash(self.body) => Err(WireError::Damaged),
-            _ => Ok(()),
-        }
-    }
-
-    /// Appends the datagram to `out`. Only the known options are written.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends the datagram to `out`. Only the known options are written; if there are any, with a
+    /// check that begins with `seed`.
+    pub fn encode(&self, seed: CheckSeed, out: &mut Vec<u8>) {
         let start = out.len();
         let header = &self.header;
         let type_and_policy = (header.message_type as u8) << 4 | header.policy as u8;
@@ -247,15 +273,39 @@ impl<'a> Packet<'a> {
             order_high,
             order_low,
         ]);
-        self.options.encode(out);
-        if let Some(missing) = &self.missing {
-            missing.encode(out);
+        self.options.encode_origin(out);
+        let is_checked = self.options.need_check() || self.missing.is_some();
+        if is_checked {
+            let origin_bytes = out.len() - start - HEADER_BYTES;
+            out.extend_from_slice(&[CHECK, CHECK_BYTES as u8 - 2, 0, 0, 0, 0]);
+            self.options.encode(out);
+            if let Some(missing) = &self.missing {
+                missing.encode(out);
+            }
+            pad(padding_bytes(out.len() - start - origin_bytes), out);
         }
         let size = out.len() - start;
         out[start + 1] =
             u8::try_from(size).expect("all options together fit a header of 255 bytes");
         out.extend_from_slice(self.body);
+        if is_checked {
+            check::seal(seed, &mut out[start..]);
+        }
     }
+}
+
+/// Whether a planted bug takes a packet whatever its check is.
+fn is_let_through(datagram: &[u8]) -> bool {
+    let is = |kind, is_chosen: bool| is_chosen && message_type(datagram) == Some(kind);
+    is(MessageType::Request, planted!("request-unchecked"))
+        || is(MessageType::Response, planted!("reply-unchecked"))
+        || is(MessageType::RaftMessage, planted!("message-unchecked"))
+}
+
+/// Whether ORIGIN is all that a datagram has of options.
+fn has_origin_alone(datagram: &[u8]) -> bool {
+    let size = (HEADER_BYTES + ORIGIN_BYTES) as u8;
+    datagram.get(1) == Some(&size) && datagram.get(HEADER_BYTES) == Some(&ORIGIN)
 }
 
 /// The type of a datagram's message, or nothing if it is not R2P2: for sending a datagram to the
@@ -325,19 +375,28 @@ mod tests {
             options in any_options(),
             bitmap in prop::option::of(prop::collection::vec(any::<u8>(), 0..250)),
             first_missing in any::<u16>(),
+            seed in any::<u64>(),
             body in prop::collection::vec(any::<u8>(), 0..100),
         ) {
             let missing = bitmap.as_ref().map(|bitmap| Missing::new(first_missing, bitmap));
+            let checked = options.need_check() || missing.is_some();
             let packet = Packet {
-                options,
+                options: Options { checked, ..options },
                 missing,
-                has_options: !options.is_none() || missing.is_some(),
+                has_options: checked,
                 ..Packet::new(header, &body)
             };
             let mut datagram = Vec::new();
-            packet.encode(&mut datagram);
+            Packet { options, ..packet }.encode(CheckSeed::of(seed), &mut datagram);
             prop_assert_eq!(Packet::parse(&datagram), Ok(packet));
             prop_assert_eq!(message_type(&datagram), Some(header.message_type));
+            let is_plain = !checked && header.message_type.is_for_replicas();
+            let opened = if is_plain { Err(WireError::Damaged) } else { Ok(packet) };
+            prop_assert_eq!(Packet::open(&datagram, CheckSeed::of(seed)), opened);
+            if checked {
+                let other = Packet::open(&datagram, CheckSeed::of(seed ^ 1));
+                prop_assert_eq!(other, Err(WireError::Damaged));
+            }
         }
 
         #[test]
@@ -352,11 +411,12 @@ mod tests {
             if let Ok(packet) = Packet::parse(&datagram) {
                 // What is parsed can be encoded, and is the same again.
                 let mut again = Vec::new();
-                packet.encode(&mut again);
+                packet.encode(CheckSeed::NONE, &mut again);
                 let parsed = Packet::parse(&again).unwrap();
+                let checked = packet.options.checked;
+                let options = Options { checked, ..parsed.options };
                 let has_options = packet.has_options;
-                prop_assert_eq!(Packet { has_options, ..parsed }, packet);
-                prop_assert!(again.len() <= datagram.len());
+                prop_assert_eq!(Packet { options, has_options, ..parsed }, packet);
             }
         }
     }
@@ -404,12 +464,13 @@ mod tests {
                 outcome: Some(1),
                 checksum: Some(1),
                 undroppable: true,
+                checked: true,
             },
             missing: Some(Missing::new(0, &[1; 255])),
             ..Packet::new(Header::single(MessageType::Ack, Policy::Fixed, 1), ACK_BODY)
         };
         let mut datagram = Vec::new();
-        packet.encode(&mut datagram);
+        packet.encode(CheckSeed::NONE, &mut datagram);
         assert!(usize::from(datagram[1]) > 240);
         assert!(Packet::parse(&datagram).is_ok());
     }

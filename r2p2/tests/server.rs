@@ -8,9 +8,9 @@ use std::{
 use bytes::Bytes;
 use proptest::prelude::*;
 use r2p2::{
-    Feedback, Header, Identity, Incoming, MessageConfig, MessageReceiver, MessageSender,
-    MessageType, Options, Outbox, Packet, Policy, ReplyTo, SendError, ServerConfig, ServerEndpoint,
-    Session, Time, WireError,
+    CheckSeed, Feedback, Header, Identity, Incoming, MessageConfig, MessageReceiver, MessageSender,
+    MessageType, Missing, Options, Outbox, Packet, Policy, ReplyTo, SendError, ServerConfig,
+    ServerEndpoint, Session, Time, WireError,
 };
 
 const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 4001);
@@ -27,7 +27,9 @@ struct Fixture {
 
 impl Fixture {
     fn new(config: ServerConfig) -> Self {
-        Self { server: ServerEndpoint::new(config, 1), outbox: Outbox::new(), now: Time::ZERO }
+        let mut server = ServerEndpoint::new(config, 1);
+        server.set_switches(vec![SWITCH]);
+        Self { server, outbox: Outbox::new(), now: Time::ZERO }
     }
 
     fn receive<'a>(
@@ -52,10 +54,11 @@ impl Fixture {
     }
 
     fn ask(&mut self, request_id: u16, missing: &[u8]) -> Vec<(SocketAddrV4, Vec<u8>)> {
-        let mut ack = encode(MessageType::Ack, request_id, Options::NONE, b"ACK");
-        let option = [&[6, missing.len() as u8], missing].concat();
-        ack[1] += option.len() as u8;
-        ack.splice(8..8, option);
+        let header = Header::single(MessageType::Ack, Policy::Fixed, request_id);
+        let first = u16::from_be_bytes([missing[0], missing[1]]);
+        let missing = Some(Missing::new(first, &missing[2..]));
+        let mut ack = Vec::new();
+        Packet { missing, ..Packet::new(header, b"ACK") }.encode(CheckSeed::NONE, &mut ack);
         self.receive(CLIENT, &ack).unwrap();
         self.sent()
     }
@@ -68,20 +71,24 @@ fn encode(message_type: MessageType, request_id: u16, options: Options, body: &[
 
 /// A packet of a request of three.
 fn part(index: u16, options: Options) -> Vec<u8> {
+    part_of(3, index, options)
+}
+
+fn part_of(count: u16, index: u16, options: Options) -> Vec<u8> {
     let header = Header {
         message_type: MessageType::Request,
         policy: Policy::Replicated,
         first: index == 0,
-        last: index == 2,
+        last: index == count - 1,
         request_id: 7,
-        order: if index == 0 { 3 } else { index },
+        order: if index == 0 { count } else { index },
     };
     encode_packet(header, options, &[b'a' + index as u8; 14])
 }
 
 fn encode_packet(header: Header, options: Options, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    Packet { options, ..Packet::new(header, body) }.encode(&mut out);
+    Packet { options, ..Packet::new(header, body) }.encode(CheckSeed::NONE, &mut out);
     out
 }
 
@@ -109,8 +116,9 @@ fn a_request_is_handed_over_with_what_a_reply_needs() {
     let incoming = it.receive(SWITCH, &datagram).unwrap().expect("a request");
     assert_eq!(incoming.reply_to, TO, "ORIGIN is the client");
     assert_eq!(incoming.policy, Policy::Replicated);
-    assert_eq!(incoming.options, options);
-    assert_eq!(incoming.reply_options(), with_identity());
+    assert_eq!(incoming.options, Options { checked: true, ..options });
+    let reply = Options { checked: true, ..with_identity() };
+    assert_eq!(incoming.reply_options(), reply);
     assert_eq!(*incoming.body, *b"body");
 }
 
@@ -124,6 +132,29 @@ fn a_passed_on_request_is_acknowledged_to_the_client() {
     assert_eq!(sent[0].0, CLIENT);
     let missing = Packet::parse(&sent[0].1).unwrap().missing.unwrap();
     assert_eq!(missing.indices().collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn origin_is_believed_of_switches_alone() {
+    let mut it = Fixture::new(ServerConfig::default());
+    for options in [Options::NONE, with_session()] {
+        let options = Options { origin: Some(CLIENT), ..options };
+        let datagram = encode(MessageType::Request, 7, options, b"body");
+        let stranger = SocketAddrV4::new(*SWITCH.ip(), 9001);
+        let refused = it.receive(stranger, &datagram).unwrap_err();
+        assert_eq!(refused, WireError::UntrustedOrigin);
+        assert!(it.receive(SWITCH, &datagram).unwrap().is_some());
+        let ack = encode(MessageType::Ack, 7, options, b"ACK");
+        assert_eq!(it.receive(stranger, &ack).unwrap_err(), WireError::UntrustedOrigin);
+    }
+}
+
+#[test]
+fn a_plain_request_that_was_passed_on_is_acknowledged_as_the_original_does() {
+    let mut it = Fixture::new(ServerConfig::default());
+    let options = Options { origin: Some(CLIENT), ..Options::NONE };
+    it.receive(SWITCH, &part(0, options)).unwrap();
+    assert_eq!(it.sent(), [(CLIENT, b"\xcc\x08\x31\xc0\x00\x07\x00\x01ACK".to_vec())]);
 }
 
 #[test]
@@ -210,8 +241,7 @@ fn missing_packets_of_a_request_are_asked_for_until_it_expires() {
 fn a_request_that_is_too_large_gets_a_drop() {
     let mut it = Fixture::new(ServerConfig { request_bytes_max: 30, ..ServerConfig::default() });
     // By the packet count alone, and by the only packet.
-    let mut many = part(0, with_session());
-    many[7] = 4;
+    let many = part_of(4, 0, with_session());
     let single = encode(MessageType::Request, 7, with_session(), &[7; 31]);
     for datagram in [&many, &single] {
         assert!(it.receive(CLIENT, datagram).unwrap().is_none());
@@ -301,7 +331,7 @@ fn a_plain_reply_is_streamed_in_bursts_and_forgotten() {
         assert!(burst.len() <= 128);
         sent.extend(burst);
     }
-    assert_eq!(orders(&sent), (0..683).collect::<Vec<_>>());
+    assert_eq!(orders(&sent), (0..684).collect::<Vec<_>>());
     assert_eq!(it.ask(7, &[0, 0, 0x80]), []);
 }
 
@@ -344,6 +374,7 @@ fn what_is_not_for_a_server_is_an_error() {
     let error = WireError::Misdirected(MessageType::Response);
     assert_eq!(it.receive(CLIENT, &reply).unwrap_err(), error);
     let mut damaged = encode(MessageType::Request, 7, Options::REPAIRABLE, b"x");
+    *damaged.last_mut().unwrap() ^= 1;
     assert_eq!(it.receive(CLIENT, &damaged).unwrap_err(), WireError::Damaged);
     damaged.truncate(5);
     assert_eq!(it.receive(CLIENT, &damaged).unwrap_err(), WireError::Truncated);

@@ -54,6 +54,9 @@ pub const BUGS: &[Bug] = &[
         "P2, P8",
         "a body is bound to metadata by 16 bits of its sequence, whoever sent it",
     ),
+    bug("message-unchecked", "§1", "a message of a replica is taken whatever its check is"),
+    bug("request-unchecked", "§1", "a request is taken whatever its check is"),
+    bug("reply-unchecked", "§1", "a reply is taken whatever its check is"),
     bug(
         "replies-forgotten",
         "P21",

@@ -224,14 +224,9 @@ impl Network {
         [first, is_doubled.then(second)]
     }
 
-    /// Perhaps damages what a message carries that has a checksum of its own: bodies and parts of
-    /// snapshots. Returns whether the whole packet is damaged instead, which UDP's checksum finds.
-    pub(crate) fn damage(&mut self, from: Endpoint, to: Endpoint, message: &mut Message) -> bool {
-        let rng = &mut self.links[from * self.endpoints + to].rng;
-        if !happens(rng, self.weather.damaged_per_mille) {
-            return false;
-        }
-        self.damaged += 1;
+    /// Perhaps damages what a message carries that has a checksum of its own, bodies and parts of
+    /// snapshots, before it is sent: as what the sender has in memory may be.
+    pub(crate) fn damage(&mut self, from: Endpoint, to: Endpoint, message: &mut Message) {
         let carried = match message {
             Message::Bodies { parts, .. } => parts.first_mut().map(|part| &mut part.request.body),
             Message::Entries { entries, .. } => {
@@ -244,12 +239,12 @@ impl Network {
             Message::SnapshotPart { data, .. } => Some(data),
             _ => None,
         };
-        match carried.and_then(|bytes| bytes.last_mut()) {
-            Some(byte) => {
-                *byte ^= 1;
-                false
-            }
-            None => true,
+        let rng = &mut self.links[from * self.endpoints + to].rng;
+        if let Some(byte) = carried.and_then(|bytes| bytes.last_mut())
+            && happens(rng, self.weather.damaged_per_mille)
+        {
+            self.damaged += 1;
+            *byte ^= 1;
         }
     }
 
@@ -266,6 +261,16 @@ impl Network {
             entries[at].flip_bit(rng.u32(..));
             self.flipped += 1;
         }
+    }
+
+    /// Whether a bit of a packet is flipped on its way: a number that says which.
+    pub(crate) fn damage_packet(&mut self, from: Endpoint, to: Endpoint) -> Option<u64> {
+        let rng = &mut self.links[from * self.endpoints + to].rng;
+        if !happens(rng, self.weather.damaged_per_mille) {
+            return None;
+        }
+        self.damaged += 1;
+        Some(rng.u64(..))
     }
 
     /// Whether a packet that was sent at `sent` comes through to its end.

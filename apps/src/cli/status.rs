@@ -51,6 +51,8 @@ replica, in the order asked. Indices are positions in the log.
                    which it waits: body, disk, service, room; null while it goes on)
   datagrams_in, datagrams_out, bytes_in, bytes_out, datagrams_lost
                    what its sockets have done; lost is what the kernel had no room for
+  packets_damaged  packets refused because their check was wrong: damaged on their way, or of
+                   another cluster
 
 With a configuration that names a switch there is a key `switch` too: its address, and for each of its
 roles what it has counted, or an error.
@@ -214,6 +216,7 @@ fn to_json((address, answer): &Asked, all: Answers<'_>) -> Value {
         "bytes_in": status.network.bytes_in,
         "bytes_out": status.network.bytes_out,
         "datagrams_lost": status.network.datagrams_lost,
+        "packets_damaged": status.network.packets_damaged,
     })
 }
 

@@ -77,6 +77,7 @@ pub(super) fn to_json((address, answer): &Asked) -> Value {
         "bytes_in": status.network.bytes_in,
         "bytes_out": status.network.bytes_out,
         "datagrams_lost": status.network.datagrams_lost,
+        "packets_damaged": status.network.packets_damaged,
     })
 }
 
@@ -88,8 +89,11 @@ pub(super) fn lines((address, answer): &Asked) -> String {
     };
     let network = &status.network;
     let mut text = format!(
-        "switch {address}: {} datagrams in, {} out, {} lost\n",
-        network.datagrams_in, network.datagrams_out, network.datagrams_lost
+        "switch {address}: {} datagrams in, {} out, {} lost; {} packets damaged\n",
+        network.datagrams_in,
+        network.datagrams_out,
+        network.datagrams_lost,
+        network.packets_damaged
     );
     // Writing into a string does not fail.
     if let Some(admission) = &status.admission {

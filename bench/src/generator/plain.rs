@@ -309,7 +309,7 @@ mod tests {
                     let sent = server.respond(now, to, &options, &b"reply"[..], &mut out);
                     sent.expect("it is small");
                 }
-                Deed::Refuse => server.drop_request(to, None, &mut out),
+                Deed::Refuse => server.drop_request(to, &Options::NONE, &mut out),
                 Deed::Ignore => {}
             }
         }

@@ -255,7 +255,7 @@ mod tests {
         Incarnation, NodeId, Request,
         core::{Core, Mode, Output, Policy, Write},
     };
-    use r2p2::{Header, MessageSender, Options, Outbox, Session};
+    use r2p2::{CheckSeed, Header, MessageSender, Options, Outbox, Session};
 
     use super::*;
     use crate::model::cores::{Cores, request, return_path};
@@ -412,7 +412,7 @@ mod tests {
                 options: Options { session, ..Options::NONE },
                 ..Packet::new(header, b"body")
             }
-            .encode(&mut payload);
+            .encode(CheckSeed::NONE, &mut payload);
             let (from, to) = (address(99), address(LEADER));
             tally.datagram(&Datagram { from, to, payload: &payload });
         }

@@ -120,6 +120,9 @@ impl ClientBuilder {
         match client.submit(CallKind::Connect, Bytes::new()).await {
             Ok(_) => Ok(Client { timeout: self.timeout, ..client }),
             Err(CallError::NotSent(timeout)) => Err(ConnectError::TimedOut(timeout)),
+            Err(CallError::TwoClusters { odd, odd_cluster, cluster }) => {
+                Err(ConnectError::TwoClusters { odd, odd_cluster, cluster })
+            }
             Err(_) => Err(ConnectError::Stopped),
         }
     }

@@ -1,6 +1,6 @@
 //! Why a call has no reply, and whether it was executed.
 
-use std::time::Duration;
+use std::{net::SocketAddrV4, time::Duration};
 
 use r2p2::BindError;
 
@@ -40,6 +40,19 @@ pub enum CallError {
     /// The command was not executed in time, and then was cancelled, for ever (P23).
     #[error("not executed: it was cancelled after {0:?}")]
     Cancelled(Duration),
+    /// Two of the client's addresses belong to different clusters.
+    #[error(
+        "not executed: {odd} is of cluster {odd_cluster:016x}, and the others are of cluster \
+         {cluster:016x}; correct the list of members"
+    )]
+    TwoClusters {
+        /// Who says otherwise than most do.
+        odd: SocketAddrV4,
+        /// Its cluster; 0 is none.
+        odd_cluster: u64,
+        /// The cluster of the others.
+        cluster: u64,
+    },
     /// The client's socket broke before the request was sent.
     #[error("not executed: the client has stopped")]
     Stopped,
@@ -53,6 +66,9 @@ pub enum CallError {
     /// silent for too long, or the cluster had no room for its replies (P22).
     #[error("outcome unknown: the session expired")]
     SessionExpired,
+    /// The replicas belong to another cluster than when the command was sent.
+    #[error("outcome unknown: the replicas belong to another cluster now")]
+    ClusterChanged,
     /// The client's socket broke while the request was outstanding.
     #[error("outcome unknown: the client stopped before the reply came")]
     Interrupted,
@@ -79,6 +95,7 @@ impl CallError {
             | Self::QueryTimedOut(_)
             | Self::QueryFailed
             | Self::Cancelled(_)
+            | Self::TwoClusters { .. }
             | Self::Stopped => CallOutcome::NotExecuted,
             Self::ReplyTooLarge => CallOutcome::Executed,
             Self::TimedOut(_)
@@ -86,6 +103,7 @@ impl CallError {
             | Self::IdentityReused
             | Self::Unexpected(_)
             | Self::SessionLeft
+            | Self::ClusterChanged
             | Self::Interrupted => CallOutcome::Unknown,
         }
     }
@@ -103,6 +121,8 @@ impl CallError {
             | Self::IdentityReused
             | Self::Unexpected(_)
             | Self::SessionLeft
+            | Self::TwoClusters { .. }
+            | Self::ClusterChanged
             | Self::Interrupted => false,
         }
     }
@@ -123,6 +143,19 @@ pub enum ConnectError {
     /// The socket could not be opened.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// Two of the addresses belong to different clusters.
+    #[error(
+        "{odd} is of cluster {odd_cluster:016x}, and the others are of cluster {cluster:016x}; \
+         correct the list of members"
+    )]
+    TwoClusters {
+        /// Who says otherwise than most do.
+        odd: SocketAddrV4,
+        /// Its cluster; 0 is none.
+        odd_cluster: u64,
+        /// The cluster of the others.
+        cluster: u64,
+    },
     /// No replica opened a session.
     #[error("the cluster opened no session within {0:?}")]
     TimedOut(Duration),

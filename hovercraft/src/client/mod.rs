@@ -2,6 +2,7 @@
 
 mod builder;
 mod call;
+mod cluster;
 mod deadlines;
 mod driver;
 mod error;

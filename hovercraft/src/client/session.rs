@@ -9,19 +9,20 @@ use std::{collections::VecDeque, net::SocketAddrV4, time::Duration};
 
 use bytes::Bytes;
 use r2p2::{
-    Body, ClientConfig, ClientEndpoint, ClientEventKind, Options, Outbox, PACKETS_MAX, Policy,
-    RequestHandle, Session as SessionOption, Time, WireError,
+    Body, CheckSeed, ClientConfig, ClientEndpoint, ClientEventKind, MessageType, Options, Outbox,
+    PACKETS_MAX, Policy, RequestHandle, Session as SessionOption, Time, WireError,
 };
 use slab::Slab;
 
 use super::{
     CallError, ClientStats, Destinations,
     call::{Call, CallKind, Pending, Sent, Stage},
+    cluster::{Cluster, Learned},
     deadlines::Deadlines,
     route::Route,
     window::Window,
 };
-use crate::{Kind, Outcome, core::SessionGrant};
+use crate::{Kind, Outcome, cluster_id::Disagreement, core::SessionGrant};
 
 /// The shortest wait for a reply before a request is sent again, and the longest. Where a message
 /// was lost, the shortest decides how long its caller waits; after an election, the longest does.
@@ -34,6 +35,10 @@ const RETRY_AFTER_ROUND_TRIPS: u32 = 4;
 
 /// After an answer that lets a request be sent again "later" (P21), it is sent this much later.
 const SEND_LATER: Duration = Duration::from_millis(50);
+
+/// A client of which nothing is answered for so long asks whether its cluster is still the one that
+/// it knows.
+const UNHEARD_MAX: Duration = Duration::from_secs(1);
 
 /// How many calls may be here at a time: more than any window, so that its room is used at once.
 const CALLS_MAX: usize = 16_384;
@@ -50,6 +55,12 @@ const REQUEST_BYTES_MAX: usize = 1024 * PACKETS_MAX;
 pub struct Session<T> {
     endpoint: ClientEndpoint,
     route: Route,
+    /// Who learns of which cluster the replicas are.
+    cluster: Cluster,
+    /// Of which they are, once that is known; 0 is none. All packets carry checks that begin with it.
+    known: Option<u64>,
+    /// When something was answered, or nothing was outstanding.
+    heard: Time,
     phase: Phase,
     calls: Slab<Pending<T>>,
     next_serial: u64,
@@ -71,7 +82,7 @@ pub struct Session<T> {
 enum Phase {
     /// No session; none is to be opened before this time.
     Closed(Time),
-    Opening,
+    Opening(RequestHandle),
     Open {
         window: Window,
         grant: SessionGrant,
@@ -115,6 +126,9 @@ impl<T> Session<T> {
         Self {
             endpoint: ClientEndpoint::new(config, nonces.u64(..)),
             route: Route::new(destinations),
+            cluster: Cluster::new(destinations, nonces.u64(..)),
+            known: None,
+            heard: Time::ZERO,
             phase: Phase::Closed(Time::ZERO),
             calls: Slab::new(),
             next_serial: 0,
@@ -154,8 +168,25 @@ impl<T> Session<T> {
         self.waiting.push_back(id);
     }
 
-    /// Takes a datagram of type RESPONSE, ACK or DROP.
+    /// Takes a datagram of type RESPONSE, ACK, DROP or `RAFT_REP`.
     pub fn handle_datagram(
+        &mut self,
+        now: Time,
+        from: SocketAddrV4,
+        datagram: &[u8],
+        outbox: &mut Outbox,
+    ) -> Result<(), WireError> {
+        let taken = match r2p2::message_type(datagram) {
+            Some(MessageType::RaftReply) => {
+                self.cluster.handle_datagram(now, from, datagram).map(|()| self.learn(now))
+            }
+            _ => self.message(now, from, datagram, outbox),
+        };
+        self.stats.packets_damaged += u64::from(taken == Err(WireError::Damaged));
+        taken
+    }
+
+    fn message(
         &mut self,
         now: Time,
         from: SocketAddrV4,
@@ -165,6 +196,7 @@ impl<T> Session<T> {
         let Some(event) = self.endpoint.handle_datagram(now, from, datagram, outbox)? else {
             return Ok(());
         };
+        self.heard = now;
         let reply = match event.kind {
             ClientEventKind::Reply { options, body } => Some((options.outcome.unwrap_or(0), body)),
             ClientEventKind::ReplyTooLarge => None,
@@ -194,18 +226,33 @@ impl<T> Session<T> {
         if self.endpoint.poll_timeout().is_some_and(|due| due <= now) {
             self.endpoint.handle_timeout(now, outbox);
         }
+        if self.unheard_at().is_some_and(|due| due <= now) {
+            self.cluster.ask(now, outbox);
+        }
+        if self.endpoint.outstanding_count() == 0 && self.waiting.is_empty() {
+            self.cluster.stop();
+        }
+        self.cluster.handle_timeout(now, outbox);
+        self.learn(now);
     }
 
     /// When to call [`Self::handle_timeout`] and [`Self::flush`]. May change with every call of
     /// another method.
     pub fn poll_timeout(&self) -> Option<Time> {
         let reopening = match self.phase {
-            Phase::Closed(not_before) if !self.waiting.is_empty() => Some(not_before),
+            Phase::Closed(not_before)
+                if !self.waiting.is_empty()
+                    && (self.known.is_some() || !self.cluster.is_asking()) =>
+            {
+                Some(not_before)
+            }
             _ => None,
         };
         let postponed = self.postponed.front().map(|(time, _)| *time);
+        let cluster = [self.cluster.poll_timeout(), self.unheard_at()];
         [self.endpoint.poll_timeout(), self.deadlines.next(), postponed, reopening]
             .into_iter()
+            .chain(cluster)
             .flatten()
             .min()
     }
@@ -286,17 +333,20 @@ impl<T> Session<T> {
         }
     }
 
-    /// Asks for a session, if that is not under way (P1).
+    /// Asks for a session, if that is not under way (P1); first of all, for which cluster it is.
     fn open(&mut self, now: Time, outbox: &mut Outbox) {
         if let Phase::Closed(not_before) = self.phase
             && not_before <= now
         {
+            if self.known.is_none() {
+                self.cluster.ask(now, outbox);
+                return;
+            }
             let session = SessionOption { client: 0, sequence: self.nonces.u64(..), lowest: 0 };
             let (session, request_kind) = (Some(session), Kind::OpenSession.option());
             let options = Options { session, request_kind, ..Options::NONE };
             let message = (Policy::Replicated, options, Bytes::new());
-            self.request(now, message, Owner::Opening, outbox);
-            self.phase = Phase::Opening;
+            self.phase = Phase::Opening(self.request(now, message, Owner::Opening, outbox));
         }
     }
 
@@ -333,6 +383,9 @@ impl<T> Session<T> {
         owner: Owner,
         outbox: &mut Outbox,
     ) -> RequestHandle {
+        if self.endpoint.outstanding_count() == 0 {
+            self.heard = now;
+        }
         let destinations = self.route.destinations();
         let handle = (self.endpoint)
             .request(now, destinations, policy, options, body, outbox)
@@ -445,27 +498,37 @@ impl<T> Session<T> {
     /// executed or not, so commands end as unknown and are never sent again; queries change nothing
     /// and are asked again in the next session.
     fn leave(&mut self, now: Time, told: CallId, client: u64, error: &CallError) {
-        let is_of = |pending: &Pending<T>| match pending.stage {
-            Stage::Sent(sent) => sent.option.client == client,
+        let is_of = |sent: &Sent| sent.option.client == client;
+        let error = |id| if id == told { error.clone() } else { CallError::SessionLeft };
+        self.end_sent(now, is_of, error);
+        self.lose(now, client);
+    }
+
+    /// Ends the commands that were sent, of those that are asked for; queries wait to be sent again.
+    fn end_sent(
+        &mut self,
+        now: Time,
+        is_of: impl Fn(&Sent) -> bool,
+        error: impl Fn(CallId) -> CallError,
+    ) {
+        let is_meant = |pending: &Pending<T>| match &pending.stage {
+            Stage::Sent(sent) => is_of(sent),
             Stage::Waiting => false,
         };
         let mut outstanding: Vec<_> = (self.calls.iter())
-            .filter(|(_, pending)| is_of(pending))
+            .filter(|(_, pending)| is_meant(pending))
             .map(|(place, pending)| CallId { serial: pending.serial, place })
             .collect();
         outstanding.sort_unstable();
         for id in outstanding.into_iter().rev() {
             self.withdraw(now, id);
-            let call = &self.calls[id.place].call;
-            if call.kind == CallKind::Query {
+            if self.calls[id.place].call.kind == CallKind::Query {
                 self.calls[id.place].stage = Stage::Waiting;
                 self.waiting.push_front(id);
             } else {
-                let error = if id == told { error.clone() } else { CallError::SessionLeft };
-                self.end(id, Err(error));
+                self.end(id, Err(error(id)));
             }
         }
-        self.lose(now, client);
     }
 
     /// The cluster has forgotten the client.
@@ -520,6 +583,51 @@ impl<T> Session<T> {
             Phase::Open { window, .. } if window.client() == client => Some(window),
             _ => None,
         }
+    }
+}
+
+/// Which cluster it is.
+impl<T> Session<T> {
+    /// When nothing was answered for so long that the cluster may be another one.
+    fn unheard_at(&self) -> Option<Time> {
+        let waits = self.endpoint.outstanding_count() > 0 && !self.cluster.is_asking();
+        waits.then_some(self.heard + UNHEARD_MAX)
+    }
+
+    /// Acts on what the replicas say of their cluster.
+    fn learn(&mut self, now: Time) {
+        let Some(learned) = self.cluster.poll_learned(now) else { return };
+        self.heard = now;
+        match learned {
+            Learned::Cluster(cluster) if self.known == Some(cluster) => {}
+            Learned::Cluster(cluster) => {
+                self.leave_cluster(now);
+                self.known = Some(cluster);
+                self.endpoint.set_check_seed(CheckSeed::of(cluster));
+            }
+            Learned::Disagreement(it) => {
+                let Disagreement { odd, odd_cluster, cluster } = it;
+                let error = CallError::TwoClusters { odd, odd_cluster, cluster };
+                tracing::error!(%error, "this client's addresses are of two clusters");
+                // A session that is open stays with its cluster.
+                if self.known.is_none() {
+                    for id in std::mem::take(&mut self.waiting) {
+                        if is_waiting(&self.calls, id) {
+                            self.end(id, Err(error.clone()));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends everything that is under way in a cluster that is no more.
+    fn leave_cluster(&mut self, now: Time) {
+        if let Phase::Opening(handle) = self.phase {
+            self.endpoint.forget(now, handle);
+        }
+        self.end_sent(now, |_| true, |_| CallError::ClusterChanged);
+        self.phase = Phase::Closed(now);
     }
 }
 

@@ -15,6 +15,8 @@ pub struct ClientStats {
     /// How many sessions were opened; more than one if the cluster forgot the client (P22), or may
     /// have.
     pub sessions_opened: u64,
+    /// Packets that were not as they were sent, or of another cluster: they count as lost.
+    pub packets_damaged: u64,
 }
 
 impl ClientStats {

@@ -309,6 +309,7 @@ impl NodeBuilder {
         let seed = random_u64();
         let mut endpoints = endpoints(self.limits.request_bytes_max as usize, seed);
         endpoints.switch = self.switch;
+        endpoints.requests.set_switches(self.switch.into_iter().collect());
         let handle = stopper.clone();
         let role = match store {
             None => {

@@ -11,7 +11,7 @@ use std::{
 
 use r2p2::{
     Incoming, Link, MessageReceiver, MessageSender, MessageType, Options, Outbox, ReplyTo,
-    ServerEndpoint, Time,
+    ServerEndpoint, Time, WireError,
 };
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     core::{Core, Output, Reading, RestoreError},
     digest::DigestKey,
     entry::NodeId,
-    messages::Envelope,
+    messages::{Envelope, Message},
     node::{
         Mode, NodeError,
         application::{Application, Event, Origin, OwnedResponse, Task},
@@ -69,6 +69,8 @@ pub(crate) struct Endpoints {
     pub(crate) outbox: Outbox,
     /// Who is told of every answer (P19).
     pub(crate) switch: Option<SocketAddrV4>,
+    /// Packets whose check was wrong.
+    pub(crate) packets_damaged: u64,
 }
 
 impl Endpoints {
@@ -98,7 +100,8 @@ impl Endpoints {
     /// Tells a client that its request is not admitted now (P23).
     pub(crate) fn drop_request(&mut self, to: ReturnPath, identity: Identity) {
         let (to, identity) = (reply_to(to), option_of(identity));
-        self.requests.drop_request(to, identity, &mut self.outbox);
+        let options = Options { identity, ..Options::NONE };
+        self.requests.drop_request(to, &options, &mut self.outbox);
         self.tell_switch(to, identity);
     }
 
@@ -116,6 +119,12 @@ impl Endpoints {
             Ok(()) => Answer::PassedOn,
             Err(error) => Answer::Refused(error.to_string()),
         }
+    }
+
+    /// Notes why a datagram was not taken.
+    pub(crate) fn refused(&mut self, from: SocketAddrV4, error: WireError) {
+        self.packets_damaged += u64::from(error == WireError::Damaged);
+        tracing::debug!(%from, %error, "not a packet for this replica");
     }
 
     /// Answers an operator.
@@ -384,16 +393,11 @@ impl Replica {
             _ => return,
         };
         if let Err(error) = result {
-            tracing::debug!(%from, %error, "not a packet for this replica");
+            self.endpoints.refused(from, error);
         }
     }
 
-    fn message(
-        &mut self,
-        now: Time,
-        from: SocketAddrV4,
-        datagram: &[u8],
-    ) -> Result<(), r2p2::WireError> {
+    fn message(&mut self, now: Time, from: SocketAddrV4, datagram: &[u8]) -> Result<(), WireError> {
         let message = self.endpoints.receiver.handle_datagram(now, from, datagram)?;
         let Some(message) = message else { return Ok(()) };
         if message.message_type == MessageType::RaftRequest {
@@ -404,10 +408,18 @@ impl Replica {
             return Ok(());
         }
         match Envelope::decode(&message.body) {
+            // It says whom to answer, as ORIGIN does, and so is believed of members alone.
+            Ok(Envelope { message: Message::Forward { .. }, .. }) if !self.is_member(from) => {
+                tracing::debug!(%from, "a request passed on by nobody who may");
+            }
             Ok(envelope) => self.core.handle_message(now, envelope),
             Err(error) => tracing::debug!(%from, %error, "not a message of a replica"),
         }
         Ok(())
+    }
+
+    fn is_member(&self, address: SocketAddrV4) -> bool {
+        self.core.configuration().members.iter().any(|member| member.address == address)
     }
 
     fn request(&mut self, now: Time, incoming: Incoming<'_>) {

@@ -3,7 +3,8 @@
 use std::{io, sync::Arc, time::Duration};
 
 use r2p2::{
-    MessageConfig, MessageReceiver, MessageSender, Outbox, ServerConfig, ServerEndpoint, WaitLink,
+    CheckSeed, MessageConfig, MessageReceiver, MessageSender, Outbox, ServerConfig, ServerEndpoint,
+    WaitLink,
 };
 
 use super::{
@@ -45,7 +46,7 @@ pub(crate) async fn serve(
     stopper: Stopper,
 ) -> Result<(), NodeError> {
     while !stopper.is_stopped() {
-        server.network = network_status(&link);
+        server.network = network_status(&link, server.packets_damaged());
         if server.turn(&mut link)? {
             roles::breathe().await;
         } else {
@@ -75,6 +76,10 @@ pub(crate) async fn replicate(
     // The cluster's limits, not the builder's, which are for a server without a cluster.
     let limits = birth.configuration.limits;
     endpoints.requests = request_endpoint(limits.request_bytes_max as usize, seed);
+    endpoints.requests.set_check_seed(CheckSeed::of(birth.cluster));
+    let members = birth.configuration.members.iter().map(|member| member.address);
+    let switches = builder.switch.into_iter().chain(builder.aggregator);
+    endpoints.requests.set_switches(switches.chain(members).collect());
     let configuration = Arc::new(birth.configuration.clone());
     let mut applier = Applier::new(service, birth.cluster, birth.digest_key, configuration);
     restore(&mut applier, store.as_ref())?;
@@ -131,7 +136,7 @@ async fn drive(
     stopper: &Stopper,
 ) -> Result<(), NodeError> {
     while !stopper.is_stopped() {
-        replica.network = network_status(link);
+        replica.network = network_status(link, replica.endpoints.packets_damaged);
         if replica.turn(link)? {
             roles::breathe().await;
         } else {
@@ -176,6 +181,7 @@ pub(crate) fn endpoints(request_bytes_max: usize, seed: u64) -> Endpoints {
         sender: MessageSender::new(seed),
         outbox: Outbox::new(),
         switch: None,
+        packets_damaged: 0,
     }
 }
 
@@ -184,7 +190,7 @@ fn request_endpoint(request_bytes_max: usize, seed: u64) -> ServerEndpoint {
     ServerEndpoint::new(config, seed)
 }
 
-pub(crate) fn network_status(link: &impl WaitLink) -> NetworkStatus {
+pub(crate) fn network_status(link: &impl WaitLink, packets_damaged: u64) -> NetworkStatus {
     let statistics = link.statistics();
     NetworkStatus {
         datagrams_in: statistics.datagrams_in,
@@ -195,5 +201,6 @@ pub(crate) fn network_status(link: &impl WaitLink) -> NetworkStatus {
         calls_out: statistics.calls_out,
         calls_wait: statistics.calls_wait,
         datagrams_lost: statistics.lost_full + statistics.lost_refused,
+        packets_damaged,
     }
 }

@@ -92,6 +92,10 @@ impl Unreplicated {
         Ok(count > 0)
     }
 
+    pub(crate) fn packets_damaged(&self) -> u64 {
+        self.endpoints.packets_damaged
+    }
+
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.endpoints.requests.poll_timeout()
     }
@@ -103,7 +107,7 @@ impl Unreplicated {
                 match requests.handle_datagram(now, from, datagram, outbox) {
                     Ok(Some(incoming)) => self.request(now, incoming),
                     Ok(None) => {}
-                    Err(error) => tracing::debug!(%from, %error, "not a packet for this server"),
+                    Err(error) => self.endpoints.refused(from, error),
                 }
             }
             Some(MessageType::RaftRequest) => {
@@ -193,7 +197,9 @@ impl Unreplicated {
                 counted_by: None,
                 missing: None,
             })),
-            Question::Hello | Question::Init(_) | Question::PassOn(_) => {
+            // Its packets have the seed of no cluster: several of them may be behind one switch.
+            Question::Hello => Answer::Cluster(0),
+            Question::Init(_) | Question::PassOn(_) => {
                 Answer::Refused("a server in mode unreplicated has no cluster".to_owned())
             }
         }

@@ -4,12 +4,13 @@
 use std::net::SocketAddrV4;
 
 use r2p2::{
-    Feedback, MessageConfig, MessageReceiver, MessageSender, MessageType, Outbox, Packet, Router,
-    RouterConfig, Time, WireError, has_room_for_origin, pass_on, refuse,
+    CheckSeed, Feedback, MessageConfig, MessageReceiver, MessageSender, MessageType, Outbox,
+    Packet, Router, RouterConfig, Time, WireError, has_room_for_origin, pass_on, refuse,
 };
 
 use super::{
     AdmissionConfig, Aggregator, SwitchAdmission,
+    members::Members,
     status::{FanOutCounters, RouterStatus, SwitchStatus},
 };
 use crate::{
@@ -33,7 +34,7 @@ pub struct SwitchConfig {
 /// The roles of a switch, and what they have counted.
 #[derive(Debug)]
 pub struct Switch {
-    members: Vec<SocketAddrV4>,
+    members: Members,
     admission: Option<SwitchAdmission>,
     aggregator: Option<Aggregator>,
     router: Option<Router>,
@@ -42,6 +43,8 @@ pub struct Switch {
     fan_out: FanOutCounters,
     /// The encoded announcement, reused.
     buffer: Vec<u8>,
+    /// Packets whose check was wrong.
+    packets_damaged: u64,
     /// What the sockets have done, for whoever asks.
     pub(super) network: NetworkStatus,
 }
@@ -54,7 +57,7 @@ impl Switch {
     /// If there is a router without workers.
     pub fn new(config: SwitchConfig, seed: u64) -> Self {
         Self {
-            members: config.members,
+            members: Members::new(config.members, seed),
             admission: config.admission.map(|admission| SwitchAdmission::new(admission, seed)),
             aggregator: config.aggregates.then(Aggregator::new),
             router: config.router.map(|router| Router::new(router, seed)),
@@ -62,6 +65,7 @@ impl Switch {
             sender: MessageSender::new(seed),
             fan_out: FanOutCounters::default(),
             buffer: Vec::new(),
+            packets_damaged: 0,
             network: NetworkStatus::default(),
         }
     }
@@ -74,14 +78,17 @@ impl Switch {
         datagram: &[u8],
         outbox: &mut Outbox,
     ) -> Result<(), WireError> {
-        match r2p2::message_type(datagram) {
+        let taken = match r2p2::message_type(datagram) {
             Some(MessageType::Request) => self.request(now, from, datagram, outbox),
             Some(MessageType::Feedback) => self.feedback(now, from, datagram, outbox),
             Some(MessageType::RaftMessage) => self.message(now, from, datagram, outbox),
             Some(MessageType::RaftRequest) => self.question(now, from, datagram, outbox),
+            Some(MessageType::RaftReply) => self.members.handle_answer(now, from, datagram),
             Some(other) => Err(WireError::Misdirected(other)),
             None => Err(WireError::NotR2p2),
-        }
+        };
+        self.packets_damaged += u64::from(taken == Err(WireError::Damaged));
+        taken
     }
 
     /// Ends a turn: says what came of all that arrived in it.
@@ -102,6 +109,7 @@ impl Switch {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Time, outbox: &mut Outbox) {
+        self.members.handle_timeout(now, outbox);
         if let Some(router) = &mut self.router {
             router.handle_timeout(now, outbox);
         }
@@ -109,14 +117,19 @@ impl Switch {
 
     /// When to call [`Self::handle_timeout`]. May change with every call of another method.
     pub fn poll_timeout(&self) -> Option<Time> {
-        self.router.as_ref().and_then(Router::poll_timeout)
+        let router = self.router.as_ref().and_then(Router::poll_timeout);
+        router.into_iter().chain(self.members.poll_timeout()).min()
+    }
+
+    pub(super) fn packets_damaged(&self) -> u64 {
+        self.packets_damaged
     }
 
     /// What the roles have done.
     pub fn status(&self) -> SwitchStatus {
         SwitchStatus {
             admission: self.admission.as_ref().map(super::status::AdmissionStatus::of),
-            fan_out: (!self.members.is_empty()).then_some(self.fan_out),
+            fan_out: (!self.members.addresses().is_empty()).then_some(self.fan_out),
             aggregator: self.aggregator.as_ref().map(|it| (it.status(), *it.counters())),
             router: self.router.as_ref().map(RouterStatus::of),
             network: self.network,
@@ -132,35 +145,51 @@ impl Switch {
     ) -> Result<(), WireError> {
         let packet = Packet::parse(datagram)?;
         if !packet.header.policy.is_replicated() {
+            // Who is not replicated is of no cluster.
+            let packet = Packet::open(datagram, CheckSeed::NONE)?;
             if let Some(router) = &mut self.router {
                 router.handle_request(now, from, &packet, datagram, outbox);
             } else {
                 self.fan_out.refused += 1;
-                refuse(&packet, from, outbox);
+                refuse(&packet, from, CheckSeed::NONE, outbox);
             }
             return Ok(());
         }
+        // Before it is told of which cluster its members are, it passes on unchecked.
+        if let Some(seed) = self.members.seed() {
+            Packet::open(datagram, seed)?;
+        }
         // ORIGIN is for switches to say. A client that says it would have others answered.
-        if packet.options.origin.is_some() || self.members.is_empty() {
+        if packet.options.origin.is_some() || self.members.addresses().is_empty() {
             self.fan_out.refused += 1;
             return Ok(());
         }
         if !has_room_for_origin(datagram) {
             self.fan_out.refused += 1;
-            refuse(&packet, from, outbox);
+            self.refuse(&packet, from, outbox);
             return Ok(());
         }
         // On the first packet only (P4).
         if packet.header.first && !self.is_admitted(now, from, &packet) {
-            refuse(&packet, from, outbox);
+            self.refuse(&packet, from, outbox);
             return Ok(());
         }
         self.fan_out.packets_in += 1;
-        for &member in &self.members {
+        for &member in self.members.addresses() {
             pass_on(datagram, from, member, outbox);
             self.fan_out.packets_out += 1;
         }
         Ok(())
+    }
+
+    /// Refuses a replicated request. One that was sent with a check is refused with the right one,
+    /// or not at all: then its client asks again.
+    fn refuse(&self, packet: &Packet<'_>, client: SocketAddrV4, outbox: &mut Outbox) {
+        match self.members.seed() {
+            Some(seed) => refuse(packet, client, seed, outbox),
+            None if !packet.has_options => refuse(packet, client, CheckSeed::NONE, outbox),
+            None => {}
+        }
     }
 
     fn is_admitted(&mut self, now: Time, from: SocketAddrV4, packet: &Packet<'_>) -> bool {
@@ -186,9 +215,19 @@ impl Switch {
         datagram: &[u8],
         outbox: &mut Outbox,
     ) -> Result<(), WireError> {
-        let packet = Packet::parse(datagram)?;
+        let is_of_member = self.members.addresses().contains(&from);
+        // Only replicas and workers can say that a request is answered.
+        if !is_of_member && self.router.is_none() {
+            return Ok(());
+        }
+        // A worker is of no cluster. What a member says before it said of which it is, is unchecked.
+        let seed = if is_of_member { self.members.seed() } else { Some(CheckSeed::NONE) };
+        let packet = match seed {
+            Some(seed) => Packet::open(datagram, seed)?,
+            None => Packet::parse(datagram)?,
+        };
         let said = Feedback::parse(packet.body)?;
-        if let Some(admission) = self.admission.as_mut().filter(|_| self.members.contains(&from)) {
+        if let Some(admission) = self.admission.as_mut().filter(|_| is_of_member) {
             let identity = match packet.options.identity {
                 Some(id) => Identity::Session { client: id.client, sequence: id.sequence },
                 None => Identity::Plain { address: said.client, request_id: said.request_id },
@@ -237,7 +276,10 @@ impl Switch {
         };
         let answer = match Question::decode(&message.body) {
             Ok(Question::Status) => Answer::Switch(Box::new(self.status())),
-            Ok(_) => Answer::Refused("it is a switch, and no replica".to_owned()),
+            Ok(question) => match (question, self.members.cluster()) {
+                (Question::Hello, Some(cluster)) => Answer::Cluster(cluster),
+                _ => Answer::Refused("it is a switch, and no replica".to_owned()),
+            },
             Err(error) => {
                 tracing::debug!(%from, %error, "not a question");
                 return Ok(());
@@ -264,6 +306,7 @@ mod tests {
     use r2p2::{Header, Identity as IdentityOption, Options, Policy, Routing, Session};
 
     use super::*;
+    use crate::cluster_id::tests::says;
     use crate::core::testing::{aggregate, append_noops, envelope};
     use crate::messages::Message;
 
@@ -272,6 +315,12 @@ mod tests {
     }
 
     const CLIENT: u16 = 99;
+
+    const CLUSTER: u64 = 7;
+
+    fn seed() -> CheckSeed {
+        CheckSeed::of(CLUSTER)
+    }
 
     struct Bench {
         switch: Switch,
@@ -290,6 +339,7 @@ mod tests {
                 router: None,
             };
             let mut bench = Self { switch: Switch::new(config, 1), now: Time::ZERO };
+            (1..=3).for_each(|member| assert_eq!(bench.send(member, &says(CLUSTER)), []));
             bench.request(0);
             bench.now += Duration::from_secs(1);
             bench
@@ -313,7 +363,7 @@ mod tests {
             let header =
                 Header { first, ..Header::single(MessageType::Request, Policy::Replicated, id) };
             let mut datagram = Vec::new();
-            Packet { options, ..Packet::new(header, b"body") }.encode(&mut datagram);
+            Packet { options, ..Packet::new(header, b"body") }.encode(seed(), &mut datagram);
             let sent = self.send(CLIENT, &datagram);
             for (_, datagram) in &sent {
                 let packet = Packet::parse(datagram).unwrap();
@@ -333,7 +383,7 @@ mod tests {
             let identity = Some(IdentityOption { client: 5, sequence });
             let mut datagram = Vec::new();
             Packet { options: Options { identity, ..Options::NONE }, ..Packet::new(header, &body) }
-                .encode(&mut datagram);
+                .encode(seed(), &mut datagram);
             assert_eq!(self.send(from, &datagram), []);
         }
     }
@@ -365,6 +415,71 @@ mod tests {
         assert_eq!(bench.request(3), TO_ALL);
     }
 
+    /// A request with a session, as its client sends it.
+    fn datagram(seed: CheckSeed) -> Vec<u8> {
+        let header = Header::single(MessageType::Request, Policy::Replicated, 3);
+        let session = Some(Session { client: 5, sequence: 3, lowest: 1 });
+        let mut datagram = Vec::new();
+        Packet { options: Options { session, ..Options::NONE }, ..Packet::new(header, b"body") }
+            .encode(seed, &mut datagram);
+        datagram
+    }
+
+    #[test]
+    fn a_switch_asks_its_members_and_checks_nothing_before_it_is_told() {
+        let members: Vec<_> = (1..=3).map(address).collect();
+        let config = SwitchConfig { members, ..SwitchConfig::default() };
+        let mut bench = Bench { switch: Switch::new(config, 1), now: Time::ZERO };
+        let ask = |bench: &mut Bench| {
+            let mut outbox = Outbox::new();
+            bench.now = bench.switch.poll_timeout().expect("it asks").max(bench.now);
+            bench.switch.handle_timeout(bench.now, &mut outbox);
+            let kind = |(to, datagram): (u16, Vec<u8>)| (to, r2p2::message_type(&datagram));
+            sent(&mut outbox).into_iter().map(kind).collect::<Vec<_>>()
+        };
+        let question = |to| (to, Some(MessageType::RaftRequest));
+        assert_eq!(ask(&mut bench), [question(1), question(2), question(3)]);
+        // Of any cluster, and even damaged.
+        let mut damaged = datagram(seed());
+        *damaged.last_mut().unwrap() ^= 1;
+        for packet in [&datagram(seed()), &datagram(CheckSeed::of(1)), &damaged] {
+            assert_eq!(bench.send(CLIENT, packet).len(), 3);
+        }
+        assert_eq!(bench.send(2, &says(CLUSTER)), []);
+        assert_eq!(bench.send(CLIENT, &datagram(seed())).len(), 3);
+        let mut outbox = Outbox::new();
+        let (now, from) = (bench.now, address(CLIENT));
+        for packet in [&datagram(CheckSeed::of(1)), &damaged] {
+            let taken = bench.switch.handle_datagram(now, from, packet, &mut outbox);
+            assert_eq!((taken, outbox.is_empty()), (Err(WireError::Damaged), true));
+        }
+        assert_eq!(bench.switch.packets_damaged(), 2);
+        // Members that disagree make it believe nobody; it goes on asking.
+        bench.send(3, &says(1));
+        assert_eq!(bench.send(CLIENT, &damaged).len(), 3);
+        assert_eq!(ask(&mut bench).len(), 3);
+    }
+
+    #[test]
+    fn a_client_learns_from_a_switch_which_cluster_it_is() {
+        let mut bench = Bench::new();
+        let (mut outbox, question) = (Outbox::new(), Question::Hello.encode());
+        let mut sender = MessageSender::new(1);
+        sender.send(MessageType::RaftRequest, address(9), &question, &mut outbox).unwrap();
+        let answers = bench.send(CLIENT, &sent(&mut outbox)[0].1);
+        let packet = Packet::open(&answers[0].1, CheckSeed::NONE).unwrap();
+        assert_eq!(Answer::decode(packet.body), Ok(Answer::Cluster(CLUSTER)));
+    }
+
+    #[test]
+    fn a_refusal_has_the_seed_of_the_cluster() {
+        let mut bench = Bench::new();
+        (1..=2).for_each(|sequence| drop(bench.request(sequence)));
+        let refused = bench.send(CLIENT, &datagram(seed()));
+        assert_eq!(refused[0].0, CLIENT);
+        assert!(Packet::open(&refused[0].1, seed()).is_ok());
+    }
+
     #[test]
     fn an_undroppable_request_and_a_cancellation_pass() {
         let mut bench = Bench::new();
@@ -382,7 +497,7 @@ mod tests {
         let header = Header::single(MessageType::Request, Policy::Replicated, 1);
         let options = Options { origin: Some(address(7)), ..Options::NONE };
         let mut datagram = Vec::new();
-        Packet { options, ..Packet::new(header, b"body") }.encode(&mut datagram);
+        Packet { options, ..Packet::new(header, b"body") }.encode(seed(), &mut datagram);
         assert_eq!(bench.send(CLIENT, &datagram), []);
     }
 
@@ -421,7 +536,7 @@ mod tests {
     fn what_is_not_replicated_is_routed_or_refused() {
         let header = Header::single(MessageType::Request, Policy::LoadBalance, 1);
         let mut datagram = Vec::new();
-        Packet::new(header, b"body").encode(&mut datagram);
+        Packet::new(header, b"body").encode(CheckSeed::NONE, &mut datagram);
         let to = |sent: Vec<(u16, Vec<u8>)>| sent.into_iter().map(|(to, _)| to).collect::<Vec<_>>();
         assert_eq!(to(Bench::new().send(CLIENT, &datagram)), [CLIENT]);
         let router = RouterConfig {

@@ -7,6 +7,7 @@ mod aggregator;
 mod cluster;
 mod front;
 mod heard;
+mod members;
 mod process;
 mod status;
 

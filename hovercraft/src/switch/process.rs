@@ -117,7 +117,7 @@ async fn run(
     let clock = Clock::new();
     let mut outbox = Outbox::new();
     while !stopper.is_stopped() {
-        switch.network = network_status(&link);
+        switch.network = network_status(&link, switch.packets_damaged());
         if turn(&mut switch, &mut link, &clock, &mut outbox)? {
             roles::breathe().await;
         } else {

@@ -171,7 +171,7 @@ impl Server {
                 admits && handlers.len() < *concurrency && !incoming.policy.is_replicated();
             let (to, options) = (incoming.reply_to, incoming.reply_options());
             if !admitted {
-                endpoint.drop_request(to, options.identity, outbox);
+                endpoint.drop_request(to, &options, outbox);
             } else if let Some(body) = start(handler, incoming, handlers) {
                 respond(endpoint, outbox, now, Answer { to, options, body });
             }

@@ -57,7 +57,7 @@ impl Stepper {
         let nobody = hovercraft::NodeId::AGGREGATOR;
         self.invariants.sent(self.now, &self.replicas, at, nobody, &envelope)?;
         self.network.flip(at, self.first_aggregator(), &mut envelope.message);
-        let copies = iter::repeat_n(self.packet(envelope, false), self.machines.len());
+        let copies = iter::repeat_n(self.packet(envelope), self.machines.len());
         for (number, packet) in copies.enumerate() {
             self.send_with_echo(at, self.first_aggregator() + number, packet);
         }
@@ -87,7 +87,7 @@ impl Stepper {
                 }
                 return Ok(());
             }
-            Packet::Damaged(_) | Packet::Reply(_) | Packet::Drop => return Ok(()),
+            Packet::Reply(_) | Packet::Drop => return Ok(()),
         };
         let Some(Machine { aggregator, .. }) = &mut self.machines[number] else { return Ok(()) };
         let followers: Vec<_> = if aggregator.handle_message(self.now, envelope) {
@@ -107,7 +107,7 @@ impl Stepper {
 
     fn announce(&mut self, from: Endpoint, members: &[usize], envelope: &Envelope) {
         self.tally.announcements += 1;
-        let packet = self.packet(Box::new(envelope.clone()), false);
+        let packet = self.packet(Box::new(envelope.clone()));
         for (&at, packet) in members.iter().zip(iter::repeat_n(packet, members.len())) {
             self.send_with_echo(from, at, packet);
         }

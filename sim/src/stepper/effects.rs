@@ -56,11 +56,6 @@ impl Stepper {
             Packet::Encoded(bytes) => {
                 Box::new(Envelope::decode(&bytes).expect("a replica understands another one"))
             }
-            Packet::Damaged(bytes) => {
-                // UDP's checksum finds it; if it did not, nothing worse than nonsense may happen.
-                let _ = Envelope::decode(&bytes);
-                return Ok(());
-            }
             Packet::Reply(_) | Packet::Drop | Packet::Feedback(_) => return Ok(()),
         };
         self.trace.message(self.now, sent, self.replicas[to].node, &envelope);
@@ -76,8 +71,8 @@ impl Stepper {
                     self.invariants.sent(self.now, &self.replicas, at, to, &envelope)?;
                     let to = position(to);
                     self.network.flip(at, to, &mut envelope.message);
-                    let is_damaged = self.network.damage(at, to, &mut envelope.message);
-                    self.send(at, to, self.packet(envelope, is_damaged));
+                    self.network.damage(at, to, &mut envelope.message);
+                    self.send(at, to, self.packet(envelope));
                 }
                 Effect::Aggregate { envelope } => self.send_to_aggregators(at, envelope)?,
                 Effect::Reply { to, identity, outcome, body } => {
@@ -231,17 +226,12 @@ impl Stepper {
         }
     }
 
-    pub(super) fn packet(&self, envelope: Box<Envelope>, is_damaged: bool) -> Packet {
-        if !self.schedule.options.network.encodes && !is_damaged {
+    pub(super) fn packet(&self, envelope: Box<Envelope>) -> Packet {
+        if !self.schedule.options.network.encodes {
             return Packet::Message(envelope);
         }
         let mut bytes = Vec::with_capacity(USUAL_MESSAGE_BYTES);
         envelope.encode(&mut bytes);
-        if is_damaged {
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 1;
-            return Packet::Damaged(Bytes::from(bytes));
-        }
         Packet::Encoded(Bytes::from(bytes))
     }
 

@@ -7,6 +7,7 @@ mod effects;
 mod injection;
 mod processes;
 mod scenes;
+mod wire;
 
 use std::{collections::BTreeMap, iter, net::SocketAddrV4, sync::Arc, time::Duration};
 
@@ -18,7 +19,7 @@ use hovercraft::{
 };
 use r2p2::Time;
 
-use self::aggregators::Machine;
+use self::{aggregators::Machine, wire::Flip};
 use crate::{
     agenda::Agenda,
     client::Client,
@@ -41,8 +42,6 @@ enum Packet {
     Message(Box<Envelope>),
     /// A message in its form on the wire.
     Encoded(Bytes),
-    /// The same, but not as it was sent.
-    Damaged(Bytes),
     Request(Arc<Request>, ReturnPath),
     /// Boxed, because every event has room for the largest.
     Reply(Box<Reply>),
@@ -489,6 +488,20 @@ impl Stepper {
     }
 
     fn send(&mut self, from: Endpoint, to: Endpoint, packet: Packet) {
+        if let Some(number) = self.network.damage_packet(from, to) {
+            let cluster = self.schedule.options.seed;
+            let digest_key = Seed(cluster).digest_key();
+            let flip = Flip { cluster, digest_key, number };
+            if let Some(packet) = flip.of(packet) {
+                self.coverage.add("packets damaged and taken", 1);
+                self.transmit(from, to, packet);
+            }
+            return;
+        }
+        self.transmit(from, to, packet);
+    }
+
+    fn transmit(&mut self, from: Endpoint, to: Endpoint, packet: Packet) {
         let [first, second] = self.network.send(self.now, from, to, || packet.size_bytes());
         let sent = self.now;
         if let Some(at) = second {
@@ -510,7 +523,7 @@ impl Packet {
                 envelope.encode(&mut bytes);
                 bytes.len()
             }
-            Self::Encoded(bytes) | Self::Damaged(bytes) => bytes.len(),
+            Self::Encoded(bytes) => bytes.len(),
             Self::Request(request, _) => request.body().len() + 40,
             Self::Reply(reply) => reply.body.len() + 40,
             Self::Drop | Self::Feedback(_) => 12,

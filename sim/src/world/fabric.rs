@@ -430,13 +430,15 @@ impl State {
     }
 }
 
-/// The datagram with one bit flipped in what its own checksum covers; none if it has none.
+/// The datagram with any one bit flipped; none if it is a plain one, which UDP's checksum alone
+/// covers.
 fn damaged(datagram: &Bytes, bit: u64) -> Option<Bytes> {
     let packet = Packet::parse(datagram).ok()?;
-    packet.options.checksum?;
-    let body = datagram.len() - packet.body.len();
-    let bit = bit.checked_rem(packet.body.len() as u64 * 8)?;
+    if !packet.options.checked {
+        return None;
+    }
+    let bit = bit % (datagram.len() as u64 * 8);
     let mut bytes = datagram.to_vec();
-    bytes[body + (bit / 8) as usize] ^= 1 << (bit % 8);
+    bytes[(bit / 8) as usize] ^= 1 << (bit % 8);
     Some(bytes.into())
 }

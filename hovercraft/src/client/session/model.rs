@@ -12,6 +12,7 @@ use proptest::{option, prelude::*};
 use r2p2::{Incoming, ReplyTo, ServerConfig, ServerEndpoint};
 
 use super::*;
+use crate::cluster_id::tests::says;
 use crate::{
     CallOutcome, ClusterLimits, Configuration, Context, Entry, Identity, Kind, NodeId, Payload,
     Request, ReturnPath, SnapshotWriter, StateMachine,
@@ -287,16 +288,20 @@ impl World {
         if self.now < self.outage_ends {
             return;
         }
+        if r2p2::message_type(datagram) == Some(MessageType::RaftRequest) {
+            outbox.push(CLIENT, |out| out.extend_from_slice(&says(0)));
+            return self.post(CLIENT, &mut outbox);
+        }
         let Server { endpoint, applier, .. } = &mut self.server;
         let incoming = endpoint.handle_datagram(self.now, CLIENT, datagram, &mut outbox).unwrap();
         if let Some(incoming) = incoming {
             let reply_to = incoming.reply_to;
-            let identity = incoming.options.session.map(|session| session.identity());
+            let options = incoming.reply_options();
             let request = Arc::new(request_of(incoming));
             let path = ReturnPath { address: CLIENT, request_id: reply_to.request_id };
             let mut kept = false;
             if self.rng.u8(0..100) < self.plan.refused {
-                endpoint.drop_request(reply_to, identity, &mut outbox);
+                endpoint.drop_request(reply_to, &options, &mut outbox);
                 kept = true;
             } else if self.rng.bool() {
                 // A leader may answer a retry without ordering it again (P18).

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use r2p2::{Incoming, ReplyTo, ServerConfig, ServerEndpoint};
 
 use super::*;
-use crate::CallOutcome;
+use crate::{CallOutcome, cluster_id::tests::says};
 
 const REPLICA: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 1), 7000);
 const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 9), 7000);
@@ -24,6 +24,15 @@ struct Fixture {
     session: Session<u32>,
     outbox: Outbox,
     replica: ServerEndpoint,
+}
+
+/// The cluster that the replica is of.
+const CLUSTER: u64 = 0xC1;
+
+fn replica() -> ServerEndpoint {
+    let mut replica = ServerEndpoint::new(ServerConfig::default(), 1);
+    replica.set_check_seed(CheckSeed::of(CLUSTER));
+    replica
 }
 
 /// A request as the replica sees it.
@@ -52,7 +61,7 @@ impl Fixture {
             now: Time::ZERO,
             session: Session::new(&Destinations::All(vec![REPLICA]), 1),
             outbox: Outbox::new(),
-            replica: ServerEndpoint::new(ServerConfig::default(), 1),
+            replica: replica(),
         }
     }
 
@@ -72,12 +81,30 @@ impl Fixture {
         self.session.submit(Call { kind, body, deadline, timeout: TIMEOUT, token });
     }
 
-    /// What the replica gets now.
+    /// What the replica gets now, having said of which cluster it is.
     fn sent(&mut self) -> Vec<Request> {
+        let mut requests = Vec::new();
+        while self.take(&mut requests) > 0 {
+            self.answer_hello(CLUSTER);
+        }
+        requests
+    }
+
+    fn answer_hello(&mut self, cluster: u64) {
+        let (session, outbox) = (&mut self.session, &mut self.outbox);
+        session.handle_datagram(self.now, REPLICA, &says(cluster), outbox).unwrap();
+    }
+
+    /// What the replica gets now; how often it was asked of which cluster it is.
+    fn take(&mut self, requests: &mut Vec<Request>) -> usize {
         self.session.flush(self.now, &mut self.outbox);
-        let (mut requests, mut answers) = (Vec::new(), Outbox::new());
+        let (mut questions, mut answers) = (0, Outbox::new());
         self.outbox.drain(|batch| {
             for datagram in batch.datagrams() {
+                if r2p2::message_type(datagram) == Some(MessageType::RaftRequest) {
+                    questions += 1;
+                    continue;
+                }
                 let request =
                     self.replica.handle_datagram(self.now, CLIENT, datagram, &mut answers);
                 if let Some(Incoming { reply_to, policy, options, body }) = request.unwrap() {
@@ -85,7 +112,7 @@ impl Fixture {
                 }
             }
         });
-        requests
+        questions
     }
 
     /// What the replica gets when time has passed.
@@ -114,7 +141,8 @@ impl Fixture {
 
     fn refuse_admission(&mut self, to: &Request) {
         let mut answers = Outbox::new();
-        self.replica.drop_request(to.reply_to, Some(to.session().identity()), &mut answers);
+        let options = Options { identity: Some(to.session().identity()), ..Options::NONE };
+        self.replica.drop_request(to.reply_to, &options, &mut answers);
         self.deliver(&mut answers);
     }
 
@@ -488,4 +516,132 @@ fn slow_replicas_are_given_time_before_a_request_is_sent_again() {
     let request = it.sent();
     assert_eq!(it.sent_after(RETRY_AFTER * 3), []);
     assert_eq!(it.sent_after(RETRY_AFTER), request);
+}
+
+/// Everything is of another cluster from now on: what the session hears of the replica.
+fn move_to(it: &mut Fixture, cluster: u64) {
+    it.replica.set_check_seed(CheckSeed::of(cluster));
+}
+
+#[test]
+fn nothing_is_sent_before_the_cluster_is_known() {
+    let mut it = Fixture::new();
+    it.submit(COMMAND, 1, "a");
+    let mut requests = Vec::new();
+    let mut asked = 0;
+    asked += it.take(&mut requests);
+    while let Some(due) = it.session.poll_timeout() {
+        it.now = due.max(it.now);
+        it.session.handle_timeout(it.now, &mut it.outbox);
+        asked += it.take(&mut requests);
+    }
+    assert!(requests.is_empty() && asked > 5, "{asked}");
+    assert_eq!(it.result(), Some((1, Err(CallError::NotSent(TIMEOUT)))));
+    // Nobody waits for anything any more, and it stops asking.
+    assert!(it.now < Time::ZERO + TIMEOUT + Duration::from_secs(1));
+}
+
+#[test]
+fn two_clusters_are_an_error_that_names_the_odd_address() {
+    let port = |port| SocketAddrV4::new(*REPLICA.ip(), port);
+    let mut it = Fixture::new();
+    it.session = Session::new(&Destinations::All(vec![port(1), port(2), port(3)]), 1);
+    it.submit(CallKind::Connect, 1, "");
+    it.session.flush(it.now, &mut it.outbox);
+    for (from, cluster) in [(2, 7), (1, 8), (3, 8)] {
+        it.session.handle_datagram(it.now, port(from), &says(cluster), &mut it.outbox).unwrap();
+    }
+    let error = CallError::TwoClusters { odd: port(2), odd_cluster: 7, cluster: 8 };
+    assert!(error.to_string().contains("10.0.0.1:2 is of cluster 0000000000000007"), "{error}");
+    assert_eq!(error.outcome(), CallOutcome::NotExecuted);
+    assert_eq!(it.result(), Some((1, Err(error))));
+}
+
+#[test]
+fn one_replica_that_is_down_does_not_keep_a_client_from_its_cluster() {
+    let other = SocketAddrV4::new(*REPLICA.ip(), 1);
+    let mut it = Fixture::new();
+    it.session = Session::new(&Destinations::All(vec![other, REPLICA]), 1);
+    it.submit(CallKind::Connect, 1, "");
+    it.session.flush(it.now, &mut it.outbox);
+    it.answer_hello(CLUSTER);
+    let mut requests = Vec::new();
+    it.take(&mut requests);
+    assert!(requests.is_empty(), "the other may say otherwise");
+    while requests.is_empty() {
+        it.now = it.session.poll_timeout().unwrap().max(it.now);
+        it.session.handle_timeout(it.now, &mut it.outbox);
+        it.take(&mut requests);
+    }
+    assert_eq!(it.now, Time::ZERO + Duration::from_millis(50));
+}
+
+#[test]
+fn another_cluster_in_the_old_ones_place_ends_the_session() {
+    let mut it = Fixture::open(10);
+    it.submit(COMMAND, 1, "a");
+    it.submit(CallKind::Query, 2, "b");
+    assert_eq!(it.sent().len(), 2);
+    move_to(&mut it, 5);
+    // The new replica refuses what it gets, for it is of another cluster, and answers nothing.
+    let mut asked = 0;
+    while asked == 0 {
+        it.now = it.session.poll_timeout().unwrap();
+        it.session.handle_timeout(it.now, &mut it.outbox);
+        it.outbox.drain(|batch| {
+            let datagram = batch.datagrams().next().unwrap();
+            if r2p2::message_type(datagram) == Some(MessageType::RaftRequest) {
+                asked += 1;
+            } else {
+                let mut answers = Outbox::new();
+                let refused = it.replica.handle_datagram(it.now, CLIENT, datagram, &mut answers);
+                assert_eq!(refused.unwrap_err(), WireError::Damaged);
+            }
+        });
+    }
+    assert_eq!(it.now, Time::ZERO + UNHEARD_MAX);
+    it.answer_hello(5);
+    let error = CallError::ClusterChanged;
+    assert_eq!(error.outcome(), CallOutcome::Unknown);
+    assert_eq!(it.result(), Some((1, Err(error))));
+    // The query changes nothing, and is asked in a new session.
+    assert_eq!(it.result(), None);
+    let opening = it.sent();
+    assert_eq!((opening.len(), opening[0].session().client), (1, 0));
+    it.grant(&opening[0], 3, 10);
+    let query = it.sent();
+    assert_eq!((query[0].session().client, query[0].policy), (3, Policy::ReplicatedRead));
+    it.reply(&query[0], Outcome::Executed, b"got");
+    assert_eq!(it.result(), Some((2, Ok("got".into()))));
+}
+
+#[test]
+fn a_client_that_is_not_answered_asks_and_goes_on_in_the_same_cluster() {
+    let mut it = Fixture::open(10);
+    it.submit(COMMAND, 1, "a");
+    let first = it.sent();
+    let retries = it.sent_after(UNHEARD_MAX * 3);
+    assert!(retries.iter().all(|retry| *retry == first[0]));
+    it.reply(&first[0], Outcome::Executed, b"");
+    assert_eq!(it.result(), Some((1, Ok(Bytes::new()))));
+    assert_eq!(it.session.stats().sessions_opened, 1);
+}
+
+#[test]
+fn a_damaged_reply_is_counted_and_lost() {
+    let mut it = Fixture::open(10);
+    it.submit(COMMAND, 1, "a");
+    let request = it.sent();
+    let identity = Some(request[0].session().identity());
+    let options = Options { identity, ..Options::NONE };
+    let mut answers = Outbox::new();
+    it.replica.respond(it.now, request[0].reply_to, &options, &b"reply"[..], &mut answers).unwrap();
+    answers.drain(|batch| {
+        let mut datagram = batch.bytes.clone();
+        *datagram.last_mut().unwrap() ^= 4;
+        let taken = it.session.handle_datagram(it.now, REPLICA, &datagram, &mut it.outbox);
+        assert_eq!(taken, Err(WireError::Damaged));
+    });
+    assert_eq!(it.result(), None);
+    assert_eq!(it.session.stats().packets_damaged, 1);
 }

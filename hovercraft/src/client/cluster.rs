@@ -1,0 +1,115 @@
+//! A client learns of which cluster the replicas are, before it says anything that executes.
+
+use std::{net::SocketAddrV4, time::Duration};
+
+use r2p2::{Outbox, Time, WireError};
+
+use super::Destinations;
+use crate::cluster_id::{ClusterId, Disagreement, Verdict};
+
+/// How long after the first answer the others are waited for: two that differ are found before
+/// anything is executed.
+const OTHERS_WITHIN: Duration = Duration::from_millis(50);
+
+/// The waits before everyone is asked again, the first and the longest.
+const ASKS_AGAIN_AFTER: Duration = Duration::from_millis(25);
+const ASKS_AGAIN_AFTER_MAX: Duration = Duration::from_millis(400);
+
+/// What came of asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Learned {
+    /// All who answered are of this cluster; 0 is none.
+    Cluster(u64),
+    Disagreement(Disagreement),
+}
+
+#[derive(Debug)]
+pub(super) struct Cluster {
+    asked: ClusterId,
+    /// Its word suffices: it has asked all the replicas.
+    switch: Option<SocketAddrV4>,
+    asking: Option<Asking>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Asking {
+    ask_at: Time,
+    wait: Duration,
+    /// When what was answered so far decides.
+    decide_at: Option<Time>,
+}
+
+impl Cluster {
+    pub(super) fn new(destinations: &Destinations, seed: u64) -> Self {
+        let (addresses, switch) = match destinations {
+            Destinations::All(addresses) | Destinations::OneByOne(addresses) => {
+                (addresses.clone(), None)
+            }
+            Destinations::BySwitch { switch, members } => {
+                ([&[*switch][..], members].concat(), Some(*switch))
+            }
+        };
+        Self { asked: ClusterId::new(addresses, seed), switch, asking: None }
+    }
+
+    /// Asks everyone anew, unless that is under way.
+    pub(super) fn ask(&mut self, now: Time, outbox: &mut Outbox) {
+        if self.asking.is_none() {
+            self.asked.forget();
+            let wait = ASKS_AGAIN_AFTER;
+            self.asking = Some(Asking { ask_at: now, wait, decide_at: None });
+            self.handle_timeout(now, outbox);
+        }
+    }
+
+    pub(super) fn is_asking(&self) -> bool {
+        self.asking.is_some()
+    }
+
+    /// Takes a datagram of type `RAFT_REP`.
+    pub(super) fn handle_datagram(
+        &mut self,
+        now: Time,
+        from: SocketAddrV4,
+        datagram: &[u8],
+    ) -> Result<(), WireError> {
+        let is_answer = self.asked.handle_datagram(now, from, datagram)?;
+        if let Some(asking) = self.asking.as_mut().filter(|_| is_answer) {
+            let is_enough = self.asked.is_complete() || self.switch == Some(from);
+            let by = if is_enough { now } else { now + OTHERS_WITHIN };
+            asking.decide_at = Some(asking.decide_at.map_or(by, |before| before.min(by)));
+        }
+        Ok(())
+    }
+
+    /// Stops asking.
+    pub(super) fn stop(&mut self) {
+        self.asking = None;
+    }
+
+    /// Asks again, if it is time to.
+    pub(super) fn handle_timeout(&mut self, now: Time, outbox: &mut Outbox) {
+        if let Some(asking) = self.asking.as_mut().filter(|asking| asking.ask_at <= now) {
+            self.asked.ask(outbox);
+            asking.ask_at = now + asking.wait;
+            asking.wait = (asking.wait * 2).min(ASKS_AGAIN_AFTER_MAX);
+        }
+    }
+
+    /// What came of asking, once, if it is time to decide.
+    pub(super) fn poll_learned(&mut self, now: Time) -> Option<Learned> {
+        self.asking.and_then(|asking| asking.decide_at).filter(|at| *at <= now)?;
+        self.asking = None;
+        match self.asked.verdict() {
+            Verdict::Unknown => None,
+            Verdict::Agreed(cluster) => Some(Learned::Cluster(cluster)),
+            Verdict::Disagreed(disagreement) => Some(Learned::Disagreement(disagreement)),
+        }
+    }
+
+    /// When [`Self::handle_timeout`] and [`Self::poll_learned`] have something to do.
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        let asking = self.asking?;
+        Some(asking.decide_at.map_or(asking.ask_at, |at| at.min(asking.ask_at)))
+    }
+}

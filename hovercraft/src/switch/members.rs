@@ -1,0 +1,85 @@
+//! The replicas behind a switch, and of which cluster they are.
+
+use std::{net::SocketAddrV4, time::Duration};
+
+use r2p2::{CheckSeed, Outbox, Time, WireError};
+
+use crate::cluster_id::{ClusterId, Disagreement, Verdict};
+
+/// How often the members are asked, before they have said it and after that.
+const ASKS_EVERY: Duration = Duration::from_millis(100);
+const ASKS_AGAIN_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Members {
+    addresses: Vec<SocketAddrV4>,
+    asked: ClusterId,
+    ask_at: Time,
+    /// None while nobody has said it, or they disagree.
+    cluster: Option<u64>,
+    /// The last one that was reported.
+    disagreement: Option<Disagreement>,
+}
+
+impl Members {
+    pub(super) fn new(addresses: Vec<SocketAddrV4>, seed: u64) -> Self {
+        let asked = ClusterId::new(addresses.clone(), seed);
+        Self { addresses, asked, ask_at: Time::ZERO, cluster: None, disagreement: None }
+    }
+
+    pub(super) fn addresses(&self) -> &[SocketAddrV4] {
+        &self.addresses
+    }
+
+    /// Of which cluster they are, if they agree.
+    pub(super) fn cluster(&self) -> Option<u64> {
+        self.cluster
+    }
+
+    /// The seed of what is said to them and by them, if that is known.
+    pub(super) fn seed(&self) -> Option<CheckSeed> {
+        self.cluster.map(CheckSeed::of)
+    }
+
+    /// Takes a datagram of type `RAFT_REP`.
+    pub(super) fn handle_answer(
+        &mut self,
+        now: Time,
+        from: SocketAddrV4,
+        datagram: &[u8],
+    ) -> Result<(), WireError> {
+        if !self.asked.handle_datagram(now, from, datagram)? {
+            return Ok(());
+        }
+        self.cluster = None;
+        match self.asked.verdict() {
+            Verdict::Unknown => {}
+            Verdict::Agreed(cluster) => {
+                self.cluster = Some(cluster);
+                self.disagreement = None;
+            }
+            Verdict::Disagreed(it) => {
+                if self.disagreement.replace(it) != Some(it) {
+                    let Disagreement { odd, odd_cluster, cluster } = it;
+                    tracing::error!(
+                        "{odd} is of cluster {odd_cluster:016x}, and the other members are of \
+                         {cluster:016x}: nothing is checked until the list of members is corrected"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Time, outbox: &mut Outbox) {
+        if !self.addresses.is_empty() && self.ask_at <= now {
+            self.asked.ask(outbox);
+            let is_told = self.cluster.is_some();
+            self.ask_at = now + if is_told { ASKS_AGAIN_EVERY } else { ASKS_EVERY };
+        }
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        (!self.addresses.is_empty()).then_some(self.ask_at)
+    }
+}
