@@ -130,7 +130,7 @@ pub(super) fn models(models: &[Value]) -> Vec<String> {
             }
         }
         drawn.push(Line::dots("the paper's ratio", paper));
-        let title = format!("Figure {} on modelled machines", figure["number"]);
+        let title = format!("Figure {} (model): {}", figure["number"], text(&figure["title"]));
         let x = text(&figure["x"]);
         let labels = Labels { title: &title, x: &x, y: "requests/s with p99 ≤ 500 µs" };
         pictures.push(lines(labels, &drawn));
