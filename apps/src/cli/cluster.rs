@@ -3,7 +3,7 @@
 use std::{net::SocketAddrV4, path::PathBuf};
 
 use clap::Args;
-use hovercraft::{ClusterLimits, Mode, NodeId};
+use hovercraft::{ClusterLimits, Mode, NodeId, storage::Durability};
 
 use crate::config::{Cluster, Config, ConfigError, Dissemination};
 
@@ -36,16 +36,29 @@ impl ClusterArguments {
     /// Reads the configuration file, if there is one. Replicas that are named by address alone are
     /// numbered from 1.
     pub(super) fn resolve(self) -> Result<Cluster, ClusterError> {
+        self.resolve_with_durability().map(|(cluster, _)| cluster)
+    }
+
+    /// The same, and the replicas' durability if the configuration file says it.
+    pub(super) fn resolve_with_durability(
+        self,
+    ) -> Result<(Cluster, Option<Durability>), ClusterError> {
         match (self.config, self.members.is_empty()) {
-            (Some(path), true) => Ok(Config::read(&path)?.cluster),
-            (None, false) => Ok(Cluster {
-                members: (1..).map(NodeId).zip(self.members).collect(),
-                dissemination: Dissemination::FanOut,
-                switch: None,
-                multicast: None,
-                mode: Mode::default(),
-                limits: ClusterLimits::default(),
-            }),
+            (Some(path), true) => {
+                let config = Config::read(&path)?;
+                Ok((config.cluster, Some(config.durability)))
+            }
+            (None, false) => {
+                let cluster = Cluster {
+                    members: (1..).map(NodeId).zip(self.members).collect(),
+                    dissemination: Dissemination::FanOut,
+                    switch: None,
+                    multicast: None,
+                    mode: Mode::default(),
+                    limits: ClusterLimits::default(),
+                };
+                Ok((cluster, None))
+            }
             (Some(_), false) | (None, true) => Err(ClusterError::OneWay),
         }
     }

@@ -2,9 +2,9 @@
 //! beyond it.
 //!
 //! In the durability `sync` everybody may die at any time, and any disk may fail: what it synced is
-//! there. In `interval` and `memory` fewer than a quorum may have lost what they acknowledged and
-//! not be back in the configuration (P37). Everything else is only a matter of time, and so ends
-//! before progress is asked for.
+//! there. In `interval` and `memory` at most n − quorum replicas may have lost what they acknowledged
+//! and not be back in the configuration (P37): the others are still a quorum. Everything else is
+//! only a matter of time, and so ends before progress is asked for.
 
 use hovercraft::storage::Durability;
 
@@ -46,6 +46,6 @@ impl Stepper {
         };
         let others = self.replicas.iter().enumerate().filter(|(other, _)| *other != at);
         let lost = others.filter(|(_, replica)| is_lost(replica)).count();
-        lost + 1 < configuration.quorum()
+        lost + 1 + configuration.quorum() <= configuration.members.len()
     }
 }

@@ -2,8 +2,8 @@
 //! beyond it. The same as the stepper's, by what is seen of the replicas from outside.
 //!
 //! In the durability `sync` everybody may die at any time, and any disk may fail: what it synced is
-//! there. In `interval` and `memory` fewer than a quorum may have lost what they acknowledged and
-//! not be back in the configuration (P37).
+//! there. In `interval` and `memory` at most n − quorum replicas may have lost what they acknowledged
+//! and not be back in the configuration (P37): the others are still a quorum.
 
 use hovercraft::{NodeError, storage::Durability};
 
@@ -39,7 +39,9 @@ impl World {
         // One whose disk is about to fail is as good as lost.
         let is_lost = |replica: &super::Replica| replica.lost || replica.disk.may_fail();
         let lost = others.filter(|(_, replica)| is_lost(replica)).count();
-        self.survives_blackouts() || lost + 1 < self.replicas.len() / 2 + 1
+        let count = self.replicas.len();
+        let quorum = count / 2 + 1;
+        self.survives_blackouts() || lost + 1 + quorum <= count
     }
 
     /// Looks whether a process has ended, and who is back in the configuration.
