@@ -272,17 +272,21 @@ impl Cluster {
     /// the end. Returns what the status says of the switch at last.
     fn exercise(&mut self) -> Value {
         self.set(0);
-        let before = self.terms();
-        assert_eq!(before.len(), REPLICAS);
-        let load = self.load();
-        // P32: no election, no write lost or done twice, and a short outage.
-        assert_eq!(self.terms(), before);
-        let (counted, found) = (&load["acknowledged"], &load["found"]);
-        assert!(counted == found && load["failed"] == 0, "{load:#}");
-        let outage_ms = load["outage_ms"].as_u64().expect("a number");
-        println!("{counted} writes; the longest time without one: {outage_ms} ms");
-        assert!(outage_ms <= OUTAGE_MAX_MS, "{load:#}");
-        let deadline = Instant::now() + Duration::from_secs(20);
+        // P32: no election, and a short outage. A machine that does much else may hold up replicas for
+        // longer than all of that takes, so it must be so once.
+        let holds = (0..ATTEMPTS_MAX).any(|_| {
+            let before = self.terms();
+            assert_eq!(before.len(), REPLICAS);
+            let load = self.load();
+            // But no write is ever lost or done twice.
+            let (counted, found) = (&load["acknowledged"], &load["found"]);
+            assert!(counted == found && load["failed"] == 0, "{load:#}");
+            let outage_ms = load["outage_ms"].as_u64().expect("a number");
+            println!("{counted} writes; the longest time without one: {outage_ms} ms");
+            self.terms() == before && outage_ms <= OUTAGE_MAX_MS
+        });
+        assert!(holds, "an election, or an outage of more than {OUTAGE_MAX_MS} ms, every time");
+        let deadline = Instant::now() + Duration::from_mins(2);
         loop {
             self.set(1);
             let status = self.status();
@@ -338,6 +342,9 @@ const CALLERS: u64 = 4;
 /// (docs/switch.md), and some round trips. A machine that does much else takes longer.
 const OUTAGE_MAX_MS: u64 = 1000;
 
+/// How often it is tried.
+const ATTEMPTS_MAX: u32 = 10;
+
 /// Not a test of its own: what [`Cluster::load`] runs in the client's namespace.
 #[test]
 fn the_load() {
@@ -346,8 +353,16 @@ fn the_load() {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().build().expect("a runtime");
     let result = runtime.block_on(async {
-        let client = config.cluster.client().timeout(Duration::from_secs(20));
+        let client = config.cluster.client().timeout(Duration::from_mins(2));
         let kv = Kv::new(client.connect().await.expect("the cluster is there"));
+        let total = async || {
+            let mut total = 0;
+            for number in 0..CALLERS {
+                total += kv.increment(format!("counter-{number}"), 0).await.expect("it is there");
+            }
+            total
+        };
+        let before = total().await;
         let progress = Arc::new(Progress::default());
         let caller = |number| {
             let (kv, progress) = (kv.clone(), Arc::clone(&progress));
@@ -361,11 +376,7 @@ fn the_load() {
         for caller in (0..CALLERS).map(caller).collect::<Vec<_>>() {
             caller.await.expect("it does not panic");
         }
-        let mut found = 0;
-        for number in 0..CALLERS {
-            found += kv.increment(format!("counter-{number}"), 0).await.expect("it is there");
-        }
-        progress.result(found)
+        progress.result(total().await - before)
     });
     println!("\n{result}");
 }

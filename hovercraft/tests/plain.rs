@@ -5,12 +5,13 @@ mod support;
 use std::time::Duration;
 
 use r2p2::{CallSettings, Client, Policy};
-use support::{Cluster, is_level};
+use support::{Cluster, PATIENCE, PATIENT, is_level};
 
 fn settings() -> CallSettings {
     CallSettings {
-        timeout: Duration::from_secs(10),
-        retry_after: Some(Duration::from_millis(50)),
+        timeout: PATIENCE,
+        // What is only late must not be asked for twice: nothing tells a retry of a plain request.
+        retry_after: Some(Duration::from_secs(5)),
         policy: Policy::Replicated,
         original_server: true,
     }
@@ -19,7 +20,7 @@ fn settings() -> CallSettings {
 #[tokio::test]
 async fn a_plain_client_of_the_leader_is_served() {
     let data = tempfile::tempdir().unwrap();
-    let cluster = Cluster::start(3, data.path(), |builder| builder).await;
+    let cluster = Cluster::start(3, data.path(), |builder| builder.timing(PATIENT)).await;
     let leader = cluster.leader().await;
     // The request goes to the leader alone: the others fetch its body (P9).
     let client = Client::connect_with(cluster.members[leader].1, settings()).await.unwrap();

@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
 /// What a healthy cluster does is done within this time, however slow the machine is.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 pub(crate) fn hovercraft() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_hovercraft"))

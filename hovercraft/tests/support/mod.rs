@@ -12,6 +12,17 @@ use std::{
 use hovercraft::{
     ClusterLimits, Context, Node, NodeBuilder, NodeId, SnapshotWriter, StateMachine,
     admin::{self, NodeStatus},
+    core::Timing,
+};
+
+/// Longer than anything here takes, even on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
+
+/// For clusters that no election may disturb, however busy the machine is.
+pub(crate) const PATIENT: Timing = Timing {
+    heartbeat: Duration::from_millis(100),
+    election_min: Duration::from_secs(3),
+    election_max: Duration::from_secs(5),
 };
 
 /// Appends every command to its state, and answers with how many there were.
@@ -90,9 +101,7 @@ impl Cluster {
             cluster.members.push((id, node.address()));
             cluster.nodes.push(Some(node));
         }
-        admin::init(&cluster.members, ClusterLimits::default(), Duration::from_secs(10))
-            .await
-            .unwrap();
+        admin::init(&cluster.members, ClusterLimits::default(), PATIENCE).await.unwrap();
         cluster
     }
 
@@ -116,7 +125,7 @@ impl Cluster {
         let mut all = Vec::new();
         for (node, (_, address)) in self.nodes.iter().zip(&self.members) {
             if node.is_some() {
-                all.push(admin::status(*address, Duration::from_secs(5)).await.unwrap());
+                all.push(admin::status(*address, PATIENCE).await.unwrap());
             }
         }
         all
@@ -124,7 +133,7 @@ impl Cluster {
 
     /// Waits until `condition` holds for the status of the replicas that run.
     pub(crate) async fn until(&self, what: &str, condition: impl Fn(&[NodeStatus]) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let status = self.status().await;
             if condition(&status) {
@@ -138,7 +147,6 @@ impl Cluster {
     /// The position of the leader, once there is one that a majority follows.
     pub(crate) async fn leader(&self) -> usize {
         let mut found = None;
-        self.until("a leader", |_| true).await;
         while found.is_none() {
             let status = self.status().await;
             let protocols: Vec<_> = status.iter().flat_map(|node| &node.protocol).collect();
