@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::{
     core::{Counters, Status},
+    counts::{Counts, Named},
     entropy::random_u64,
     entry::{Configuration, Incarnation, NodeId, Term},
     messages::{Message, MessageError, PROTOCOL_VERSION},
@@ -103,10 +104,13 @@ pub struct NodeStatus {
     /// The protocol; none before `init` and in mode `unreplicated`.
     pub protocol: Option<Status>,
     /// What happened since its start.
+    #[rkyv(with = Named)]
     pub counters: Counters,
     /// Datagrams received and sent, bytes received and sent, system calls to do so.
+    #[rkyv(with = Named)]
     pub network: NetworkStatus,
     /// What it has said to other replicas, and how often entries went to the disk.
+    #[rkyv(with = Named)]
     pub exchange: ExchangeStatus,
     /// This life of its disk (P39).
     pub incarnation: Incarnation,
@@ -118,25 +122,27 @@ pub struct NodeStatus {
     pub missing: Option<String>,
 }
 
-/// What a replica's sockets have done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Archive, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say what is counted")]
-pub struct NetworkStatus {
-    pub datagrams_in: u64,
-    pub bytes_in: u64,
-    pub calls_in: u64,
-    pub datagrams_out: u64,
-    pub bytes_out: u64,
-    pub calls_out: u64,
-    pub calls_wait: u64,
-    /// Datagrams that the kernel had no room for.
-    pub datagrams_lost: u64,
-    /// Packets that were not as they were sent, or of another cluster: they count as lost.
-    pub packets_damaged: u64,
+crate::counts::counters! {
+    /// What a replica's sockets have done.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    #[expect(missing_docs, reason = "the names say what is counted")]
+    pub struct NetworkStatus {
+        pub datagrams_in: u64,
+        pub bytes_in: u64,
+        pub calls_in: u64,
+        pub datagrams_out: u64,
+        pub bytes_out: u64,
+        pub calls_out: u64,
+        pub calls_wait: u64,
+        /// Datagrams that the kernel had no room for.
+        pub datagrams_lost: u64,
+        /// Packets that were not as they were sent, or of another cluster: they count as lost.
+        pub packets_damaged: u64,
+    }
 }
 
 /// What a replica has said to the others, by purpose, and its group commits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ExchangeStatus {
     /// Append-entries with entries (P5).
     pub ordering: Sent,
@@ -153,11 +159,49 @@ pub struct ExchangeStatus {
 }
 
 /// Messages to other replicas, before they are cut into packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Archive, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(missing_docs, reason = "the names say what is counted")]
 pub struct Sent {
     pub messages: u64,
     pub bytes: u64,
+}
+
+impl Counts for ExchangeStatus {
+    fn counts(&self) -> Vec<(&'static str, u64)> {
+        let Self { ordering, announcements, acknowledgements, recovery, other, group_commits } =
+            self;
+        vec![
+            ("ordering_messages", ordering.messages),
+            ("ordering_bytes", ordering.bytes),
+            ("announcements_messages", announcements.messages),
+            ("announcements_bytes", announcements.bytes),
+            ("acknowledgements_messages", acknowledgements.messages),
+            ("acknowledgements_bytes", acknowledgements.bytes),
+            ("recovery_messages", recovery.messages),
+            ("recovery_bytes", recovery.bytes),
+            ("other_messages", other.messages),
+            ("other_bytes", other.bytes),
+            ("group_commits", *group_commits),
+        ]
+    }
+
+    fn set_count(&mut self, name: &str, value: u64) {
+        let count = match name {
+            "ordering_messages" => &mut self.ordering.messages,
+            "ordering_bytes" => &mut self.ordering.bytes,
+            "announcements_messages" => &mut self.announcements.messages,
+            "announcements_bytes" => &mut self.announcements.bytes,
+            "acknowledgements_messages" => &mut self.acknowledgements.messages,
+            "acknowledgements_bytes" => &mut self.acknowledgements.bytes,
+            "recovery_messages" => &mut self.recovery.messages,
+            "recovery_bytes" => &mut self.recovery.bytes,
+            "other_messages" => &mut self.other.messages,
+            "other_bytes" => &mut self.other.bytes,
+            "group_commits" => &mut self.group_commits,
+            _ => return,
+        };
+        *count = value;
+    }
 }
 
 impl ExchangeStatus {
@@ -445,5 +489,41 @@ impl<L: AsyncLink> Asker<L> {
                 return Ok(answer);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_count_of_the_status_comes_back() {
+        fn fill(counts: &mut impl Counts) {
+            for (value, (name, _)) in (1..).zip(counts.counts()) {
+                counts.set_count(name, value);
+            }
+        }
+        let (mut network, mut exchange) = (NetworkStatus::default(), ExchangeStatus::default());
+        let mut counters = Counters::default();
+        fill(&mut network);
+        fill(&mut exchange);
+        fill(&mut counters);
+        assert!(exchange.counts().iter().map(|(_, value)| *value).eq(1..=11));
+        let status = NodeStatus {
+            node: NodeId(1),
+            cluster: None,
+            mode: String::new(),
+            poisoned: None,
+            protocol: None,
+            counters,
+            network,
+            exchange,
+            incarnation: Incarnation(1),
+            configuration: None,
+            counted_by: None,
+            missing: None,
+        };
+        let answer = Answer::Status(Box::new(status));
+        assert_eq!(Answer::decode(&answer.encode()).unwrap(), answer);
     }
 }

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod client;
 mod cluster_id;
 pub mod core;
+mod counts;
 mod digest;
 mod entropy;
 mod entry;
@@ -19,6 +20,7 @@ pub mod storage;
 pub mod switch;
 
 pub use client::{CallError, CallOutcome, Client, ClientBuilder, ClientStats, ConnectError};
+pub use counts::Counts;
 pub use digest::{Digest, DigestKey};
 pub use entry::{
     ClusterLimits, Configuration, Entry, Incarnation, Index, Member, NodeId, Payload, Term,

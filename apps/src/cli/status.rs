@@ -1,12 +1,14 @@
 //! `hovercraft status`: how every replica is.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Write},
     net::SocketAddrV4,
     time::Duration,
 };
 
 use hovercraft::{
+    Counts,
     admin::{self, AdminError, NodeStatus},
     core::{RoleStatus, Standstill},
 };
@@ -53,6 +55,7 @@ replica, in the order asked. Indices are positions in the log.
                    what its sockets have done; lost is what the kernel had no room for
   packets_damaged  packets refused because their check was wrong: damaged on their way, or of
                    another cluster
+  counters         an object of counts since its start, by name; a later version may have more
 
 With a configuration that names a switch there is a key `switch` too: its address, and for each of its
 roles what it has counted, or an error.
@@ -217,6 +220,7 @@ fn to_json((address, answer): &Asked, all: Answers<'_>) -> Value {
         "bytes_out": status.network.bytes_out,
         "datagrams_lost": status.network.datagrams_lost,
         "packets_damaged": status.network.packets_damaged,
+        "counters": status.counters.counts().into_iter().collect::<BTreeMap<_, _>>(),
     })
 }
 
@@ -400,5 +404,6 @@ pub(super) mod tests {
         }
         assert_eq!(good["cluster"], "00000000000000ab");
         assert_eq!(good["queues"][1]["queue"], 6);
+        assert_eq!(good["counters"]["elections_won"], 0);
     }
 }

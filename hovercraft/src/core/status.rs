@@ -73,54 +73,56 @@ pub struct ReplicaStatus {
     pub standstill: Option<Standstill>,
 }
 
-/// Counts what happened since the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Archive, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say what is counted")]
-pub struct Counters {
-    pub requests: u64,
-    pub requests_ordered: u64,
-    pub requests_dropped: u64,
-    pub retries_in_log: u64,
-    pub retries_answered: u64,
-    pub queues_full: u64,
-    pub leftovers_adopted: u64,
-    pub messages_sent: u64,
-    /// They came to be sent while too many waited for a write of the hard state.
-    pub messages_lost: u64,
-    pub messages_ignored: u64,
-    pub messages_refused: u64,
-    pub entries_sent: u64,
-    pub entries_truncated: u64,
-    pub entries_fetched: u64,
-    pub appends_rejected: u64,
-    pub resends: u64,
-    pub commits_announced: u64,
-    pub bodies_asked: u64,
-    pub bodies_served: u64,
-    pub bodies_recovered: u64,
-    /// They came with an entry in bulk, or with append-entries.
-    pub bodies_carried: u64,
-    pub bodies_refused: u64,
-    pub metadata_taken_back: u64,
-    pub bulk_catch_ups: u64,
-    pub snapshots_taken: u64,
-    pub snapshots_installed: u64,
-    pub snapshot_parts_sent: u64,
-    /// They came twice, or not in their order.
-    pub snapshot_parts_unused: u64,
-    pub pre_votes_started: u64,
-    pub pre_votes_refused: u64,
-    pub elections_started: u64,
-    pub elections_won: u64,
-    pub leaderships_lost: u64,
-    pub quorums_lost: u64,
-    pub recovered: u64,
-    pub clock_alarms: u64,
-    pub appends_aggregated: u64,
-    pub durables_announced: u64,
-    pub followers_served_directly: u64,
-    pub aggregator_found: u64,
-    pub aggregator_lost: u64,
+crate::counts::counters! {
+    /// Counts what happened since the start.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    #[expect(missing_docs, reason = "the names say what is counted")]
+    pub struct Counters {
+        pub requests: u64,
+        pub requests_ordered: u64,
+        pub requests_dropped: u64,
+        pub retries_in_log: u64,
+        pub retries_answered: u64,
+        pub queues_full: u64,
+        pub leftovers_adopted: u64,
+        pub messages_sent: u64,
+        /// They came to be sent while too many waited for a write of the hard state.
+        pub messages_lost: u64,
+        pub messages_ignored: u64,
+        pub messages_refused: u64,
+        pub entries_sent: u64,
+        pub entries_truncated: u64,
+        pub entries_fetched: u64,
+        pub appends_rejected: u64,
+        pub resends: u64,
+        pub commits_announced: u64,
+        pub bodies_asked: u64,
+        pub bodies_served: u64,
+        pub bodies_recovered: u64,
+        /// They came with an entry in bulk, or with append-entries.
+        pub bodies_carried: u64,
+        pub bodies_refused: u64,
+        pub metadata_taken_back: u64,
+        pub bulk_catch_ups: u64,
+        pub snapshots_taken: u64,
+        pub snapshots_installed: u64,
+        pub snapshot_parts_sent: u64,
+        /// They came twice, or not in their order.
+        pub snapshot_parts_unused: u64,
+        pub pre_votes_started: u64,
+        pub pre_votes_refused: u64,
+        pub elections_started: u64,
+        pub elections_won: u64,
+        pub leaderships_lost: u64,
+        pub quorums_lost: u64,
+        pub recovered: u64,
+        pub clock_alarms: u64,
+        pub appends_aggregated: u64,
+        pub durables_announced: u64,
+        pub followers_served_directly: u64,
+        pub aggregator_found: u64,
+        pub aggregator_lost: u64,
+    }
 }
 
 impl Core {

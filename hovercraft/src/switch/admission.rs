@@ -8,7 +8,6 @@
 use std::{net::SocketAddrV4, time::Duration};
 
 use r2p2::Time;
-use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::{
     core::{admission::Admission, lookup::Lookup},
@@ -27,23 +26,25 @@ pub struct AdmissionConfig {
     pub slo: Option<Duration>,
 }
 
-/// Counts what happened since the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Archive, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say what is counted")]
-pub struct AdmissionCounters {
-    pub admitted: u64,
-    /// Copies of requests that are in the system.
-    pub retries: u64,
-    pub answered: u64,
-    /// FEEDBACK about what is not in the system: a second one, or of before the start.
-    pub feedback_unknown: u64,
-    /// Left the system by age.
-    pub healed: u64,
-    pub refused_full: u64,
-    /// Their clients had more than an equal share.
-    pub refused_unfair: u64,
-    /// The SLO policy had lowered the limit.
-    pub refused_slo: u64,
+crate::counts::counters! {
+    /// Counts what happened since the start.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    #[expect(missing_docs, reason = "the names say what is counted")]
+    pub struct AdmissionCounters {
+        pub admitted: u64,
+        /// Copies of requests that are in the system.
+        pub retries: u64,
+        pub answered: u64,
+        /// FEEDBACK about what is not in the system: a second one, or of before the start.
+        pub feedback_unknown: u64,
+        /// Left the system by age.
+        pub healed: u64,
+        pub refused_full: u64,
+        /// Their clients had more than an equal share.
+        pub refused_unfair: u64,
+        /// The SLO policy had lowered the limit.
+        pub refused_slo: u64,
+    }
 }
 
 /// The SLO policy decides anew when this has passed and enough has been answered, or much more time (P25).

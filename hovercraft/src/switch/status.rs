@@ -1,10 +1,10 @@
 //! What a switch says about itself.
 
 use r2p2::Router;
-use rkyv::{Archive, Deserialize, Serialize};
+use rkyv::{Archive, Deserialize, Serialize, with::Map};
 
 use super::{AdmissionCounters, AggregatorCounters, AggregatorStatus, SwitchAdmission};
-use crate::admin::NetworkStatus;
+use crate::{admin::NetworkStatus, counts::Named};
 
 /// How a switch is; what it does not do is none.
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -12,12 +12,14 @@ pub struct SwitchStatus {
     /// Which requests it lets pass (P23).
     pub admission: Option<AdmissionStatus>,
     /// What it has passed on to the replicas (P3).
+    #[rkyv(with = Map<Named>)]
     pub fan_out: Option<FanOutCounters>,
     /// What it counts for a leader (P26).
     pub aggregator: Option<(AggregatorStatus, AggregatorCounters)>,
     /// The workers of an unreplicated service.
     pub router: Option<RouterStatus>,
     /// What its sockets have done.
+    #[rkyv(with = Named)]
     pub network: NetworkStatus,
 }
 
@@ -29,6 +31,7 @@ pub struct AdmissionStatus {
     /// How many the SLO policy lets into the system; without it the configured limit (P25).
     pub slo_limit: u64,
     /// What happened since the start.
+    #[rkyv(with = Named)]
     pub counters: AdmissionCounters,
 }
 
@@ -39,14 +42,16 @@ impl AdmissionStatus {
     }
 }
 
-/// Replicated requests on their way through a switch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Archive, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say what is counted")]
-pub struct FanOutCounters {
-    pub packets_in: u64,
-    pub packets_out: u64,
-    /// Not a request for any of its roles.
-    pub refused: u64,
+crate::counts::counters! {
+    /// Replicated requests on their way through a switch.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    #[expect(missing_docs, reason = "the names say what is counted")]
+    pub struct FanOutCounters {
+        pub packets_in: u64,
+        pub packets_out: u64,
+        /// Not a request for any of its roles.
+        pub refused: u64,
+    }
 }
 
 /// A router and its workers.
