@@ -159,6 +159,8 @@ pub struct AppendReply {
     pub rejected_after: Option<Index>,
     /// The index at which this replica waits for something, and the cause.
     pub standstill: Option<Standstill>,
+    /// Longest wait of late for its disk to complete anything, in microseconds (P38).
+    pub disk_wait_us: u64,
 }
 
 /// See [`Message::Aggregate`]. With the round and the first index of the term, which are in
@@ -195,6 +197,8 @@ pub struct Acknowledge {
     pub applied: Index,
     /// As in [`AppendReply`].
     pub poisoned: bool,
+    /// As in [`AppendReply`].
+    pub disk_wait_us: u64,
 }
 
 /// See [`Message::AggCommit`].
@@ -223,11 +227,20 @@ pub struct Progress {
     pub round: u64,
     /// As in [`AppendReply`].
     pub poisoned: bool,
+    /// As in [`AppendReply`].
+    pub disk_wait_us: u64,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self { node: NodeId::AGGREGATOR, matched: 0, applied: 0, round: 0, poisoned: false }
+        Self {
+            node: NodeId::AGGREGATOR,
+            matched: 0,
+            applied: 0,
+            round: 0,
+            poisoned: false,
+            disk_wait_us: 0,
+        }
     }
 }
 

@@ -106,6 +106,23 @@ pub const BUGS: &[Bug] = &[
         "a new leader does not count what its log already has in the repliers' queues",
     ),
     bug("stale-pre-vote", "P33", "a late reply to an earlier pre-vote counts for the vote"),
+    bug(
+        "pause-is-silence",
+        "P33",
+        "a replica that did not run takes that for silence of the others",
+    ),
+    bug(
+        "disk-gives-way-at-once",
+        "P38",
+        "a leader gives way whenever something waits for its disk",
+    ),
+    bug(
+        "disk-gives-way-alone",
+        "P38",
+        "a leader gives way although no quorum of the others has disks that move",
+    ),
+    bug("disk-stands-and-campaigns", "P38", "a replica whose disk stands asks for votes"),
+    bug("disk-keeps-office", "P38", "a leader whose disk stands keeps its office"),
     bug("truncate-off-by-one", "P8", "a conflict truncates one entry too few"),
     bug("no-noop", "P10", "a new leader appends no entry of its own"),
     bug("vote-twice", "P37", "a replica votes for two candidates in one term"),

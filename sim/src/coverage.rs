@@ -69,6 +69,8 @@ impl Coverage {
             ("elections won", counters.elections_won),
             ("leaderships lost", counters.leaderships_lost),
             ("quorums lost", counters.quorums_lost),
+            ("leaders gave way because of their disks", counters.disks_gave_way),
+            ("pauses noticed", counters.pauses),
             ("incarnations recovered", counters.recovered),
             ("appends by the aggregator", counters.appends_aggregated),
             ("aggregators found", counters.aggregator_found),

@@ -233,6 +233,7 @@ impl Replica {
         hovercraft::planted::set_clock_us(local.as_micros());
         let Some(life) = &mut self.life else { return };
         life.turn_at = None;
+        life.core.handle_wake(local);
         let mut inbox = std::mem::take(&mut life.inbox);
         for input in inbox.drain(..) {
             life.input(local, input, &mut self.disk, effects);

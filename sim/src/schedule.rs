@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bounds,
-    faults::{Fault, FaultKind, plan::FaultOptions},
+    faults::{Fault, FaultKind, Target, plan::FaultOptions},
     options::Options,
     workload::{Planned, Registers, Workload},
 };
@@ -118,6 +118,26 @@ impl Schedule {
     pub(crate) fn is_of_aggregators(&self) -> bool {
         let has_any = self.options.cluster.aggregators > 0;
         has_any && self.faults.iter().all(|timed| timed.fault.kind().is_of_aggregators())
+    }
+
+    /// Whether nothing goes wrong but that all replicas stand still together.
+    pub(crate) fn is_of_held_hosts(&self) -> bool {
+        let replicas = usize::from(self.options.cluster.replicas);
+        let all_pause = |timed: &Timed| {
+            let Fault::Pause { for_us, .. } = timed.fault else { return false };
+            let at_us = timed.at_us;
+            (1..=replicas).all(|number| {
+                let fault = Fault::Pause { target: Target::Replica(number), for_us };
+                self.faults.contains(&Timed { at_us, fault })
+            })
+        };
+        !self.faults.is_empty() && self.faults.iter().all(all_pause)
+    }
+
+    /// Whether nothing goes wrong but that disks stand still.
+    pub(crate) fn is_of_stalled_disks(&self) -> bool {
+        let mut kinds = self.faults.iter().map(|timed| timed.fault.kind());
+        !self.faults.is_empty() && kinds.all(|kind| kind == FaultKind::SyncStall)
     }
 
     /// Reads a schedule from a file, where faults and operations may stand in any order.

@@ -16,18 +16,25 @@ const STARTS: &[(&str, u64)] = &[
     ("silence-is-refusal", 10_000),
     ("going-back-answers", 3_500),
     ("not-gone-back", 1_000),
+    ("disk-gives-way-alone", 0),
+    ("disk-keeps-office", 0),
+    ("disk-stands-and-campaigns", 0),
+    ("pause-is-silence", 0),
 ];
 
 /// It may take so many seeds from there.
 const SEEDS: u64 = 5000;
 
+/// The same for those that have a start of their own: they are rare, and what else changes moves them.
+const SEEDS_OF_RARE: u64 = 20_000;
+
 #[test]
 fn every_planted_bug_is_found() {
     let mut missed = Vec::new();
     for bug in BUGS {
-        let start =
-            STARTS.iter().find(|(name, _)| *name == bug.name).map_or(0, |(_, start)| *start);
-        let sweep = Sweep { first_only: true, ..Sweep::new(start..start + SEEDS) };
+        let rare = STARTS.iter().find(|(name, _)| *name == bug.name);
+        let (start, seeds) = rare.map_or((0, SEEDS), |(_, start)| (*start, SEEDS_OF_RARE));
+        let sweep = Sweep { first_only: true, ..Sweep::new(start..start + seeds) };
         let report = sweep.run(&Runner::registers().with_bug(Some(bug)), |_, _| ());
         match report.failures.first() {
             Some(failure) => println!("{}: {failure}", bug.name),

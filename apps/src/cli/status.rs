@@ -47,6 +47,8 @@ replica, in the order asked. Indices are positions in the log.
                    requests that have no place in the log yet
   missing_bodies   entries that it knows of but whose requests it does not have
   admitted         requests in the system, as the leader counts them
+  disk_stands_us   for so long its disk has completed nothing although work waits, in
+                   microseconds; 0 unless that is so long that it should not lead
   queues           at the leader, for each replica: node, queue (how many requests wait for its
                    reply), applied_index (null before its first report), matched_index,
                    waits_at_index and waits_for (the entry that it does not go beyond, and for
@@ -140,12 +142,14 @@ async fn ask(addresses: Vec<SocketAddrV4>, timeout: Duration) -> Vec<Asked> {
     answers.into_iter().map(|(_, address, answer)| (address, answer)).collect()
 }
 
-/// Whether all answered, none has stopped or is recovering, and all follow the same leader.
+/// Whether all answered, none has stopped, is recovering or waits for its disk, and all follow the
+/// same leader.
 fn is_well(replicas: &[Asked]) -> bool {
     let leader = |(_, answer): &Asked| {
         let status = answer.as_ref().ok()?;
         let protocol = status.protocol.as_ref()?;
-        let well = status.poisoned.is_none() && !protocol.recovering;
+        let well =
+            status.poisoned.is_none() && !protocol.recovering && protocol.disk_stands_us == 0;
         protocol.leader.filter(|_| well).map(|leader| (leader, protocol.term))
     };
     let unreplicated = |(_, answer): &Asked| matches!(answer, Ok(status) if status.mode == "unreplicated" && status.poisoned.is_none());
@@ -213,6 +217,7 @@ fn to_json((address, answer): &Asked, all: Answers<'_>) -> Value {
         "unordered_bytes": protocol.map(|protocol| protocol.unordered_bytes),
         "missing_bodies": protocol.map(|protocol| protocol.binding),
         "admitted": protocol.map(|protocol| protocol.admitted),
+        "disk_stands_us": protocol.map(|protocol| protocol.disk_stands_us),
         "queues": queues,
         "datagrams_in": status.network.datagrams_in,
         "datagrams_out": status.network.datagrams_out,
@@ -288,6 +293,10 @@ fn notes(address: SocketAddrV4, status: &NodeStatus, all: Answers<'_>) -> String
     if let Some(error) = &status.poisoned {
         notes.push(format!("service stopped: {error}"));
     }
+    if let Some(protocol) = status.protocol.as_ref().filter(|it| it.disk_stands_us > 0) {
+        let seconds = protocol.disk_stands_us as f64 / 1e6;
+        notes.push(format!("disk has completed nothing for {seconds:.1} s: look at it"));
+    }
     match &status.protocol {
         Some(protocol) if protocol.recovering => notes.push(standing::recovering(status, all)),
         Some(protocol) if protocol.binding > 0 => {
@@ -336,6 +345,7 @@ pub(super) mod tests {
             unordered_bytes: 0,
             binding: 0,
             admitted: 2,
+            disk_stands_us: 0,
             replicas: if is_leader { vec![queue(1), queue(2)] } else { vec![] },
         }
     }
@@ -384,6 +394,10 @@ pub(super) mod tests {
         assert!(!is_well(&poisoned));
         assert!(!is_well(&[answer(1, Some(protocol(1, None)))]));
         assert!(!is_well(&[answer(1, None)]));
+        let mut waiting = good();
+        waiting[1].1.as_mut().unwrap().protocol.as_mut().unwrap().disk_stands_us = 1_500_000;
+        assert!(!is_well(&waiting));
+        assert!(table(&waiting).contains("disk has completed nothing for 1.5 s"));
         let [first, _] = good();
         assert!(!is_well(&[first, silent()]));
         let mut alone = answer(1, None);

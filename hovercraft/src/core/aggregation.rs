@@ -298,6 +298,7 @@ impl Core {
             poisoned: progress.poisoned,
             rejected_after: None,
             standstill: None,
+            disk_wait_us: progress.disk_wait_us,
         };
         self.take_reply(now, member.id, member.incarnation, &reply);
         true
@@ -432,7 +433,8 @@ impl Core {
     }
 
     /// Answers the aggregator, once for everything in this turn.
-    pub(super) fn acknowledge_to_aggregator(&mut self) {
+    pub(super) fn acknowledge_to_aggregator(&mut self, now: Time) {
+        let disk_wait_us = self.disk_wait_us(now);
         let held = self.acknowledged();
         let Some(owed) = &mut self.acknowledging.owed else {
             return;
@@ -449,6 +451,7 @@ impl Core {
             acknowledged,
             applied: self.applied,
             poisoned: self.is_poisoned,
+            disk_wait_us,
         };
         self.acknowledging.reported(self.applied, self.is_poisoned);
         self.timers.stop(Timer::Report);

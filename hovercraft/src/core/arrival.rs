@@ -256,14 +256,15 @@ mod tests {
     }
 
     fn append_reply() -> impl Strategy<Value = AppendReply> {
-        (number(), number(), number(), option::of(number())).prop_map(
-            |(round, acknowledged, applied, rejected_after)| AppendReply {
+        (number(), number(), number(), option::of(number()), number()).prop_map(
+            |(round, acknowledged, applied, rejected_after, disk_wait_us)| AppendReply {
                 round,
                 acknowledged,
                 applied,
                 poisoned: applied == 2,
                 rejected_after,
                 standstill: rejected_after.map(|index| Standstill { index, cause: Cause::Body }),
+                disk_wait_us,
             },
         )
     }
@@ -308,7 +309,8 @@ mod tests {
             let numbers = [number(), number(), number()];
             (0..5u16, numbers).prop_map(|(node, [matched, applied, round])| {
                 let poisoned = applied == 2;
-                Progress { node: NodeId(node), matched, applied, round, poisoned }
+                let disk_wait_us = matched;
+                Progress { node: NodeId(node), matched, applied, round, poisoned, disk_wait_us }
             })
         };
         prop_oneof![
@@ -332,6 +334,7 @@ mod tests {
                         acknowledged,
                         applied,
                         poisoned,
+                        disk_wait_us: round,
                     })
                 }
             ),

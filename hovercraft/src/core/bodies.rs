@@ -237,7 +237,7 @@ impl Core {
         }
         self.drop_metadata(now, want.index);
         self.recovery.bodies.rest();
-        self.send_append_reply(leader, Some(self.ordered_last().min(want.index - 1)));
+        self.send_append_reply(now, leader, Some(self.ordered_last().min(want.index - 1)));
     }
 
     /// Removes metadata from an index on: never anything in the log, which may be acknowledged.

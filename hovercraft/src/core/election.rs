@@ -4,7 +4,7 @@ use r2p2::Time;
 
 use crate::{
     core::{Core, Output, Timer, replication::Leader},
-    entry::{Incarnation, Index, NodeId, Term},
+    entry::{Incarnation, Index, Member, NodeId, Term},
     messages::{AppendReply, Message},
 };
 
@@ -61,6 +61,14 @@ impl Core {
         if self.is_leader() || !self.is_named() || is_busy {
             return;
         }
+        // Its own vote would never be on disk (P38).
+        if self.disk_stands(now) && !planted!("disk-stands-and-campaigns") {
+            return;
+        }
+        if self.patience.grants() {
+            tracing::debug!("no leader heard of, but this replica did not run: waiting again");
+            return;
+        }
         self.counters.pre_votes_started += 1;
         let proposed = self.term() + 1;
         tracing::debug!(term = self.term(), proposed, "no leader heard of: asking for pre-votes");
@@ -80,7 +88,9 @@ impl Core {
         proposed: Term,
         log: Completeness,
     ) {
-        let granted = proposed > self.term() && self.is_complete(log) && !self.hears_a_leader(now);
+        // A vote that its disk cannot keep would only use up terms.
+        let may_vote = !self.hears_a_leader(now) && !self.disk_stands(now);
+        let granted = proposed > self.term() && self.is_complete(log) && may_vote;
         self.counters.pre_votes_refused += u64::from(!granted);
         self.send(from, Message::PreVoteReply { proposed, granted });
     }
@@ -210,21 +220,39 @@ impl Core {
 
     /// The leader steps down if no quorum has answered a recent round (P31, P33).
     pub(super) fn check_quorum(&mut self, now: Time) {
-        let Role::Leader(leader) = &self.role else {
+        let timing = self.settings.timing;
+        if !self.is_leader() {
             return;
-        };
-        let patience = self.settings.timing.election_max;
-        let configuration = self.configurations.current();
-        let answered = configuration.members.iter().filter(|member| {
-            member.id == self.node || leader.answered_since(member, now - patience)
-        });
-        if answered.count() < configuration.quorum() {
+        }
+        if self.is_quorum_heard(now) {
+            self.patience.renew();
+            self.timers.set(Timer::CheckQuorum, now + timing.election_min);
+        } else if self.patience.grants() {
+            // What it sends now has the time to be answered.
+            self.timers.set(Timer::CheckQuorum, now + timing.election_max);
+        } else {
             tracing::warn!(term = self.term(), "no quorum answers: stepping down");
             self.counters.quorums_lost += 1;
             self.step_down(now);
-        } else {
-            self.timers.set(Timer::CheckQuorum, now + self.settings.timing.election_min);
         }
+    }
+
+    /// Whether a quorum has answered what this leader sent of late; true if it does not lead.
+    pub(super) fn is_quorum_heard(&self, now: Time) -> bool {
+        let Role::Leader(leader) = &self.role else {
+            return true;
+        };
+        let since = now - self.settings.timing.election_max;
+        let counts_itself = self.counts_itself(now);
+        let has_answered = |member: &&Member| {
+            if member.id == self.node {
+                counts_itself
+            } else {
+                leader.answered_since(member, since)
+            }
+        };
+        let configuration = self.configurations.current();
+        configuration.members.iter().filter(has_answered).count() >= configuration.quorum()
     }
 
     /// A leader that applies nothing more steps down as soon as a replica that the same entry has
@@ -245,6 +273,7 @@ impl Core {
                 && leader.repliers.applied(member.id) > Some(self.applied)
                 && leader.answered_since(member, since)
                 && !leader.is_poisoned(member)
+                && leader.disk_wait(member) < self.settings.timing.election_max
         });
         if has_successor {
             tracing::warn!(
@@ -255,7 +284,7 @@ impl Core {
         }
     }
 
-    fn step_down(&mut self, now: Time) {
+    pub(super) fn step_down(&mut self, now: Time) {
         self.become_follower(now, None);
         self.forget_term(now);
     }

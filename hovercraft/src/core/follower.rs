@@ -57,6 +57,11 @@ impl Acknowledging {
         self.leader_heard
     }
 
+    /// The leader gave a sign of life.
+    pub(crate) fn heard(&mut self, now: Time) {
+        self.leader_heard = Some(now);
+    }
+
     pub(crate) fn forget_term(&mut self) {
         let Self { reported, reported_poisoned, leader_heard, .. } = *self;
         *self = Self { reported, reported_poisoned, leader_heard, ..Self::default() };
@@ -101,8 +106,7 @@ impl Core {
             return;
         }
         self.become_follower(now, Some(from));
-        self.acknowledging.leader_heard = Some(now);
-        self.restart_election_timer(now);
+        self.hear_leader(now);
         let round = append.round;
         let due = &mut self.acknowledging;
         due.round = due.round.max(round);
@@ -180,11 +184,11 @@ impl Core {
     }
 
     /// Sends what the leader should know, once for everything in this turn.
-    pub(super) fn acknowledge(&mut self) {
+    pub(super) fn acknowledge(&mut self, now: Time) {
         let Role::Follower { leader: Some(leader) } = self.role else {
             return;
         };
-        self.acknowledge_to_aggregator();
+        self.acknowledge_to_aggregator(now);
         let due = &mut self.acknowledging;
         let is_news = std::mem::take(&mut due.is_due);
         let rejected_after = due.rejected_after.take();
@@ -194,11 +198,16 @@ impl Core {
         let has_applied = self.applied > self.acknowledging.reported
             || self.is_poisoned != self.acknowledging.reported_poisoned;
         if is_round || rejected_after.is_some() || (is_news && (has_moved || has_applied)) {
-            self.send_append_reply(leader, rejected_after);
+            self.send_append_reply(now, leader, rejected_after);
         }
     }
 
-    pub(super) fn send_append_reply(&mut self, to: NodeId, rejected_after: Option<Index>) {
+    pub(super) fn send_append_reply(
+        &mut self,
+        now: Time,
+        to: NodeId,
+        rejected_after: Option<Index>,
+    ) {
         let acknowledged = self.acknowledged();
         let round = self.acknowledging.round;
         self.acknowledging.sent = acknowledged;
@@ -209,8 +218,16 @@ impl Core {
         let applied = self.applied;
         let poisoned = self.is_poisoned;
         let standstill = self.standstill();
-        let reply =
-            AppendReply { round, acknowledged, applied, poisoned, rejected_after, standstill };
+        let disk_wait_us = self.disk_wait_us(now);
+        let reply = AppendReply {
+            round,
+            acknowledged,
+            applied,
+            poisoned,
+            rejected_after,
+            standstill,
+            disk_wait_us,
+        };
         self.send(to, Message::AppendReply(reply));
     }
 

@@ -2,7 +2,7 @@
 //!
 //! No I/O, no clock, no randomness but a seed. A driver calls `handle_*` for what happened, then
 //! [`Core::flush`], then takes [`Core::poll_output`] and [`Core::poll_apply`] until they are empty,
-//! and calls again at [`Core::poll_timeout`] at the latest. Nothing is sent or written before
+//! and calls again at [`Core::poll_timeout`] at the latest, [`Core::handle_wake`] first. Nothing is sent or written before
 //! `flush`, so batches grow with what happened in one turn and never wait.
 
 pub(crate) mod admission;
@@ -22,7 +22,9 @@ mod log;
 pub(crate) mod lookup;
 mod ordering;
 mod output;
+mod pace;
 mod pacing;
+mod patience;
 mod recovering;
 mod recovery;
 mod replication;
@@ -65,6 +67,8 @@ use configuration::Configurations;
 use election::Role;
 use follower::Acknowledging;
 use log::Log;
+use pace::Pace;
+use patience::Patience;
 use recovering::Recovering;
 use recovery::Recovery;
 use snapshot::Snapshots;
@@ -104,6 +108,8 @@ pub struct Core {
     snapshots: Snapshots,
     admission: admission::Admission,
     timers: Timers,
+    patience: Patience,
+    pace: Pace,
     rng: fastrand::Rng,
     outputs: VecDeque<Output>,
     /// Messages that say what is not on disk yet: the term and the vote (P37).
@@ -186,6 +192,8 @@ impl Core {
                 rng.u64(..),
             ),
             timers: Timers::default(),
+            patience: Patience::default(),
+            pace: Pace::default(),
             rng,
             outputs: VecDeque::new(),
             held: Vec::new(),
@@ -299,6 +307,7 @@ impl Core {
 
     /// Everything up to write `number` is done, and synced where that was asked.
     pub fn handle_stored(&mut self, now: Time, number: WriteNumber) {
+        self.disk_moved(now);
         while let Some((_, bytes)) = self.writing.pop_front_if(|(write, _)| *write <= number) {
             self.writing_bytes -= bytes;
         }
@@ -351,6 +360,7 @@ impl Core {
                 Timer::Report => self.acknowledging.mark(),
                 Timer::Snapshot => self.snapshot_timeout(now),
                 Timer::Aggregator => self.aggregator_timeout(now),
+                Timer::Look => self.look_again(now),
             }
         }
     }
@@ -364,11 +374,12 @@ impl Core {
         } else {
             // There may be room again, in the log or on the way to the disk.
             self.bind();
-            self.acknowledge();
+            self.acknowledge(now);
             self.ask_for_what_is_missing(now);
         }
         self.write_changes();
         self.ask_for_snapshot(now);
+        self.observe_disk(now);
     }
 
     /// What the driver must do next. Changes with every verb.

@@ -230,7 +230,7 @@ impl Core {
         self.outputs.push_back(Output::Drop { to, identity: request.identity() });
     }
 
-    fn has_room_to_order(&self) -> bool {
+    pub(super) fn has_room_to_order(&self) -> bool {
         !self.is_poisoned
             && self.writing_bytes < WRITING_BYTES_MAX
             && self.log.size_bytes() < 2 * self.settings.log_bytes_max

@@ -146,7 +146,7 @@ impl Core {
         self.ask_for_bodies(now, leader);
         if planted!("silence-is-refusal") && self.recovery.bodies.attempts() > 8 {
             self.remove_from(now, self.commit.index() + 1);
-            self.send_append_reply(leader, Some(self.commit.index()));
+            self.send_append_reply(now, leader, Some(self.commit.index()));
         }
         self.set_recovery_timer(now);
     }

@@ -63,6 +63,8 @@ pub(crate) struct Follower {
     pub(crate) matched: Index,
     /// Its service has stopped (P42).
     is_poisoned: bool,
+    /// Longest wait of late for its disk, as it last said (P38).
+    disk_wait: Duration,
     /// The next index to send.
     pub(crate) next: Index,
     /// The highest commit index that was sent.
@@ -99,6 +101,7 @@ impl Leader {
             incarnation: None,
             matched: 0,
             is_poisoned: false,
+            disk_wait: Duration::ZERO,
             next: noop,
             commit_sent: 0,
             round: 0,
@@ -154,6 +157,11 @@ impl Leader {
     /// Whether a member last said that its service has stopped (P42).
     pub(crate) fn is_poisoned(&self, member: &Member) -> bool {
         self.follower(member.id).is_some_and(|follower| follower.is_poisoned)
+    }
+
+    /// Longest wait of late for a member's disk, as it last said (P38).
+    pub(crate) fn disk_wait(&self, member: &Member) -> Duration {
+        self.follower(member.id).map_or(Duration::MAX, |follower| follower.disk_wait)
     }
 
     /// Begins a round: whoever answers it has heard of the leader after `now`.
@@ -232,6 +240,7 @@ impl Core {
         self.role = Role::Leader(Box::new(leader));
         self.timers.stop(Timer::Election);
         self.timers.stop(Timer::Report);
+        self.patience.renew();
         self.timers.set(Timer::CheckQuorum, now + self.settings.timing.election_max);
         self.timers.set(Timer::Resend, now + self.resend_after());
         if !planted!("no-noop") {
@@ -257,7 +266,11 @@ impl Core {
         };
         leader.begin_round(now);
         self.timers.set(Timer::Heartbeat, now + self.settings.timing.heartbeat);
+        if self.is_quorum_heard(now) {
+            self.patience.renew();
+        }
         self.exclude_silent_repliers(now);
+        self.give_way_to_disks(now);
         self.serve_the_unreached(now);
         self.send_round();
     }
@@ -369,6 +382,7 @@ impl Core {
         let is_new_round = reply.round > follower.round;
         if !is_old {
             (follower.is_poisoned, follower.round) = (reply.poisoned, reply.round);
+            follower.disk_wait = Duration::from_micros(reply.disk_wait_us);
         }
         if let Some(sent_at) = sent_at {
             if is_new_round {

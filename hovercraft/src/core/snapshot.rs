@@ -161,6 +161,7 @@ impl Core {
     /// The snapshot that [`Output::TakeSnapshot`] asked for is complete and on disk; none if it
     /// could not be taken.
     pub fn handle_snapshot(&mut self, now: Time, meta: Option<&SnapshotMeta>) {
+        self.disk_moved(now);
         self.note_snapshot(now, meta);
         self.own_snapshot_ended();
     }

@@ -53,6 +53,9 @@ pub struct Status {
     pub binding: u64,
     /// Identities in the system, at the leader.
     pub admitted: u64,
+    /// Microseconds for which the disk has completed nothing although work waits, if that is so long
+    /// that this replica should not lead (P38); else 0.
+    pub disk_stands_us: u64,
     /// The repliers' queues, at the leader.
     pub replicas: Vec<ReplicaStatus>,
 }
@@ -114,7 +117,11 @@ crate::counts::counters! {
         pub elections_started: u64,
         pub elections_won: u64,
         pub leaderships_lost: u64,
+        /// Leaders that stepped down because their disks stood.
+        pub disks_gave_way: u64,
         pub quorums_lost: u64,
+        /// This replica did not run when a deadline came.
+        pub pauses: u64,
         pub recovered: u64,
         pub clock_alarms: u64,
         pub appends_aggregated: u64,
@@ -164,6 +171,7 @@ impl Core {
             unordered_bytes: self.unordered.bytes() as u64,
             binding: self.binding.len() as u64,
             admitted: self.admission.len() as u64,
+            disk_stands_us: self.disk_stands_for().unwrap_or_default().as_micros() as u64,
             replicas,
         }
     }

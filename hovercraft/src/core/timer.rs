@@ -23,9 +23,11 @@ pub(crate) enum Timer {
     Snapshot,
     /// The aggregator may have been silent for too long (P32).
     Aggregator,
+    /// Nothing is heard of the leader: does this replica run at all (P33)?
+    Look,
 }
 
-const TIMERS: [Timer; 9] = [
+const TIMERS: [Timer; 10] = [
     Timer::Election,
     Timer::Heartbeat,
     Timer::CheckQuorum,
@@ -35,6 +37,7 @@ const TIMERS: [Timer; 9] = [
     Timer::Report,
     Timer::Snapshot,
     Timer::Aggregator,
+    Timer::Look,
 ];
 
 /// One deadline for each timer.
@@ -71,13 +74,15 @@ impl Timers {
 
     /// Takes a timer whose deadline has come.
     pub(crate) fn expire(&mut self, now: Time) -> Option<Timer> {
-        let is_due = |timer: &Timer| {
-            let deadline = self.deadlines[*timer as usize];
-            deadline <= now && deadline < NEVER
-        };
-        let due = TIMERS.into_iter().find(is_due)?;
+        let due = TIMERS.into_iter().find(|timer| self.is_due(*timer, now))?;
         self.stop(due);
         Some(due)
+    }
+
+    /// Whether a timer's deadline has come.
+    pub(crate) fn is_due(&self, timer: Timer, now: Time) -> bool {
+        let deadline = self.deadlines[timer as usize];
+        deadline <= now && deadline < NEVER
     }
 
     pub(crate) fn next(&self) -> Option<Time> {

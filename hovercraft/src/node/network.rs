@@ -33,6 +33,10 @@ use crate::{
 /// How many datagram batches one turn takes before the core acts on them.
 const RECEIVES_MAX: usize = 16;
 
+/// The same where the core is about to take silence for a failure: all that the sockets held when
+/// that time came (P33). Even of the shortest datagrams, eight a batch, a buffer holds no more.
+const DRAINS_MAX: usize = 4096;
+
 /// How many entries one turn applies in the network loop before it looks at the sockets again.
 const APPLIES_MAX: usize = 512;
 
@@ -164,8 +168,13 @@ impl Replica {
     /// One turn. Returns whether there may be more to do at once.
     pub(crate) fn turn(&mut self, link: &mut impl Link) -> Result<bool, NodeError> {
         let mut received = 0;
-        for _ in 0..RECEIVES_MAX {
+        let woken = self.clock.now();
+        self.core.handle_wake(woken);
+        for taken in 0..DRAINS_MAX {
             let now = self.clock.now();
+            if taken >= RECEIVES_MAX && !self.core.is_silence_over(woken) {
+                break;
+            }
             let count = link.receive(&mut |from, datagram| self.datagram(now, from, datagram))?;
             received += count;
             if count == 0 {

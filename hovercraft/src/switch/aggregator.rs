@@ -283,7 +283,7 @@ impl Aggregator {
         if !is_for_us && !planted!("agg-old-answers") {
             return false;
         }
-        let Acknowledge { round, acknowledged, applied, poisoned, .. } = acknowledge;
+        let Acknowledge { round, acknowledged, applied, poisoned, disk_wait_us, .. } = acknowledge;
         let from = follower.from;
         let voter = serving.voters.iter_mut().find(|voter| voter.member.id == from);
         let Some(voter) = voter.filter(|voter| {
@@ -300,7 +300,7 @@ impl Aggregator {
         let is_newer = (round, applied) > (progress.round, progress.applied);
         if round > progress.round || (round == progress.round && is_newer) {
             (progress.round, progress.applied) = (round, applied);
-            progress.poisoned = poisoned;
+            (progress.poisoned, progress.disk_wait_us) = (poisoned, disk_wait_us);
         }
         true
     }
@@ -415,8 +415,14 @@ mod tests {
     }
 
     fn acknowledge(configuration: u64, acknowledged: Index, round: u64) -> Message {
-        let (applied, poisoned) = (acknowledged, false);
-        Message::Acknowledge(Acknowledge { configuration, round, acknowledged, applied, poisoned })
+        Message::Acknowledge(Acknowledge {
+            configuration,
+            round,
+            acknowledged,
+            applied: acknowledged,
+            poisoned: false,
+            disk_wait_us: 0,
+        })
     }
 
     #[test]

@@ -523,6 +523,7 @@ mod tests {
             acknowledged: 1,
             applied: 0,
             poisoned: false,
+            disk_wait_us: 0,
         };
         let mut bytes = Vec::new();
         envelope(2, 1, Message::Acknowledge(answer)).encode(&mut bytes);

@@ -84,8 +84,13 @@ pub(crate) struct Disk {
     staged: Option<Snapshot>,
     /// How many times slower than usual it is.
     slowness: u32,
-    /// It completes nothing before this.
+    /// It completes nothing before this, and has not since the stall began.
     pub(crate) stalled_until: Time,
+    stalled_since: Time,
+    /// When the batch under way began, if it writes the log or the hard state.
+    pub(crate) writing_since: Option<Time>,
+    /// When the snapshot that is being written was taken.
+    pub(crate) snapshot_since: Option<Time>,
     /// Its next write fails.
     pub(crate) fails: bool,
     /// Every write fails until there is room again.
@@ -123,6 +128,9 @@ impl Disk {
             staged: None,
             slowness: 1,
             stalled_until: Time::ZERO,
+            stalled_since: Time::ZERO,
+            writing_since: None,
+            snapshot_since: None,
             fails: false,
             is_full: false,
             is_damaged: false,
@@ -180,6 +188,7 @@ impl Disk {
 
     /// A snapshot that this replica took is complete; false if it could not be written.
     pub(crate) fn publish(&mut self, snapshot: Snapshot) -> bool {
+        self.snapshot_since = None;
         if happens(&mut self.rng, self.options.spoiled_per_mille) {
             return false;
         }
@@ -195,12 +204,15 @@ impl Disk {
 
     /// Begins what waits, in one batch. Returns how long it will take; none if the disk is busy or
     /// has nothing to do.
-    pub(crate) fn begin(&mut self) -> Option<Duration> {
+    pub(crate) fn begin(&mut self, now: Time) -> Option<Duration> {
         let waiting = self.jobs.len() - self.done;
         if self.under_way > 0 || waiting == 0 {
             return None;
         }
         self.under_way = waiting;
+        let is_told =
+            |job: &Job| matches!(job, Job::Write(Write::HardState { .. } | Write::Append { .. }));
+        self.writing_since = self.jobs.range(self.done..).any(is_told).then_some(now);
         Some(self.duration())
     }
 
@@ -212,6 +224,7 @@ impl Disk {
 
     /// The batch is done: what there is to be told.
     pub(crate) fn complete(&mut self) -> Vec<Done> {
+        self.writing_since = None;
         let mut news = Vec::new();
         let mut stored = None;
         let first = self.done;
@@ -285,6 +298,7 @@ impl Disk {
         self.parts.clear();
         self.staged = None;
         (self.done, self.under_way, self.durable.hard_state_write) = (0, 0, 0);
+        (self.writing_since, self.snapshot_since) = (None, None);
     }
 
     /// The process dies. Of what was not synced some is there. What the log's recovery makes of it
@@ -336,11 +350,10 @@ impl Disk {
         !self.is_full && !self.is_damaged
     }
 
-    /// Nothing is wrong with it any more.
+    /// Nothing is wrong with it any more, but for a stall that lasts longer.
     pub(crate) fn repair(&mut self) {
         (self.options.spoiled_per_mille, self.options.unreadable_per_mille) = (0, 0);
         self.slowness = 1;
-        self.stalled_until = Time::ZERO;
         (self.fails, self.is_full, self.is_damaged) = (false, false, false);
     }
 
@@ -383,6 +396,25 @@ impl Disk {
         self.durable.hard_state = state.clone();
     }
 
+    /// It completes nothing until then.
+    pub(crate) fn stall(&mut self, now: Time, until: Time) {
+        if now >= self.stalled_until {
+            self.stalled_since = now;
+        }
+        self.stalled_until = self.stalled_until.max(until);
+    }
+
+    /// How long it has completed nothing, if it does so now.
+    pub(crate) fn stood_for(&self, now: Time) -> Duration {
+        let stands = now <= self.stalled_until && self.stalled_until > Time::ZERO;
+        if stands { now.since(self.stalled_since) } else { Duration::ZERO }
+    }
+
+    /// Whether it has not stood still for so long.
+    pub(crate) fn has_moved_for(&self, now: Time, time: Duration) -> bool {
+        self.stalled_until == Time::ZERO || now > self.stalled_until + time
+    }
+
     pub(crate) fn set_slowness(&mut self, times: u32) {
         self.slowness = times;
     }
@@ -418,6 +450,7 @@ impl Disk {
         self.parts.clear();
         self.staged = None;
         (self.done, self.under_way, self.durable.hard_state_write) = (0, 0, 0);
+        (self.writing_since, self.snapshot_since) = (None, None);
         if self.durability == Durability::Memory {
             self.durable.snapshot = None;
             self.durable.entries.clear();

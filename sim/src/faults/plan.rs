@@ -15,6 +15,8 @@ pub(crate) struct FaultOptions {
     length_max_us: u64,
     /// Packet faults last for the whole run.
     steady: bool,
+    /// Replicas stand still all together: they are on one host.
+    together: bool,
     beyond: bool,
 }
 
@@ -58,7 +60,7 @@ impl FaultOptions {
         let pick =
             |rng: &mut fastrand::Rng, millis: [u64; 3]| millis[rng.usize(..3)] * 1000 / scale;
         let pause_max_us = pick(&mut rng, [100, 300, 1000]);
-        let length_max_us = pick(&mut rng, [100, 500, 1500]);
+        let mut length_max_us = pick(&mut rng, [100, 500, 1500]);
         let kinds = SHARES.into_iter().filter(|(_, share)| rng.u8(..100) < *share);
         let mut kinds: Vec<_> = kinds.map(|(kind, _)| kind).collect();
         let steady = rng.bool();
@@ -73,7 +75,16 @@ impl FaultOptions {
             kinds.extend(own.map(|(kind, _)| kind));
             leave_the_rest_alone(&mut kinds, options);
         }
-        Self { kinds, pause_max_us, length_max_us, steady, beyond }
+        let only = only_one_sort(options);
+        if let Some(kind) = only {
+            kinds = vec![kind];
+        }
+        if only == Some(FaultKind::SyncStall) {
+            // Two election time-outs must go by before anything comes of it.
+            length_max_us = [3, 10][rng.usize(..2)] * options.cluster.election_max_us;
+        }
+        let together = only == Some(FaultKind::Pause);
+        Self { kinds, pause_max_us, length_max_us, steady, together, beyond }
     }
 
     /// The faults of a run, in order of time. Each sort has a stream of its own.
@@ -93,7 +104,14 @@ impl FaultOptions {
             while at_us < options.chaos_us {
                 let length_us = rng.u64(1..=self.length_max_us);
                 let fault = self.draw(*kind, &mut rng, options, length_us);
-                faults.push(Timed { at_us, fault });
+                match fault {
+                    Fault::Pause { for_us, .. } if self.together => {
+                        let all = (1..=usize::from(options.cluster.replicas)).map(Target::Replica);
+                        let pause = |target| Fault::Pause { target, for_us };
+                        faults.extend(all.map(|target| Timed { at_us, fault: pause(target) }));
+                    }
+                    fault => faults.push(Timed { at_us, fault }),
+                }
                 at_us += 1 + rng.u64(..=pause_max_us);
             }
         }
@@ -190,6 +208,16 @@ fn leave_the_rest_alone(kinds: &mut Vec<FaultKind>, options: &Options) {
     }
 }
 
+/// In some runs nothing goes wrong but that disks stand still (P38), or that all replicas do (P33).
+fn only_one_sort(options: &Options) -> Option<FaultKind> {
+    let mut rng = Seed(options.seed).stream("only one sort", 0);
+    match rng.u8(..24) {
+        0 => Some(FaultKind::SyncStall),
+        1 => Some(FaultKind::Pause),
+        _ => None,
+    }
+}
+
 /// A cut where there is no aggregator is drawn as ever.
 fn switches(rng: &mut fastrand::Rng, options: &Options) -> Switches {
     if options.cluster.aggregators == 0 {
@@ -267,6 +295,7 @@ mod tests {
             pause_max_us: 100_000,
             length_max_us: 1000,
             steady: false,
+            together: false,
             beyond: false,
         };
         let all = every.plan(&options);

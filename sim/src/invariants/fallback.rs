@@ -24,14 +24,16 @@ pub(crate) struct Fallback {
     limits: Option<Limits>,
     /// Whoever leads, and since when.
     reign: Option<Reign>,
+    /// Replicas stood still until then.
+    paused_until: Time,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Limits {
     /// A replica may be about to ask for pre-votes when it hears of the first leader.
     quiet_after: Duration,
-    /// From the append to the commit.
-    wait_max: Duration,
+    /// From the append to the commit; none where replicas stand still, and entries wait.
+    wait_max: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -63,8 +65,29 @@ impl Fallback {
             + SYNCS * sync_us;
         let slow =
             |us: u64| Duration::from_micros(us + us * u64::from(options.drift_ppm_max) / 500_000);
-        let limits = Limits { quiet_after: slow(cluster.election_max_us), wait_max: slow(wait_us) };
-        Self { limits: Some(limits), reign: None }
+        let quiet_after = slow(cluster.election_max_us);
+        let limits = Limits { quiet_after, wait_max: Some(slow(wait_us)) };
+        Self { limits: Some(limits), ..Self::default() }
+    }
+
+    /// What entries wait for is not looked at.
+    pub(super) fn without_waits(mut self) -> Self {
+        self.limits.iter_mut().for_each(|limits| limits.wait_max = None);
+        self
+    }
+
+    /// All replicas stand still until then. Patience is granted once: who stands still again before
+    /// the leader had the time to say anything may ask for votes (P33).
+    pub(super) fn paused(&mut self, now: Time, until: Time) {
+        let Some(limits) = self.limits else { return };
+        let is_quiet =
+            |reign: &Reign| now.since(reign.since.max(self.paused_until)) > limits.quiet_after;
+        if until > self.paused_until {
+            if !self.reign.as_ref().is_some_and(is_quiet) && now > self.paused_until {
+                self.reign = None;
+            }
+            self.paused_until = until;
+        }
     }
 
     /// A replica starts: elections are to be expected again.
@@ -95,10 +118,10 @@ impl Fallback {
         let is_candidate = !core.is_leader() && core.leader().is_none();
         if is_quiet && (is_candidate || term > reign.term) {
             let what = format!(
-                "{} asks for votes in term {term}, and nothing is wrong but with aggregators",
+                "{} asks for votes in term {term}, and nothing went wrong that costs an election",
                 replica.node
             );
-            return broken(NAME, "P32", what);
+            return broken(NAME, "P32, P33", what);
         }
         if is_full(replica) {
             let full = replicas.iter().filter(|replica| is_full(replica)).count();
@@ -118,9 +141,12 @@ impl Fallback {
         let full_at = reign.full_at;
         let time = |since: Time| now.since(since.max(full_at));
         let waits = reign.waiting.front().map(|(index, since)| (*index, time(*since)));
-        if let Some((index, time)) = waits.filter(|(_, time)| is_quiet && *time > limits.wait_max) {
-            let what =
-                format!("{index} has waited for {time:?}, and {:?} is stated", limits.wait_max);
+        if let Some((index, time)) = waits
+            && let Some(wait_max) = limits.wait_max
+            && is_quiet
+            && time > wait_max
+        {
+            let what = format!("{index} has waited for {time:?}, and {wait_max:?} is stated");
             return broken(NAME, "P32", what);
         }
         Ok(())

@@ -23,6 +23,7 @@ mod queue_bound;
 mod quorum_heard;
 mod read_only;
 mod session_tables;
+mod stalled_disk;
 mod state_machine_safety;
 mod verified;
 mod verified_commit;
@@ -75,6 +76,7 @@ pub(crate) struct Invariants {
     promises: Vec<acknowledgement::Promise>,
     heard: quorum_heard::Heard,
     fallback: fallback::Fallback,
+    stalled_disk: stalled_disk::StalledDisk,
     said: announced::Said,
     elections: election_safety::Elections,
     states: state_machine_safety::States,
@@ -103,6 +105,7 @@ impl Invariants {
             promises: vec![acknowledgement::Promise::default(); replicas],
             heard: quorum_heard::Heard::new(replicas),
             fallback: fallback::Fallback::default(),
+            stalled_disk: stalled_disk::StalledDisk::default(),
             said: announced::Said::default(),
             elections: election_safety::Elections::default(),
             states: state_machine_safety::States::default(),
@@ -125,6 +128,21 @@ impl Invariants {
         self.fallback = fallback::Fallback::of(options);
     }
 
+    /// Nothing goes wrong but that all replicas stand still together.
+    pub(crate) fn expect_patience(&mut self, options: &Options) {
+        self.fallback = fallback::Fallback::of(options).without_waits();
+    }
+
+    /// Nothing goes wrong but that disks stand still.
+    pub(crate) fn expect_moving_disks(&mut self, options: &Options) {
+        self.stalled_disk = stalled_disk::StalledDisk::of(options);
+    }
+
+    /// Replicas stand still until then.
+    pub(crate) fn paused(&mut self, now: Time, until: Time) {
+        self.fallback.paused(now, until);
+    }
+
     /// From now on they look at nothing.
     pub(crate) fn turn_off(&mut self) {
         self.is_off = true;
@@ -133,6 +151,7 @@ impl Invariants {
     /// A replica has started: what it has is what its disk gave back.
     pub(crate) fn started(&mut self, replica: &Replica) {
         self.fallback.started();
+        self.stalled_disk.started(position(replica.node));
         if let Some(life) = &replica.life {
             let mirror = Mirror::new(self.mirrors.len(), &life.core);
             self.mirrors[position(replica.node)] = Some(mirror);
@@ -171,6 +190,7 @@ impl Invariants {
         self.promises[at].check(replica, core)?;
         self.heard.check(now, replica, core)?;
         self.fallback.check(now, replicas, replica, core)?;
+        self.stalled_disk.check(now, replicas, at, core)?;
         let before = std::mem::replace(&mut mirror.commit, core.commit_index());
         verified::check(replica, core)?;
         verified_commit::check(&mut self.history, replicas, replica.node, core, before)?;
@@ -195,6 +215,7 @@ impl Invariants {
         self.promises[at].note(&replicas[at], envelope);
         self.heard.note(now, at, envelope);
         self.said.note(envelope);
+        self.stalled_disk.sent(now, &replicas[at], envelope)?;
         durable_term::check(&replicas[at], to, envelope)?;
         acknowledgement::check(replicas, at, envelope)
     }

@@ -21,6 +21,8 @@ pub(crate) struct Heard {
     answered: Vec<BTreeMap<Term, Time>>,
     /// Since when each leads, and in which term.
     leading: Vec<(Term, Time)>,
+    /// The end of the pause after which each was granted patience, since a quorum answered it.
+    excused: Vec<Option<Time>>,
     /// Clocks go so wrong that times mean nothing.
     pub(super) is_off: bool,
 }
@@ -28,7 +30,8 @@ pub(crate) struct Heard {
 impl Heard {
     pub(super) fn new(replicas: usize) -> Self {
         let leading = vec![(0, Time::ZERO); replicas];
-        Self { answered: vec![BTreeMap::new(); replicas], leading, is_off: false }
+        let answered = vec![BTreeMap::new(); replicas];
+        Self { answered, leading, excused: vec![None; replicas], is_off: false }
     }
 
     pub(super) fn note(&mut self, now: Time, at: usize, envelope: &Envelope) {
@@ -51,6 +54,7 @@ impl Heard {
         }
         if self.leading[at].0 != term {
             self.leading[at] = (term, now);
+            self.excused[at] = None;
         }
         // It looks once every shortest election timeout whether what it sent within the longest was
         // answered. Its clock may be slow, and so may it be.
@@ -65,12 +69,20 @@ impl Heard {
             other != at && answered.get(&term).is_some_and(|since| is_recent(*since))
         };
         let answered = self.answered.iter().enumerate().filter(|it| answers(*it)).count();
-        if answered + 1 < core.configuration().quorum() {
-            let node = replica.node;
-            let what = format!("{node} leads term {term}, and {answered} have answered of late");
-            return broken("a leader is heard", "P31", what);
+        if answered + 1 >= core.configuration().quorum() {
+            self.excused[at] = None;
+            return Ok(());
         }
-        Ok(())
+        // After a pause of its own it gives them the time to answer, once.
+        let pause_end = replica.paused_until;
+        let is_first = self.excused[at].is_none_or(|excused| excused == pause_end);
+        if pause_end > Time::ZERO && is_recent(pause_end) && is_first {
+            self.excused[at] = Some(pause_end);
+            return Ok(());
+        }
+        let node = replica.node;
+        let what = format!("{node} leads term {term}, and {answered} have answered of late");
+        broken("a leader is heard", "P31", what)
     }
 }
 

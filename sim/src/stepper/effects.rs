@@ -105,6 +105,7 @@ impl Stepper {
                 Effect::WentBack(snapshot, state) => self.went_back(at, &snapshot, state)?,
                 Effect::RefusedSnapshot => self.coverage.add("snapshots refused", 1),
                 Effect::TookSnapshot(index) => {
+                    self.replicas[at].disk.snapshot_since = Some(self.now);
                     self.trace.tell(self.now, Place::At(at), || {
                         format!("{} takes a snapshot of {index}", at + 1)
                     });

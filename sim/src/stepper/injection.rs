@@ -116,7 +116,7 @@ impl Stepper {
             Fault::SyncStall { target, for_us } => {
                 let at = self.find(target);
                 let until = now + Duration::from_micros(for_us);
-                self.replicas[at].disk.stalled_until = until;
+                self.replicas[at].disk.stall(now, until);
                 self.quiet_from = self.quiet_from.max(until);
                 Relief::Nothing
             }
@@ -130,6 +130,7 @@ impl Stepper {
                 let replica = &mut self.replicas[replica];
                 let until = now + Duration::from_micros(for_us);
                 replica.paused_until = replica.paused_until.max(until);
+                self.invariants.paused(now, until);
                 self.quiet_from = self.quiet_from.max(until);
                 Relief::Nothing
             }

@@ -246,6 +246,12 @@ impl Stepper {
         if stepper.schedule.is_of_aggregators() {
             stepper.invariants.expect_no_election(&stepper.schedule.options);
         }
+        if stepper.schedule.is_of_held_hosts() {
+            stepper.invariants.expect_patience(&stepper.schedule.options);
+        }
+        if stepper.schedule.is_of_stalled_disks() {
+            stepper.invariants.expect_moving_disks(&stepper.schedule.options);
+        }
         for at in 0..count {
             stepper.start(at);
         }
@@ -343,13 +349,21 @@ impl Stepper {
             Event::Disk(process) => self.disk_done(process),
             Event::Sync(process) => {
                 if self.is_running(process) {
-                    let after = self.replicas[process.at].disk.sync_interval();
-                    self.agenda.add(at + after, Event::Sync(process));
+                    let disk = &mut self.replicas[process.at].disk;
+                    let stalled_until = disk.stalled_until;
+                    let next =
+                        if stalled_until > at { stalled_until } else { at + disk.sync_interval() };
+                    self.agenda.add(next, Event::Sync(process));
                 }
                 Ok(())
             }
             Event::Apply(process) => self.apply(process),
             Event::Snapshot(process, snapshot) => {
+                let stalled_until = self.replicas[process.at].disk.stalled_until;
+                if stalled_until > at && self.is_running(process) {
+                    self.agenda.add(stalled_until, Event::Snapshot(process, snapshot));
+                    return Ok(());
+                }
                 self.input(process, Input::SnapshotTaken(snapshot))
             }
             Event::Client(position) => {

@@ -129,7 +129,7 @@ impl Stepper {
     /// Sees to it that what a replica waits for will happen.
     pub(super) fn look_ahead(&mut self, process: Process) {
         let replica = &mut self.replicas[process.at];
-        if let Some(after) = replica.disk.begin() {
+        if let Some(after) = replica.disk.begin(self.now) {
             self.agenda.add(self.now + after, Event::Disk(process));
         }
         let Some(life) = &mut replica.life else { return };
