@@ -291,6 +291,7 @@ struct FileLimits {
     session_lifetime_s: u64,
     session_window: u32,
     session_bytes_max: u64,
+    sessions_max: u32,
     request_bytes_max: u32,
 }
 
@@ -301,6 +302,7 @@ impl Default for FileLimits {
             session_lifetime_s: limits.session_lifetime.as_secs(),
             session_window: limits.session_window,
             session_bytes_max: limits.session_bytes_max,
+            sessions_max: limits.sessions_max,
             request_bytes_max: limits.request_bytes_max,
         }
     }
@@ -483,6 +485,7 @@ impl FileLimits {
             session_lifetime: Duration::from_secs(lifetime),
             session_window: within("limits.session_window", self.session_window, 2, 1 << 20)?,
             session_bytes_max: bytes,
+            sessions_max: within("limits.sessions_max", self.sessions_max, 1, 1 << 24)?,
             request_bytes_max: request,
         })
     }
@@ -582,6 +585,7 @@ mod tests {
                 "multicast.interface is 0.0.0.0; allowed is",
             ),
             ("limits = { session_window = 1 }", "limits.session_window is 1; allowed is 2"),
+            ("limits = { sessions_max = 0 }", "limits.sessions_max is 0; allowed is 1"),
             ("limits = { request_bytes_max = 1 }", "limits.request_bytes_max is 1; allowed is"),
         ] {
             let error = parse(&format!("{LEAST}\n{text}")).unwrap_err();

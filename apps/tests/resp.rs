@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     process::{Command, Stdio},
     sync::{
         Arc, Mutex,
@@ -12,12 +12,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use hovercraft::CallError;
+use hovercraft::{CallError, Client, Mode, Node, NodeId};
 use hovercraft_apps::{
     backend::{Backend, InProcess},
     kv::KvService,
     resp::Gateway,
 };
+use r2p2::{ClientConfig, ClientEndpoint, Options, Outbox, Policy, Time};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -454,4 +455,53 @@ async fn redis_benchmark_works() {
     assert!(output.contains("INCR") && output.contains("requests per second"), "{output}");
     assert!(!output.contains("rror"), "{output}");
     gateway.exchange(request("GET counter:__rand_int__"), "$4\r\n2000\r\n").await;
+}
+
+/// Sends a write into the session of another client, with a sequence that nobody has come to, and
+/// waits until it is answered: from then on the session refuses its own client.
+fn end_session(of: u64, at: SocketAddrV4) {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    socket.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
+    let mut endpoint = ClientEndpoint::new(ClientConfig::default(), 1);
+    let mut outbox = Outbox::new();
+    let session = Some(r2p2::Session { client: of, sequence: 1 << 62, lowest: 1 << 62 });
+    let options = Options { session, ..Options::NONE };
+    let body = Bytes::from_static(b"no command");
+    endpoint
+        .request(Time::ZERO, &[at].into(), Policy::Replicated, options, body, &mut outbox)
+        .expect("it is small");
+    outbox.drain(|batch| {
+        for datagram in batch.datagrams() {
+            socket.send_to(datagram, at).expect("it is small");
+        }
+    });
+    socket.recv(&mut [0; 2048]).expect("it is answered");
+}
+
+#[tokio::test]
+async fn a_session_that_somebody_else_has_ended_is_left_and_commands_go_on() {
+    let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+    let node = Node::builder(NodeId(1), any).mode(Mode::Unreplicated);
+    let node = node.start(KvService::default()).expect("a free port");
+    let client = Client::builder().members([node.address()]).connect().await.expect("it is there");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let gateway = Gateway::new(listener, client, REQUEST_BYTES_MAX).expect("it is bound");
+    let (stop, stopped) = oneshot::channel::<()>();
+    let served = tokio::spawn(gateway.serve(async {
+        let _ = stopped.await;
+    }));
+    let mut stream = TcpStream::connect(address).await.expect("listening");
+    exchange(&mut stream, request("SET a 1"), "+OK\r\n").await;
+    let server = node.address();
+    tokio::task::spawn_blocking(move || end_session(1, server)).await.expect("no panic");
+    // The first write says that it may or may not be done; a query would just be asked again.
+    exchange(&mut stream, request("SET a 2"), "-UNKNOWN outcome unknown: ").await;
+    drop(stream);
+    let mut stream = TcpStream::connect(address).await.expect("listening");
+    exchange(&mut stream, request("GET a"), "$1\r\n1\r\n").await;
+    exchange(&mut stream, request("SET a 3"), "+OK\r\n").await;
+    drop(stop);
+    served.await.expect("no panic");
+    node.stop().expect("it runs");
 }

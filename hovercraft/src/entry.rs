@@ -68,8 +68,10 @@ pub struct ClusterLimits {
     pub session_lifetime: Duration,
     /// How many sequences from the lowest unacknowledged one a client may use.
     pub session_window: u32,
-    /// The bytes that all sessions may hold together.
+    /// The bytes that the kept replies of all sessions may take together.
     pub session_bytes_max: u64,
+    /// How many sessions there may be; each takes 192 bytes beside its replies.
+    pub sessions_max: u32,
     /// The largest body of a request, in bytes (P4).
     pub request_bytes_max: u32,
 }
@@ -79,12 +81,16 @@ impl ClusterLimits {
     pub fn check(&self) -> Result<(), String> {
         const WINDOW_MAX: u32 = 1 << 20;
         const REQUEST_BYTES_MIN: u32 = 1024;
-        let Self { session_window, request_bytes_max, .. } = *self;
+        const SESSIONS_MAX: u32 = 1 << 24;
+        let Self { session_window, request_bytes_max, sessions_max, .. } = *self;
         // A call and its cancellation need one sequence each (P23).
         if !(2..=WINDOW_MAX).contains(&session_window) {
             return Err(format!(
                 "session_window is {session_window}; allowed is 2 to {WINDOW_MAX}"
             ));
+        }
+        if !(1..=SESSIONS_MAX).contains(&sessions_max) {
+            return Err(format!("sessions_max is {sessions_max}; allowed is 1 to {SESSIONS_MAX}"));
         }
         if request_bytes_max < REQUEST_BYTES_MIN {
             return Err(format!(
@@ -101,6 +107,7 @@ impl Default for ClusterLimits {
             session_lifetime: Duration::from_mins(10),
             session_window: 4096,
             session_bytes_max: 256 << 20,
+            sessions_max: 65_536,
             request_bytes_max: 8 << 20,
         }
     }

@@ -26,8 +26,8 @@ const ELECTION_MAX_US: u64 = 10_000_000;
 /// A shorter life ends before the first request comes, and clients would open sessions for ever.
 const SESSION_US_MIN: u64 = 10_000;
 
-/// The same, if there is no room for one of every client.
-const SESSION_BYTES_MIN: u64 = 1024;
+/// Below it every session that keeps a reply is evicted at every 256th entry.
+const SESSION_BYTES_MIN: u64 = 512;
 
 /// Operations, and faults.
 const COUNT_MAX: usize = 100_000;
@@ -50,6 +50,9 @@ pub(crate) fn check(schedule: &Schedule) -> Result<(), String> {
     within("disk.spoiled_per_mille", options.disk.spoiled_per_mille, 0..=1000)?;
     within("disk.unreadable_per_mille", options.disk.unreadable_per_mille, 0..=1000)?;
     within("the number of clients", options.clients.len(), 0..=64)?;
+    // With fewer, sessions in use would evict each other, and nobody would get on.
+    let sessions_min = options.clients.len().max(1);
+    within("sessions_max", options.cluster.sessions_max as usize, sessions_min..=1 << 24)?;
     for (number, client) in options.clients.iter().enumerate() {
         check_client(client).map_err(|what| format!("clients[{number}]: {what}"))?;
     }

@@ -134,6 +134,21 @@ pub const BUGS: &[Bug] = &[
         "a *lowest* above the sequence is looked at after it has raised the session's",
     ),
     bug(
+        "evicts-the-newest",
+        "P21",
+        "where there are too many sessions, the newest one goes for the next",
+    ),
+    bug(
+        "evicts-the-oldest",
+        "P21",
+        "where kept replies take too much, the least recently used session goes, not the largest",
+    ),
+    bug(
+        "bytes-evicted-early",
+        "P21",
+        "sessions are evicted for their size at any index, not at every 256th only",
+    ),
+    bug(
         "unsound-not-bound",
         "P21",
         "a follower does not bind a request that its intake would have refused",

@@ -111,7 +111,9 @@ const PORT_BASE: u16 = 10_000;
 
 impl Client {
     pub(crate) fn new(position: usize, options: ClientOptions, seed: Seed) -> Self {
-        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT_BASE + position as u16);
+        // Each on a machine of its own: openings are counted by address (P23).
+        let host = Ipv4Addr::new(127, 0, 1, position as u8 + 1);
+        let address = SocketAddrV4::new(host, PORT_BASE + position as u16);
         Self {
             options,
             address,

@@ -76,8 +76,15 @@ pub struct ClusterOptions {
     pub session_lifetime_us: u64,
     /// How many sequences a client may have open.
     pub session_window: u32,
-    /// All sessions together keep at most so many bytes.
+    /// The kept replies of all sessions take at most so many bytes.
     pub session_bytes_max: u64,
+    /// How many sessions there may be.
+    #[serde(default = "usual_sessions_max")]
+    pub sessions_max: u32,
+}
+
+fn usual_sessions_max() -> u32 {
+    ClusterLimits::default().sessions_max
 }
 
 #[derive(Serialize, Deserialize)]
@@ -217,6 +224,7 @@ impl ClusterOptions {
             session_lifetime_us: micros(limits.session_lifetime),
             session_window: limits.session_window,
             session_bytes_max: limits.session_bytes_max,
+            sessions_max: limits.sessions_max,
         }
     }
 
@@ -248,6 +256,7 @@ impl ClusterOptions {
             session_lifetime: Duration::from_micros(self.session_lifetime_us),
             session_window: self.session_window,
             session_bytes_max: self.session_bytes_max,
+            sessions_max: self.sessions_max,
             ..ClusterLimits::default()
         }
     }
@@ -273,7 +282,8 @@ impl ClusterOptions {
             log_bytes_max,
             session_lifetime_us: pick(rng, &[300_000, 3_600_000_000, 3_600_000_000, 3_600_000_000]),
             session_window: pick(rng, &[2, 8, usual.session_window]),
-            session_bytes_max: pick(rng, &[usual.session_bytes_max, usual.session_bytes_max, 2048]),
+            session_bytes_max: pick(rng, &[usual.session_bytes_max, usual.session_bytes_max, 600]),
+            sessions_max: usual.sessions_max,
             ..usual
         }
     }
@@ -327,14 +337,19 @@ impl Options {
         let is_quick = cluster.is_quick();
         let mut rng = stream("options");
         let chaos_us = if is_quick { 300_000 } else { rng.u64(500_000..3_000_000) };
+        let clients = clients(&mut stream("clients"), chaos_us);
+        // With fewer, sessions in use would evict each other, and nobody would get on.
+        let few = clients.len() as u32 + 1;
+        let usual = cluster.sessions_max;
+        let sessions_max = pick(&mut stream("sessions"), &[usual, usual, few]);
         Self {
             seed,
-            cluster,
+            cluster: ClusterOptions { sessions_max, ..cluster },
             network: network(&mut stream("network"), is_quick),
             disk: disk(&mut stream("disk options"), is_quick),
             pace: pace(&mut stream("pace")),
             drift_ppm_max: pick(&mut rng, &[0, 100, 50_000]),
-            clients: clients(&mut stream("clients"), chaos_us),
+            clients,
             chaos_us,
             patience_us: 8_000_000,
         }

@@ -301,7 +301,10 @@ impl Life {
             Input::OwnSnapshot(snapshot) => self.go_back(now, snapshot, effects),
             // A snapshot may have been installed meanwhile.
             Input::Applied(index) if index <= self.core.applied_index() => {}
-            Input::Applied(index) => self.core.handle_applied(now, index),
+            Input::Applied(index) => {
+                self.core.note_sessions(self.applier.sessions().0);
+                self.core.handle_applied(now, index);
+            }
         }
     }
 
@@ -401,6 +404,7 @@ impl Life {
             }
         }
         if let Some(index) = applied {
+            self.core.note_sessions(self.applier.sessions().0);
             self.core.handle_applied(now, index);
         }
         applied.is_some()

@@ -143,7 +143,7 @@ impl Applier {
         let local_delta = crate::planted::clock_us().saturating_sub(self.sessions.time_us());
         let is_local = planted!("expiry-by-local-time");
         let delta_us = if is_local { local_delta as u32 } else { entry.session_delta_us };
-        self.sessions.advance(delta_us, &self.configuration.limits);
+        self.sessions.advance(committed.index, delta_us, &self.configuration.limits);
         match &entry.payload {
             Payload::Noop if planted!("replies-forgotten") => self.sessions.forget_replies(),
             Payload::Noop => {}
@@ -214,15 +214,12 @@ impl Applier {
         meta: &SnapshotMeta,
         mut data: &mut dyn Read,
     ) -> Result<(), RestoreError> {
-        let refused =
-            |what| RestoreError::Refused(io::Error::new(io::ErrorKind::InvalidData, what));
         if meta.digest_key != self.digest_key {
-            return Err(refused("it is of another cluster: its digest key is another"));
+            let what = "it is of another cluster: its digest key is another";
+            let error = io::Error::new(io::ErrorKind::InvalidData, what);
+            return Err(RestoreError::Refused(error));
         }
-        let sessions = Sessions::read(&mut data).map_err(RestoreError::Refused)?;
-        if sessions.newest() > meta.index {
-            return Err(refused("a session was opened by an entry above the snapshot"));
-        }
+        let sessions = Sessions::read(meta.index, &mut data).map_err(RestoreError::Refused)?;
         let read = catch_unwind(AssertUnwindSafe(|| self.service.restore(data)))
             .unwrap_or_else(|panic| Err(io::Error::other(said(panic.as_ref()))));
         if let Err(error) = read {
@@ -247,9 +244,14 @@ impl Applier {
         self.applied
     }
 
-    /// How many sessions are open, and what they count for against the limit in bytes.
+    /// How many sessions are open, and what their kept replies count for against the limit in bytes.
     pub fn sessions(&self) -> (usize, u64) {
-        (self.sessions.len(), self.sessions.size_bytes())
+        (self.sessions.len(), self.sessions.kept_bytes())
+    }
+
+    /// The clients that have a session, in ascending order.
+    pub fn session_clients(&self) -> impl Iterator<Item = u64> {
+        self.sessions.clients()
     }
 
     /// Whether the replicated state that the framework keeps is equal to another's.
@@ -294,8 +296,8 @@ impl Applier {
         }
         match (request.kind(), identity) {
             (Kind::OpenSession, Identity::Session { client: 0, .. }) => {
-                self.sessions.open(committed.index);
-                answer(Outcome::Executed, &SessionGrant::new(committed.index, &limits).encode());
+                let client = self.sessions.open(&limits);
+                answer(Outcome::Executed, &SessionGrant::new(client, &limits).encode());
             }
             (Kind::Cancel, Identity::Session { client, sequence }) => {
                 let (outcome, body) = self.sessions.cancel(client, sequence, request);

@@ -20,6 +20,7 @@ mod follower;
 mod install;
 mod log;
 pub(crate) mod lookup;
+mod openings;
 mod ordering;
 mod output;
 mod pace;
@@ -107,6 +108,7 @@ pub struct Core {
     recovering: Recovering,
     snapshots: Snapshots,
     admission: admission::Admission,
+    openings: openings::Openings,
     timers: Timers,
     patience: Patience,
     pace: Pace,
@@ -191,6 +193,7 @@ impl Core {
                 ADMISSION_AGE_MAX,
                 rng.u64(..),
             ),
+            openings: openings::Openings::new(rng.u64(..)),
             timers: Timers::default(),
             patience: Patience::default(),
             pace: Pace::default(),

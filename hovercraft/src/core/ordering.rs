@@ -9,7 +9,7 @@ use crate::{
     core::{Core, Output, Role, Timer, WRITING_BYTES_MAX},
     entry::{Entry, Index, NodeId, Payload},
     messages::WholeRequest,
-    request::{Request, ReturnPath},
+    request::{Kind, Request, ReturnPath},
 };
 
 /// Log time may be this far ahead of the leader's clock before that is worth an alarm (P22).
@@ -33,7 +33,11 @@ impl Core {
             return;
         }
         let Some(index) = self.log.find(&request.key()) else {
-            self.admit(now, &request, path);
+            if self.opens_too_many(now, &request, path) {
+                self.refuse(&request, path);
+            } else {
+                self.admit(now, &request, path);
+            }
             return;
         };
         self.log.set_return_path(index, path);
@@ -62,6 +66,21 @@ impl Core {
         if self.is_leader() {
             self.refuse(request, path);
         }
+    }
+
+    /// The session table holds so many sessions, as the application says after it has applied.
+    pub fn note_sessions(&mut self, sessions: usize) {
+        self.openings.set_open(sessions);
+    }
+
+    /// Whether a request would open a session for an address that has opened more than its share
+    /// lately (P23). One that is in the system already counted when it came.
+    fn opens_too_many(&mut self, now: Time, request: &Request, path: ReturnPath) -> bool {
+        if request.kind() != Kind::OpenSession || self.admission.contains(&request.identity()) {
+            return false;
+        }
+        let sessions_max = self.configuration().limits.sessions_max;
+        self.openings.is_above_share(now, *path.address.ip(), sessions_max)
     }
 
     /// Another replica passed a request on, after a look at it as at any that comes from outside. If
@@ -217,6 +236,9 @@ impl Core {
         let is_new = !self.admission.contains(&identity);
         let admitted = !self.is_poisoned && self.admission.admit(now, identity);
         if admitted && self.unordered.insert(now, Arc::clone(request), Some(path)) {
+            if is_new && request.kind() == Kind::OpenSession {
+                self.openings.note(now, *path.address.ip());
+            }
             return;
         }
         if admitted && is_new {
@@ -309,8 +331,33 @@ mod tests {
             unordered::{Limits, Unordered},
         },
         messages::{AppendReply, Message},
-        request::Kind,
     };
+
+    #[test]
+    fn an_address_above_its_share_opens_no_session_while_the_table_is_more_than_half_full() {
+        let mut core = leader(Settings::default());
+        let (now, sessions_max) = (elected_at(), core.configuration().limits.sessions_max);
+        let greedy = return_path(1);
+        for _ in 0..sessions_max / 4 {
+            core.openings.note(now, *greedy.address.ip());
+        }
+        let open = |core: &mut Core, nonce, path| {
+            let request = request_of(0, nonce, 0, Kind::OpenSession, b"");
+            core.handle_request(now, request, path);
+            let outputs = settle(core, now);
+            outputs.iter().any(|output| matches!(output, Output::Drop { .. }))
+        };
+        assert!(!open(&mut core, 1, greedy), "there is room for everybody");
+        core.note_sessions(sessions_max as usize / 2 + 1);
+        assert!(open(&mut core, 2, greedy));
+        let mut other = return_path(1);
+        other.address.set_ip([10, 0, 0, 1].into());
+        assert!(!open(&mut core, 3, other));
+        // A retry of one that is ordered, and whatever is no opening, is not refused.
+        assert!(!open(&mut core, 1, greedy));
+        core.handle_request(now, request(9, 1), greedy);
+        assert!(!settle(&mut core, now).iter().any(|it| matches!(it, Output::Drop { .. })));
+    }
 
     #[test]
     fn a_leader_whose_clock_is_behind_says_so_and_log_time_does_not_go_back() {

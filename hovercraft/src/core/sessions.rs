@@ -1,78 +1,67 @@
 //! The session table: exactly once (P20–P22).
 //!
 //! Part of the replicated state: every replica decides the same from the same log, by session time
-//! and never by a clock.
+//! and the entries' indices, and never by a clock.
+//!
+//! Two budgets bound it. The number of sessions is bounded when one is opened: the least recently
+//! used one goes. The bytes of kept replies are bounded at every 256th entry: the largest sessions
+//! go. So whoever opens many sessions takes them from others that nobody uses, and whoever keeps
+//! much loses it first.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    io::{self, Read, Write},
-    sync::Arc,
-};
+mod replies;
+mod snapshot;
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 use crate::{
     digest::Digest,
-    entry::ClusterLimits,
+    entry::{ClusterLimits, Index},
     request::{Kind, Outcome, Request},
 };
+use replies::{Kept, Replies};
 
-/// What a session counts for against the limit in bytes, beside its replies.
-const SESSION_OVERHEAD_BYTES: u64 = 256;
-/// What each sequence from the lowest to the highest kept one counts for, beside the reply: room
-/// is taken for all of them.
-const SLOT_BYTES: u64 = 64;
-
-/// A reply that may be asked for again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Kept {
-    /// None if every digest gets this reply: the sequence was refused for ever (P23).
-    digest: Option<Digest>,
-    pub(crate) outcome: Outcome,
-    pub(crate) body: Bytes,
-}
+/// Bytes are evicted at the indices that this divides, and at no other: what is applied between two
+/// of them evicts nothing for its size, in whatever batches.
+const EVICT_BYTES_EVERY: Index = 256;
 
 /// One client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Session {
     /// Session time of its last request.
     active_us: u64,
+    /// Index of its last request: no two sessions have the same.
+    used: Index,
     /// The client holds every reply below this sequence.
     lowest: u64,
-    /// Position i is sequence `lowest` + i. At most a window long.
-    kept: VecDeque<Option<Kept>>,
-    size_bytes: u64,
+    /// From `lowest` on, at most a window long.
+    replies: Replies,
 }
 
-impl Session {
-    fn raise_lowest(&mut self, lowest: u64) {
-        while self.lowest < lowest {
-            let Some(kept) = self.kept.pop_front() else {
-                self.lowest = lowest;
-                return;
-            };
-            self.size_bytes -= SLOT_BYTES + kept.map_or(0, |kept| kept.body.len() as u64);
-            self.lowest += 1;
-        }
-    }
+/// A session's place in the table, and in the list of those of its size.
+#[derive(Debug, Clone)]
+struct Slot {
+    /// Shared with snapshots that are being written; copied when changed meanwhile.
+    session: Arc<Session>,
+    class: usize,
+    /// The clients before and after it in the list of its class; 0 for none.
+    before: u64,
+    after: u64,
+}
 
-    fn kept(&self, sequence: u64) -> Option<&Kept> {
-        let offset = sequence.checked_sub(self.lowest)?;
-        self.kept.get(usize::try_from(offset).ok()?)?.as_ref()
-    }
+/// The sessions of one size class, least recently used first; 0 for none.
+#[derive(Debug, Clone, Copy, Default)]
+struct List {
+    first: u64,
+    last: u64,
+}
 
-    /// Keeps a reply; `sequence` is within the window.
-    fn keep(&mut self, sequence: u64, kept: Kept) {
-        let offset = (sequence - self.lowest) as usize;
-        if self.kept.len() <= offset {
-            self.size_bytes += SLOT_BYTES * (offset + 1 - self.kept.len()) as u64;
-            self.kept.resize(offset + 1, None);
-        }
-        self.size_bytes += kept.body.len() as u64;
-        let before = self.kept[offset].replace(kept);
-        assert!(before.is_none(), "a sequence is executed or refused once (P21)");
-    }
+/// Class 0 keeps nothing; class k + 1 keeps from 2^k bytes on, and less than twice as many.
+const CLASSES: usize = 65;
+
+fn class_of(size_bytes: u64) -> usize {
+    size_bytes.checked_ilog2().map_or(0, |log| log as usize + 1)
 }
 
 /// What P21 says about a request.
@@ -85,47 +74,78 @@ pub(crate) enum Verdict {
 }
 
 /// All sessions, with session time.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Sessions {
-    /// Shared with snapshots that are being written; copied when changed meanwhile.
-    sessions: BTreeMap<u64, Arc<Session>>,
-    /// (last active, client), for expiry.
-    by_age: BTreeSet<(u64, u64)>,
+    slots: BTreeMap<u64, Slot>,
+    lists: [List; CLASSES],
+    /// No session was active before this session time.
+    oldest_us: u64,
     /// The sum of the leaders' monotonic time between appends (P22).
     time_us: u64,
-    size_bytes: u64,
+    /// Index of the entry that is being applied.
+    index: Index,
+    /// What is charged for all kept replies.
+    kept_bytes: u64,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self {
+            slots: BTreeMap::new(),
+            lists: [List::default(); CLASSES],
+            oldest_us: 0,
+            time_us: 0,
+            index: 0,
+            kept_bytes: 0,
+        }
+    }
 }
 
 impl Sessions {
-    /// Moves session time on and expires sessions: the idle ones, then the least recently used
-    /// while over the limit in bytes, ties by client id (P21).
-    pub(crate) fn advance(&mut self, delta_us: u32, limits: &ClusterLimits) {
+    /// Begins with the entry at `index`: moves session time on, expires idle sessions, and at every
+    /// 256th index evicts the largest while the kept replies exceed their budget (P21).
+    pub(crate) fn advance(&mut self, index: Index, delta_us: u32, limits: &ClusterLimits) {
+        self.index = index;
         // A snapshot that was made by hand may have brought it to the end of time.
         self.time_us = self.time_us.saturating_add(u64::from(delta_us));
         let lifetime_us = u64::try_from(limits.session_lifetime.as_micros()).unwrap_or(u64::MAX);
-        while let Some((active_us, client)) = self.by_age.first().copied() {
-            let is_idle = self.time_us - active_us > lifetime_us;
-            if !is_idle && self.size_bytes <= limits.session_bytes_max {
-                return;
+        while self.time_us.saturating_sub(self.oldest_us) > lifetime_us {
+            let Some((client, active_us)) = self.least_recent() else {
+                self.oldest_us = self.time_us;
+                break;
+            };
+            self.oldest_us = active_us;
+            if self.time_us - active_us > lifetime_us {
+                self.remove(client);
             }
-            self.by_age.pop_first();
-            let session = self.sessions.remove(&client).expect("by_age names only sessions");
-            self.size_bytes -= session.size_bytes;
+        }
+        let is_due = index.is_multiple_of(EVICT_BYTES_EVERY) || planted!("bytes-evicted-early");
+        while is_due && self.kept_bytes > limits.session_bytes_max {
+            let largest = self.lists[1..].iter().rev().find(|list| list.first != 0);
+            let largest = largest.expect("somebody keeps what is kept").first;
+            let oldest = self.least_recent().map(|(client, _)| client);
+            let evicted = if planted!("evicts-the-oldest") { oldest } else { None };
+            self.remove(evicted.unwrap_or(largest));
         }
     }
 
-    /// Opens a session; `client` is the index of the opening entry, never used before (P1).
-    pub(crate) fn open(&mut self, client: u64) {
+    /// Opens a session for the entry that is being applied, whose index becomes the client id (P1).
+    /// While there are as many as may be, the least recently used one goes.
+    pub(crate) fn open(&mut self, limits: &ClusterLimits) -> u64 {
+        let client = self.index;
+        while self.slots.len() >= limits.sessions_max.max(1) as usize {
+            let (oldest, _) = self.least_recent().expect("there is at least one");
+            let newest = self.newest();
+            self.remove(if planted!("evicts-the-newest") { newest } else { oldest });
+        }
         let session = Session {
             active_us: self.time_us,
+            used: client,
             lowest: 1,
-            kept: VecDeque::new(),
-            size_bytes: SESSION_OVERHEAD_BYTES,
+            replies: Replies::default(),
         };
-        self.size_bytes += session.size_bytes;
-        self.by_age.insert((self.time_us, client));
-        let before = self.sessions.insert(client, Arc::new(session));
-        assert!(before.is_none(), "a log index opens one session");
+        self.insert(client, session);
+        client
     }
 
     /// Decides about a request of a client, after [`Self::advance`] (P21).
@@ -137,33 +157,29 @@ impl Sessions {
         limits: &ClusterLimits,
     ) -> Verdict {
         let refuse = |outcome| Verdict::Answer(outcome, Bytes::new());
-        let time_us = self.time_us;
-        let Some(session) = self.sessions.get_mut(&client) else {
+        let is_unsound = request.lowest() > sequence;
+        let believes = !is_unsound || planted!("lowest-checked-late");
+        let (time_us, index) = (self.time_us, self.index);
+        let found = self.change(client, |session| {
+            (session.active_us, session.used) = (time_us, index);
+            // Not of an unsound one: it would end the session for its client.
+            if believes && request.lowest() > session.lowest {
+                session.lowest = request.lowest();
+                session.replies.remove_below(request.lowest());
+            }
+        });
+        let Some(session) = found else {
             return refuse(Outcome::SessionExpired);
         };
-        let session = Arc::make_mut(session);
-        if session.active_us != time_us {
-            self.by_age.remove(&(session.active_us, client));
-            self.by_age.insert((time_us, client));
-            session.active_us = time_us;
-        }
-        let is_unsound = request.lowest() > sequence;
-        // Before *lowest* is raised: else one such request would end the session for its client.
-        if is_unsound && !planted!("lowest-checked-late") {
-            return refuse(Outcome::Stale);
-        }
-        let size_before = session.size_bytes;
-        session.raise_lowest(request.lowest());
-        self.size_bytes -= size_before - session.size_bytes;
         if is_unsound || sequence < session.lowest {
             return refuse(Outcome::Stale);
         }
         if sequence - session.lowest >= u64::from(limits.session_window) {
             return refuse(Outcome::OutsideWindow);
         }
-        match session.kept(sequence) {
+        match session.replies.get(sequence) {
             None => Verdict::Execute,
-            Some(kept) if kept.digest.is_none_or(|digest| digest == request.digest()) => {
+            Some(kept) if kept.answers(request.digest()) => {
                 Verdict::Answer(kept.outcome, kept.body.clone())
             }
             Some(_) => refuse(Outcome::IdentityReused),
@@ -179,7 +195,7 @@ impl Sessions {
         outcome: Outcome,
         body: Bytes,
     ) {
-        self.keep(client, sequence, Kept { digest: Some(digest), outcome, body });
+        self.keep(client, sequence, Kept::new(Some(digest), outcome, body));
     }
 
     /// Executes a cancellation, which [`Self::check`] let execute: the outcome of the target, made
@@ -191,16 +207,15 @@ impl Sessions {
         request: &Request,
     ) -> (Outcome, Bytes) {
         assert_eq!(request.kind(), Kind::Cancel);
-        let session = &self.sessions[&client];
+        let session = &self.slots[&client].session;
         let target = <[u8; 8]>::try_from(&request.body()[..]).map(u64::from_be_bytes);
         let (outcome, body) = match target {
             Ok(target) if (session.lowest..sequence).contains(&target) => {
-                if let Some(kept) = session.kept(target) {
+                if let Some(kept) = session.replies.get(target) {
                     (kept.outcome, kept.body.clone())
                 } else {
-                    let refused = Bytes::new();
-                    let kept = Kept { digest: None, outcome: Outcome::Refused, body: refused };
                     if !planted!("cancel-not-kept") {
+                        let kept = Kept::new(None, Outcome::Refused, Bytes::new());
                         self.keep(client, target, kept);
                     }
                     (Outcome::Refused, Bytes::new())
@@ -220,14 +235,13 @@ impl Sessions {
         sequence: u64,
         digest: Digest,
     ) -> Option<(Outcome, Bytes)> {
-        let kept = self.sessions.get(&client)?.kept(sequence)?;
-        let is_same = kept.digest.is_none_or(|kept| kept == digest);
-        is_same.then(|| (kept.outcome, kept.body.clone()))
+        let kept = self.slots.get(&client)?.session.replies.get(sequence)?;
+        kept.answers(digest).then(|| (kept.outcome, kept.body.clone()))
     }
 
     /// The highest client id; 0 if there is none.
     pub(crate) fn newest(&self) -> u64 {
-        self.sessions.last_key_value().map_or(0, |(client, _)| *client)
+        self.slots.last_key_value().map_or(0, |(client, _)| *client)
     }
 
     /// Session time (P22).
@@ -235,237 +249,110 @@ impl Sessions {
         self.time_us
     }
 
+    /// The clients with a session, in ascending order.
+    pub(crate) fn clients(&self) -> impl Iterator<Item = u64> {
+        self.slots.keys().copied()
+    }
+
     /// What a planted bug does when a leader changes.
     pub(crate) fn forget_replies(&mut self) {
-        for session in self.sessions.values_mut() {
-            Arc::make_mut(session).kept.iter_mut().for_each(|kept| *kept = None);
+        for slot in self.slots.values_mut() {
+            Arc::make_mut(&mut slot.session).replies.forget();
         }
     }
 
     /// How many sessions there are.
     pub(crate) fn len(&self) -> usize {
-        self.sessions.len()
+        self.slots.len()
     }
 
-    /// What they count for against the limit.
-    pub(crate) fn size_bytes(&self) -> u64 {
-        self.size_bytes
+    /// What is charged for all kept replies.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        self.kept_bytes
     }
 
     fn keep(&mut self, client: u64, sequence: u64, kept: Kept) {
-        let session = self.sessions.get_mut(&client).expect("check() found the session");
-        let session = Arc::make_mut(session);
-        let size_before = session.size_bytes;
-        session.keep(sequence, kept);
-        self.size_bytes += session.size_bytes - size_before;
+        let session = self.change(client, |session| session.replies.keep(sequence, kept));
+        assert!(session.is_some(), "check() found the session");
     }
 }
 
-/// A session in a snapshot.
-#[derive(Archive, Serialize, Deserialize)]
-struct SessionRecord {
-    client: u64,
-    active_us: u64,
-    lowest: u64,
-    /// (offset from lowest, digest, outcome, body).
-    kept: Vec<(u32, Option<u64>, u8, Vec<u8>)>,
-}
-
-/// The form in a snapshot: session time, the number of sessions, then each as a length and an
-/// rkyv record; integers are little-endian.
+/// The lists.
 impl Sessions {
-    pub(crate) fn write(&self, to: &mut dyn Write) -> io::Result<()> {
-        to.write_all(&self.time_us.to_le_bytes())?;
-        to.write_all(&(self.sessions.len() as u64).to_le_bytes())?;
-        for (client, session) in &self.sessions {
-            let kept = session.kept.iter().enumerate().filter_map(|(offset, kept)| {
-                let kept = kept.as_ref()?;
-                let digest = kept.digest.map(|digest| digest.0);
-                Some((offset as u32, digest, kept.outcome as u8, kept.body.to_vec()))
-            });
-            let record = SessionRecord {
-                client: *client,
-                active_us: session.active_us,
-                lowest: session.lowest,
-                kept: kept.collect(),
-            };
-            let bytes = rkyv::to_bytes::<rancor::Error>(&record).map_err(io::Error::other)?;
-            to.write_all(&(bytes.len() as u32).to_le_bytes())?;
-            to.write_all(&bytes)?;
+    /// Changes a session that is in use by the present entry, and so is the last of its list.
+    fn change(&mut self, client: u64, change: impl FnOnce(&mut Session)) -> Option<&Session> {
+        let slot = self.slots.get_mut(&client)?;
+        let before = slot.session.replies.size_bytes();
+        let (class, after) = (slot.class, slot.after);
+        let session = Arc::make_mut(&mut slot.session);
+        change(session);
+        let size_bytes = session.replies.size_bytes();
+        self.kept_bytes = self.kept_bytes - before + size_bytes;
+        let class_now = class_of(size_bytes);
+        if class_now != class || after != 0 {
+            self.unlink(client);
+            self.link_last(client, class_now);
         }
-        Ok(())
+        Some(&self.slots[&client].session)
     }
 
-    pub(crate) fn read(from: &mut dyn Read) -> io::Result<Self> {
-        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
-        let mut word = [0; 8];
-        from.read_exact(&mut word)?;
-        let mut sessions = Self { time_us: u64::from_le_bytes(word), ..Self::default() };
-        from.read_exact(&mut word)?;
-        for _ in 0..u64::from_le_bytes(word) {
-            let mut len = [0; 4];
-            from.read_exact(&mut len)?;
-            let len = u64::from(u32::from_le_bytes(len));
-            // Grows with what is there, not with what the length claims.
-            let mut bytes = Vec::new();
-            if from.take(len).read_to_end(&mut bytes)? as u64 != len {
-                return Err(invalid("the session table ends early"));
-            }
-            let record = rkyv::from_bytes::<SessionRecord, rancor::Error>(&bytes)
-                .map_err(|_| invalid("a session's record is damaged"))?;
-            sessions.add(record).ok_or_else(|| invalid("a session's fields contradict"))?;
-        }
-        Ok(sessions)
+    /// The session that was not used for longest: its client, and when it was.
+    fn least_recent(&self) -> Option<(u64, u64)> {
+        let firsts = self.lists.iter().filter(|list| list.first != 0);
+        let sessions = firsts.map(|list| (list.first, &self.slots[&list.first].session));
+        let oldest = sessions.min_by_key(|(_, session)| session.used);
+        oldest.map(|(client, session)| (client, session.active_us))
     }
 
-    fn add(&mut self, record: SessionRecord) -> Option<()> {
-        let mut session = Session {
-            active_us: record.active_us,
-            lowest: record.lowest,
-            kept: VecDeque::new(),
-            size_bytes: SESSION_OVERHEAD_BYTES,
-        };
-        if record.active_us > self.time_us || self.sessions.contains_key(&record.client) {
-            return None;
+    fn insert(&mut self, client: u64, session: Session) {
+        let size_bytes = session.replies.size_bytes();
+        self.kept_bytes += size_bytes;
+        let class = class_of(size_bytes);
+        let slot = Slot { session: Arc::new(session), class, before: 0, after: 0 };
+        let before = self.slots.insert(client, slot);
+        assert!(before.is_none(), "a log index opens one session");
+        self.link_last(client, class);
+    }
+
+    fn remove(&mut self, client: u64) {
+        self.unlink(client);
+        let slot = self.slots.remove(&client).expect("lists name only sessions");
+        self.kept_bytes -= slot.session.replies.size_bytes();
+    }
+
+    fn unlink(&mut self, client: u64) {
+        let Slot { class, before, after, .. } = self.slots[&client];
+        match self.slots.get_mut(&before) {
+            Some(slot) => slot.after = after,
+            None => self.lists[class].first = after,
         }
-        for (offset, digest, outcome, body) in record.kept {
-            let sequence = record.lowest.checked_add(u64::from(offset))?;
-            // A window is at most 2^20 (see `ClusterLimits`), so neither is what is kept.
-            if session.kept(sequence).is_some() || offset >= 1 << 20 {
-                return None;
-            }
-            let outcome = Outcome::from_number(outcome)?;
-            let kept = Kept { digest: digest.map(Digest), outcome, body: Bytes::from(body) };
-            session.keep(sequence, kept);
+        match self.slots.get_mut(&after) {
+            Some(slot) => slot.before = before,
+            None => self.lists[class].last = before,
         }
-        self.size_bytes += session.size_bytes;
-        self.by_age.insert((session.active_us, record.client));
-        self.sessions.insert(record.client, Arc::new(session));
-        Some(())
+    }
+
+    fn link_last(&mut self, client: u64, class: usize) {
+        let before = std::mem::replace(&mut self.lists[class].last, client);
+        match self.slots.get_mut(&before) {
+            Some(slot) => slot.after = client,
+            None => self.lists[class].first = client,
+        }
+        let slot = self.slots.get_mut(&client).expect("only sessions are linked");
+        (slot.class, slot.before, slot.after) = (class, before, 0);
     }
 }
 
 impl PartialEq for Sessions {
     fn eq(&self, other: &Self) -> bool {
-        self.time_us == other.time_us && self.sessions == other.sessions
+        let is_same = |(one, other): ((&u64, &Slot), (&u64, &Slot))| {
+            one.0 == other.0 && one.1.session == other.1.session
+        };
+        self.time_us == other.time_us
+            && self.slots.len() == other.slots.len()
+            && self.slots.iter().zip(&other.slots).all(is_same)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::core::testing::request_of;
-
-    fn limits() -> ClusterLimits {
-        ClusterLimits { session_window: 4, ..ClusterLimits::default() }
-    }
-
-    fn with_client(client: u64) -> Sessions {
-        let mut sessions = Sessions::default();
-        sessions.open(client);
-        sessions
-    }
-
-    /// Checks a write and, if it is to be executed, records `reply`.
-    fn write(sessions: &mut Sessions, sequence: u64, lowest: u64, body: &'static [u8]) -> Verdict {
-        let request = request_of(1, sequence, lowest, Kind::Write, body);
-        let verdict = sessions.check(1, sequence, &request, &limits());
-        if verdict == Verdict::Execute {
-            let reply = Bytes::from(format!("reply {sequence}"));
-            sessions.record(1, sequence, request.digest(), Outcome::Executed, reply);
-        }
-        verdict
-    }
-
-    fn answer(outcome: Outcome, body: &'static str) -> Verdict {
-        Verdict::Answer(outcome, Bytes::from_static(body.as_bytes()))
-    }
-
-    #[test]
-    fn a_write_is_executed_once_in_any_order() {
-        let mut sessions = with_client(1);
-        assert_eq!(write(&mut sessions, 2, 1, b"b"), Verdict::Execute);
-        assert_eq!(write(&mut sessions, 1, 1, b"a"), Verdict::Execute);
-        assert_eq!(write(&mut sessions, 2, 1, b"b"), answer(Outcome::Executed, "reply 2"));
-        assert_eq!(write(&mut sessions, 2, 1, b"x"), answer(Outcome::IdentityReused, ""));
-        assert_eq!(write(&mut sessions, 3, 3, b"c"), Verdict::Execute);
-        assert_eq!(write(&mut sessions, 2, 1, b"b"), answer(Outcome::Stale, ""));
-        assert_eq!(write(&mut sessions, 7, 3, b"d"), answer(Outcome::OutsideWindow, ""));
-        assert_eq!(write(&mut sessions, 6, 3, b"d"), Verdict::Execute);
-    }
-
-    #[test]
-    fn an_unknown_client_is_refused() {
-        let request = request_of(2, 1, 1, Kind::Write, b"");
-        let verdict = with_client(1).check(2, 1, &request, &limits());
-        assert_eq!(verdict, answer(Outcome::SessionExpired, ""));
-    }
-
-    #[test]
-    fn a_cancelled_sequence_answers_refused_to_every_digest() {
-        let mut sessions = with_client(1);
-        write(&mut sessions, 1, 1, b"a");
-        let cancel = |sessions: &mut Sessions, sequence, target: &'static [u8]| {
-            let request = request_of(1, sequence, 1, Kind::Cancel, target);
-            assert_eq!(sessions.check(1, sequence, &request, &limits()), Verdict::Execute);
-            sessions.cancel(1, sequence, &request)
-        };
-        let executed = cancel(&mut sessions, 3, &[0, 0, 0, 0, 0, 0, 0, 1]);
-        assert_eq!(executed, (Outcome::Executed, Bytes::from_static(b"reply 1")));
-        let refused = cancel(&mut sessions, 4, &[0, 0, 0, 0, 0, 0, 0, 2]);
-        assert_eq!(refused, (Outcome::Refused, Bytes::new()));
-        assert_eq!(write(&mut sessions, 2, 1, b"b"), answer(Outcome::Refused, ""));
-        assert_eq!(write(&mut sessions, 2, 1, b"x"), answer(Outcome::Refused, ""));
-    }
-
-    #[test]
-    fn idle_sessions_expire_by_session_time_and_the_used_ones_stay() {
-        let limits = ClusterLimits { session_lifetime: Duration::from_secs(2), ..limits() };
-        let mut sessions = with_client(1);
-        sessions.open(2);
-        sessions.advance(1_000_000, &limits);
-        write(&mut sessions, 1, 1, b"a");
-        sessions.advance(1_000_000, &limits);
-        assert_eq!(sessions.len(), 2);
-        sessions.advance(1, &limits);
-        assert_eq!(sessions.sessions.keys().copied().collect::<Vec<_>>(), [1]);
-    }
-
-    #[test]
-    fn over_the_byte_limit_the_least_recently_used_goes_first_and_ties_go_by_client() {
-        let limits = ClusterLimits { session_bytes_max: 2 * SESSION_OVERHEAD_BYTES, ..limits() };
-        let mut sessions = with_client(7);
-        sessions.open(3);
-        sessions.open(5);
-        sessions.advance(0, &limits);
-        assert_eq!(sessions.sessions.keys().copied().collect::<Vec<_>>(), [5, 7]);
-        assert_eq!(sessions.size_bytes(), limits.session_bytes_max);
-    }
-
-    #[test]
-    fn a_snapshot_keeps_everything() {
-        let mut sessions = with_client(1);
-        sessions.open(9);
-        sessions.advance(5, &limits());
-        write(&mut sessions, 1, 1, b"a");
-        write(&mut sessions, 3, 1, b"c");
-        let mut bytes = Vec::new();
-        sessions.write(&mut bytes).unwrap();
-        let read = Sessions::read(&mut &bytes[..]).unwrap();
-        assert_eq!(read, sessions);
-        assert_eq!(read.by_age, sessions.by_age);
-        assert_eq!(read.size_bytes, sessions.size_bytes);
-        for len in 0..bytes.len() {
-            assert!(Sessions::read(&mut &bytes[..len]).is_err());
-        }
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
-            let _ = Sessions::read(&mut &bytes[..]);
-        }
-    }
-}
+mod tests;

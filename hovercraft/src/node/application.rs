@@ -33,8 +33,8 @@ const RETRIES_MAX: usize = 1024;
 
 /// What the application has done.
 pub(crate) enum Event {
-    /// Everything up to this index is applied.
-    Applied(Index),
+    /// Everything up to this index is applied, and there are so many sessions.
+    Applied(Index, usize),
     Respond(OwnedResponse),
     /// A retry whose reply is not kept.
     NotKept(Arc<Request>, ReturnPath),
@@ -97,7 +97,7 @@ struct Progress {
 impl Progress {
     fn note(&mut self, event: &Event) {
         match event {
-            Event::Applied(index) => self.applied = *index,
+            Event::Applied(index, _) => self.applied = *index,
             // Nothing is handed over while the service reads.
             Event::Restored(_, meta, Ok(())) => {
                 *self = Self { handed: meta.index, applied: meta.index, poisoned: None };
@@ -250,7 +250,7 @@ fn handle(applier: &mut Applier, task: Task, each: &mut dyn FnMut(Event)) {
                 each(Event::Respond(OwnedResponse::new(&response)));
             };
             match applier.apply(&committed, &mut respond) {
-                Ok(()) => each(Event::Applied(committed.index)),
+                Ok(()) => each(Event::Applied(committed.index, applier.sessions().0)),
                 Err(poisoned) => each(Event::Poisoned(poisoned)),
             }
         }

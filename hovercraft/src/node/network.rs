@@ -237,7 +237,10 @@ impl Replica {
         self.application.handle(task, &mut |event| match event {
             // By far the most frequent ones.
             Event::Respond(response) => endpoints.respond(now, response),
-            Event::Applied(index) => core.handle_applied(now, index),
+            Event::Applied(index, sessions) => {
+                core.note_sessions(sessions);
+                core.handle_applied(now, index);
+            }
             event => events.push(event),
         });
         events.into_iter().try_for_each(|event| self.event(now, event))
@@ -282,7 +285,10 @@ impl Replica {
 
     fn event(&mut self, now: Time, event: Event) -> Result<(), NodeError> {
         match event {
-            Event::Applied(index) => self.core.handle_applied(now, index),
+            Event::Applied(index, sessions) => {
+                self.core.note_sessions(sessions);
+                self.core.handle_applied(now, index);
+            }
             Event::Respond(response) => self.endpoints.respond(now, response),
             Event::Retried => {}
             Event::NotKept(request, path) => self.core.order_again(now, &request, path),

@@ -501,9 +501,9 @@ mod tests {
         ];
         let checksums = records.map(|record| (record.len(), crc32fast::hash(&record)));
         let version_2 = [
-            (47_316, 1_164_471_802),
-            (177, 2_119_203_310),
-            (196, 1_872_249_091),
+            (77_965, 1_903_708_156),
+            (117, 239_301_288),
+            (184, 1_687_959_970),
             (20, 2_332_075_135),
         ];
         assert_eq!(checksums, version_2);

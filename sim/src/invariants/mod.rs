@@ -22,6 +22,7 @@ mod log_matching;
 mod queue_bound;
 mod quorum_heard;
 mod read_only;
+mod session_rules;
 mod session_tables;
 mod stalled_disk;
 mod state_machine_safety;
@@ -81,6 +82,7 @@ pub(crate) struct Invariants {
     elections: election_safety::Elections,
     states: state_machine_safety::States,
     executed: exactly_once::Executed,
+    pub(crate) session_rules: session_rules::SessionRules,
     cancelled: cancelled::Cancelled,
     acknowledged: acknowledged_writes::Acknowledged,
     linearizable: linearizable::Linearizable,
@@ -99,6 +101,7 @@ impl Invariants {
         workload: &Arc<dyn Workload>,
     ) -> Self {
         Self {
+            session_rules: session_rules::SessionRules::new(configuration.limits),
             history: History::new(configuration),
             mirrors: (0..replicas).map(|_| None).collect(),
             applied_max: vec![0; replicas],
@@ -246,6 +249,7 @@ impl Invariants {
         read_only::check(application, &self.states)?;
         let first = self.linearizable.first_reply(index);
         self.states.check(application, first)?;
+        self.session_rules.check(application)?;
         self.cancelled.check_executed(application)?;
         self.executed.check(application)
     }
@@ -288,6 +292,7 @@ impl Invariants {
             return Ok(());
         }
         session_tables::check(replicas)?;
+        self.session_rules.check_all(replicas)?;
         self.linearizable.check(&self.history)?;
         for replica in replicas {
             let Some(life) = &replica.life else { continue };

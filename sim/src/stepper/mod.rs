@@ -410,6 +410,9 @@ impl Stepper {
         self.tally.add_to(&mut coverage);
         let lost = self.clients.iter().map(|client| client.sessions_lost).sum();
         coverage.add("sessions lost", lost);
+        let rules = &self.invariants.session_rules;
+        coverage.add("sessions evicted for their number", rules.evicted_for_count);
+        coverage.add("sessions evicted for their size", rules.evicted_for_bytes);
         coverage
     }
 

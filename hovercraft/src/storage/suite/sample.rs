@@ -124,6 +124,7 @@ impl Sample {
             session_lifetime: Duration::from_nanos(self.number()),
             session_window: self.number() as u32,
             session_bytes_max: self.number(),
+            sessions_max: self.number() as u32,
             request_bytes_max: self.number() as u32,
         };
         Configuration::new(id, members, limits)
