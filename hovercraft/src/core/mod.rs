@@ -193,7 +193,8 @@ impl Core {
                 ADMISSION_AGE_MAX,
                 rng.u64(..),
             ),
-            openings: openings::Openings::new(rng.u64(..)),
+            // Without a draw, so that what is drawn later stays what it was.
+            openings: openings::Openings::new(seed),
             timers: Timers::default(),
             patience: Patience::default(),
             pace: Pace::default(),
