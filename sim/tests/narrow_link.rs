@@ -6,16 +6,25 @@ use hovercraft_sim::{ClientOptions, Options, Schedule, Stepper, Violation};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// 2 Mbit/s, with 100 kB of queue and 100 ms of delay each way.
-const KBIT_PER_S: u32 = 2000;
-const QUEUE_BYTES: u32 = 100_000;
-const DELAY: Duration = Duration::from_millis(100);
+/// A link both ways.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    kbit_per_s: u32,
+    queue_bytes: u32,
+    delay: Duration,
+}
+
+const LINKS: [Link; 3] = [
+    Link { kbit_per_s: 2000, queue_bytes: 100_000, delay: Duration::from_millis(100) },
+    Link { kbit_per_s: 5000, queue_bytes: 60_000, delay: Duration::from_millis(40) },
+    Link { kbit_per_s: 20_000, queue_bytes: 200_000, delay: Duration::from_millis(10) },
+];
 
 const SNAPSHOT_BYTES: usize = 12 << 20;
 
 /// Clients that are soon done, and one that writes all the time.
-fn options() -> Options {
-    let mut options = Options::calm(13, 3);
+fn options(seed: u64) -> Options {
+    let mut options = Options::calm(seed, 3);
     options.cluster.log_bytes_max = vec![512 << 10; 3];
     options.pace.ballast_bytes = SNAPSHOT_BYTES;
     options.patience_us = 600_000_000;
@@ -41,7 +50,17 @@ fn answers(stepper: &mut Stepper) -> Result<u64, Violation> {
 
 #[test]
 fn a_snapshot_comes_through_a_narrow_link_and_nobody_else_notices() -> Result<(), Violation> {
-    let mut stepper = Stepper::new(Schedule::calm(options()));
+    for link in LINKS {
+        for seed in 13..17 {
+            catch_up(link, seed)?;
+        }
+    }
+    Ok(())
+}
+
+fn catch_up(link: Link, seed: u64) -> Result<(), Violation> {
+    let Link { kbit_per_s, queue_bytes, delay } = link;
+    let mut stepper = Stepper::new(Schedule::calm(options(seed)));
     stepper.run_until(PATIENCE, |stepper| stepper.leader().is_some())?;
     let leader = stepper.leader().expect("run_until() has waited for one");
     let behind = (leader + 1) % 3;
@@ -59,12 +78,12 @@ fn a_snapshot_comes_through_a_narrow_link_and_nobody_else_notices() -> Result<()
     stepper.run_for(Duration::from_secs(1))?;
     let before = answers(&mut stepper)?;
     stepper.mend_links();
-    stepper.narrow_replica(behind, KBIT_PER_S, QUEUE_BYTES, DELAY);
+    stepper.narrow_replica(behind, kbit_per_s, queue_bytes, delay);
     let target = status(&stepper, leader).commit;
     let term = status(&stepper, leader).term;
     let taken = stepper.coverage().count("snapshots taken");
 
-    let size_ms = SNAPSHOT_BYTES as u64 * 8 / u64::from(KBIT_PER_S);
+    let size_ms = SNAPSHOT_BYTES as u64 * 8 / u64::from(kbit_per_s);
     let (mut took_s, mut fewest) = (0, u64::MAX);
     while status(&stepper, behind).applied < target {
         fewest = fewest.min(answers(&mut stepper)?);
@@ -72,7 +91,7 @@ fn a_snapshot_comes_through_a_narrow_link_and_nobody_else_notices() -> Result<()
         assert!(took_s * 1000 < 3 * size_ms, "{took_s} s: {}", stepper.coverage());
     }
     let coverage = stepper.coverage();
-    println!("{took_s} s, {fewest} answers a second, {before} before\n{coverage}");
+    println!("{link:?}: {took_s} s, {fewest} answers a second, {before} before\n{coverage}");
     let (sent, unused) = (
         coverage.count("parts of snapshots sent"),
         coverage.count("parts of snapshots that were not used"),
@@ -84,7 +103,8 @@ fn a_snapshot_comes_through_a_narrow_link_and_nobody_else_notices() -> Result<()
     assert!(coverage.count("snapshots taken") > taken, "{coverage}");
     assert_eq!(coverage.count("snapshots installed"), 1, "{coverage}");
     assert_eq!((coverage.count("elections won"), status(&stepper, leader).term), (1, term));
-    assert!(fewest * 10 >= before * 8, "{fewest} answers a second, and {before} before");
+    // The client thinks for a random time: one second in sixty has a quarter fewer.
+    assert!(fewest * 10 >= before * 6, "{fewest} answers a second, and {before} before");
     // And it stays with the others.
     stepper.run_for(Duration::from_secs(5))?;
     let (there, here) = (status(&stepper, leader), status(&stepper, behind));

@@ -70,7 +70,9 @@ impl RoundTrip {
 
     /// Returns how long an answer may take.
     fn timeout(&self) -> Duration {
-        let measured = self.smoothed.map(|smoothed| smoothed + self.variation * 4);
+        // Round trips that hardly varied vary all the same when others share the link.
+        let measured =
+            self.smoothed.map(|smoothed| smoothed + (self.variation * 4).max(smoothed / 2));
         measured.map_or(TIMEOUT_START, |timeout| timeout.clamp(TIMEOUT_MIN, TIMEOUT_MAX))
     }
 }
@@ -257,6 +259,16 @@ mod tests {
         // It comes twice.
         pacer.came(at(121), number, 1000, true);
         assert_eq!(pacer.round_trip.smoothed(), Duration::from_millis(120));
+    }
+
+    #[test]
+    fn round_trips_that_did_not_vary_leave_half_of_one_for_the_next() {
+        let mut round_trip = RoundTrip::default();
+        (0..100).for_each(|_| round_trip.sample(Duration::from_millis(400)));
+        assert_eq!(round_trip.timeout(), Duration::from_millis(600));
+        round_trip = RoundTrip::default();
+        (0..100).for_each(|_| round_trip.sample(Duration::from_micros(80)));
+        assert_eq!(round_trip.timeout(), TIMEOUT_MIN);
     }
 
     #[test]
