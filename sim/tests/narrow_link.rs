@@ -14,9 +14,10 @@ struct Link {
     delay: Duration,
 }
 
-const LINKS: [Link; 3] = [
+const LINKS: [Link; 4] = [
     Link { kbit_per_s: 2000, queue_bytes: 100_000, delay: Duration::from_millis(100) },
     Link { kbit_per_s: 5000, queue_bytes: 60_000, delay: Duration::from_millis(40) },
+    Link { kbit_per_s: 10_000, queue_bytes: 30_000, delay: Duration::from_millis(20) },
     Link { kbit_per_s: 20_000, queue_bytes: 200_000, delay: Duration::from_millis(10) },
 ];
 
@@ -99,8 +100,8 @@ fn catch_up(link: Link, seed: u64) -> Result<(), Violation> {
     assert!(unused * 20 <= sent, "{unused} parts of {sent} were sent again");
     let lost = coverage.count("bytes that narrow links lost");
     assert!(lost * 20 <= coverage.count("bytes through narrow links"), "{coverage}");
-    // A newer one was taken meanwhile, and did not make it begin anew.
-    assert!(coverage.count("snapshots taken") > taken, "{coverage}");
+    // Where it takes long, a newer one was taken meanwhile, and did not make it begin anew.
+    assert!(took_s < 40 || coverage.count("snapshots taken") > taken, "{coverage}");
     assert_eq!(coverage.count("snapshots installed"), 1, "{coverage}");
     assert_eq!((coverage.count("elections won"), status(&stepper, leader).term), (1, term));
     // The client thinks for a random time: one second in sixty has a quarter fewer.

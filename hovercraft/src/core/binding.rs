@@ -176,6 +176,32 @@ impl Binding {
         }
     }
 
+    /// Keeps a request that the unordered set gives up, if an entry here waits for it and there is
+    /// room; `log_last` is the index of the log's last entry.
+    pub(crate) fn keep(
+        &mut self,
+        log_last: Index,
+        request: Arc<Request>,
+        return_path: Option<ReturnPath>,
+    ) {
+        let index = self.wanted.get(&request.key());
+        let position = index.and_then(|index| index.checked_sub(log_last + 1));
+        let ordered = position.and_then(|position| self.ordered.get_mut(position as usize));
+        let Some(Ordered { content: Content::Request { body, .. }, .. }) = ordered else {
+            return;
+        };
+        let known = match body {
+            Body::Unknown => 0,
+            Body::Partial(bytes) => bytes.len(),
+            Body::Here(..) => return,
+        };
+        let bytes = self.fetched_bytes - known + request.body().len();
+        if position == Some(0) || bytes <= self.fetched_bytes_max {
+            self.fetched_bytes = bytes;
+            *body = Body::Here(request, return_path);
+        }
+    }
+
     /// The bodies that are missing from a position on, lowest first.
     pub(crate) fn missing_from(&self, position: usize) -> impl Iterator<Item = Missing> {
         let ordered = self.ordered.iter().enumerate().skip(position);
@@ -290,6 +316,26 @@ mod tests {
         assert!(!binding.fill(2, 0, b"body", None, same(1, 3)));
         assert!(binding.fill(0, 0, b"body", None, same(1, 1)));
         assert_eq!((binding.missing_from(0).count(), binding.room_bytes()), (1, 0));
+    }
+
+    #[test]
+    fn what_expires_elsewhere_is_kept_where_an_entry_waits_for_it() {
+        let mut binding = Binding::new(10, 6, 0);
+        for sequence in 1..=3 {
+            binding.push(6 + sequence, ordered(1, sequence));
+        }
+        binding.fill(1, 0, b"bo", None, same(1, 2));
+        binding.keep(6, request(1, 2), None);
+        // Nobody waits for one, and there is no room for the other.
+        binding.keep(6, request(2, 1), None);
+        binding.keep(6, request(1, 3), None);
+        let missing: Vec<_> = binding.missing_from(0).map(|missing| missing.position).collect();
+        assert_eq!((missing, binding.room_bytes()), (vec![0, 2], 2));
+        // The lowest one always has room (P9).
+        binding.keep(6, request(1, 1), None);
+        assert_eq!((binding.missing_from(0).count(), binding.room_bytes()), (1, 0));
+        while binding.pop().is_some() {}
+        assert_eq!(binding.fetched_bytes, 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use r2p2::Time;
 
 use crate::{
-    core::{Core, Output, Role, Timer, WRITING_BYTES_MAX},
+    core::{Core, Output, Role, Timer, WRITING_BYTES_MAX, unordered::Waiting},
     entry::{Entry, Index, NodeId, Payload},
     messages::WholeRequest,
     request::{Kind, Request, ReturnPath},
@@ -223,9 +223,11 @@ impl Core {
     }
 
     pub(super) fn expire_unordered(&mut self, now: Time) {
-        let admission = &mut self.admission;
-        self.unordered.expire(now, |request| {
+        let (admission, binding, last) = (&mut self.admission, &mut self.binding, self.log.last());
+        self.unordered.expire(now, |Waiting { request, return_path, .. }| {
             admission.release(&request.identity());
+            // A replica that is behind would have to fetch it, and would stay as far behind.
+            binding.keep(last, request, return_path);
         });
         self.ensure_expiry_timer();
     }

@@ -4,8 +4,9 @@
 //! The asker alone decides how much is on its way, because it alone sees what arrives. Questions
 //! carry numbers, and answers repeat them, so each round trip is measured exactly. The window grows
 //! while round trips stay short, as in TCP Vegas, so that a narrow link's queue is not filled to
-//! the point where it drops; a time-out, by RFC 6298, halves it. One message is at most a quarter
-//! of the window: a message is lost if one of its packets is.
+//! the point where it drops. A part of a snapshot that later ones have overtaken is lost: the window
+//! shrinks, and nothing else is asked for again (as in RFC 6675). A time-out, by RFC 6298, halves
+//! the window. One message is at most an eighth of it: a message is lost if one of its packets is.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -21,6 +22,15 @@ const WINDOW_START: usize = 32 << 10;
 
 /// Largest window: a socket's usual receive buffer.
 pub(crate) const WINDOW_MAX: usize = 256 << 10;
+
+/// A message is at most this part of the window.
+const MESSAGES: usize = 8;
+
+/// Answers to later questions that make one count as lost.
+const OVERTAKEN_MAX: u32 = 3;
+
+/// Above the threshold the window grows by this part of itself in a round trip.
+const GROWTH: usize = 16;
 
 /// Time-out while no round trip was measured, and bounds of it afterwards.
 const TIMEOUT_START: Duration = Duration::from_millis(50);
@@ -87,7 +97,9 @@ struct Question {
     /// Bytes that were asked for, and that have not come.
     asked: usize,
     bytes: usize,
-    /// Its time is out; an answer would be late.
+    /// Later questions that were answered.
+    overtaken: u32,
+    /// Its time is out, or it was overtaken; an answer would be late.
     is_late: bool,
 }
 
@@ -97,13 +109,15 @@ pub(crate) struct Pacer {
     round_trip: RoundTrip,
     /// Bytes that may be on their way.
     window: usize,
-    /// Above this the window grows by one unit a round trip.
+    /// Above this the window grows slowly.
     threshold: usize,
     /// Time-outs in a row.
     timeouts: u32,
     questions: VecDeque<Question>,
     /// Number of the last question.
     last: u64,
+    /// Questions up to this one were sent before the window last shrank for a loss.
+    shrunk_at: u64,
 }
 
 impl Default for Pacer {
@@ -115,6 +129,7 @@ impl Default for Pacer {
             timeouts: 0,
             questions: VecDeque::new(),
             last: 0,
+            shrunk_at: 0,
         }
     }
 }
@@ -122,7 +137,7 @@ impl Default for Pacer {
 impl Pacer {
     /// Returns the largest number of bytes for one message.
     pub(crate) fn unit(&self) -> usize {
-        (self.window / 4).clamp(UNIT_BYTES_MIN, PART_BYTES_MAX)
+        (self.window / MESSAGES).clamp(UNIT_BYTES_MIN, PART_BYTES_MAX)
     }
 
     /// Returns how many bytes may be asked for now: nothing, or at least one unit.
@@ -147,6 +162,7 @@ impl Pacer {
             moved: now,
             asked: bytes,
             bytes,
+            overtaken: 0,
             is_late: false,
         });
         self.last
@@ -171,6 +187,26 @@ impl Pacer {
             self.adapt(now.since(sent), asked);
         }
         self.questions.remove(at);
+        self.questions.iter_mut().take(at).for_each(|question| question.overtaken += 1);
+    }
+
+    /// Takes as lost what answers to later questions have overtaken, for an asker that can ask for
+    /// just that again.
+    pub(crate) fn drop_overtaken(&mut self) {
+        let mut lost = None;
+        for question in self.questions.iter_mut().filter(|question| !question.is_late) {
+            if question.overtaken >= OVERTAKEN_MAX {
+                question.is_late = true;
+                lost = Some(question.number);
+            }
+        }
+        // What else was sent before the window shrank is of the same loss.
+        if lost.is_some_and(|lost| lost > self.shrunk_at) {
+            self.shrunk_at = self.last;
+            self.window = (self.window * 3 / 4).max(UNIT_BYTES_MIN);
+            self.threshold = self.window;
+        }
+        self.drop_late();
     }
 
     /// Returns when the answers that are due count as lost; none if nothing was asked.
@@ -197,13 +233,23 @@ impl Pacer {
     /// Stops waiting for what was asked; answers are late from now on.
     pub(crate) fn forget(&mut self) {
         self.questions.iter_mut().for_each(|question| question.is_late = true);
-        let excess = self.questions.len().saturating_sub(LATE_MAX);
-        self.questions.drain(..excess);
+        self.drop_late();
+    }
+
+    /// Answers to questions that are long late are not recognised.
+    fn drop_late(&mut self) {
+        let late = self.questions.iter().take_while(|question| question.is_late).count();
+        self.questions.drain(..late.min(self.questions.len().saturating_sub(LATE_MAX)));
+    }
+
+    /// Returns whether the answer to a question is due.
+    pub(crate) fn is_due(&self, number: u64) -> bool {
+        self.questions.iter().any(|question| question.number == number && !question.is_late)
     }
 
     /// Returns whether an answer is due.
     pub(crate) fn is_waiting(&self) -> bool {
-        self.questions.back().is_some_and(|question| !question.is_late)
+        self.oldest().is_some()
     }
 
     /// The oldest question whose answer is due.
@@ -220,14 +266,15 @@ impl Pacer {
     /// The whole answer to a question for so many bytes took so long.
     fn adapt(&mut self, took: Duration, bytes: usize) {
         let shortest = self.round_trip.shortest;
+        let is_short = took <= shortest + shortest / 2 + SLACK;
+        if !is_short {
+            // There is a queue: what fills the way is found.
+            self.threshold = self.threshold.min(self.window);
+        }
         // A window that is not used says nothing about a larger one.
         let is_used = (self.in_flight() + bytes) * 2 >= self.window;
-        if took <= shortest + shortest / 2 + SLACK && is_used {
-            let gain = if self.window < self.threshold {
-                bytes
-            } else {
-                bytes * self.unit() / self.window
-            };
+        if is_short && is_used {
+            let gain = if self.window < self.threshold { bytes } else { bytes / GROWTH };
             self.window = (self.window + gain).min(WINDOW_MAX);
         } else if took > shortest * 2 + SLACK && self.window > WINDOW_START {
             self.window = (self.window - bytes / 4).max(WINDOW_START);

@@ -1,7 +1,11 @@
 //! Snapshots: when one is taken, what is trimmed, and how one comes from another replica (P36).
 //! What becomes of one that is here is in [`install`](super::install).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+    time::Duration,
+};
 
 use r2p2::Time;
 
@@ -32,7 +36,7 @@ const PIN_FOR: Duration = Duration::from_secs(5);
 /// would hold up every request that waits meanwhile.
 const TRIM_COUNT_MAX: usize = 1024;
 
-/// Most bytes of parts that came too early: what comes while a lost one is waited for.
+/// Most bytes of parts that came too early, and how far ahead parts are asked for.
 const AHEAD_BYTES_MAX: usize = 4 * WINDOW_MAX;
 
 /// What this replica knows of snapshots.
@@ -60,8 +64,8 @@ pub(crate) struct Snapshots {
 struct Receiving {
     donor: NodeId,
     index: Index,
-    /// What is below this was asked for.
-    asked_to: u64,
+    /// What was asked for and is due: the question, and the bytes from where to where.
+    asked: VecDeque<(u64, Range<u64>)>,
     /// When something last came.
     progressed: Time,
     pacer: Pacer,
@@ -76,10 +80,12 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// Keeps a part, if there is room and it is not here; returns whether it did.
-    fn keep(&mut self, offset: u64, data: Vec<u8>) -> bool {
+    /// Keeps a part, if it is not here; and if there is room, unless it goes on at `here` and is
+    /// taken at once. Returns whether it did.
+    fn keep(&mut self, here: u64, offset: u64, data: Vec<u8>) -> bool {
         let is_new = !self.parts.contains_key(&offset);
-        let is_kept = is_new && self.bytes + data.len() <= AHEAD_BYTES_MAX;
+        let has_room = offset <= here || self.bytes + data.len() <= AHEAD_BYTES_MAX;
+        let is_kept = is_new && has_room;
         if is_kept {
             self.bytes += data.len();
             self.parts.insert(offset, data);
@@ -101,16 +107,19 @@ impl Ahead {
         None
     }
 
-    /// Returns where the first gap at or above an offset begins and ends.
-    fn gap(&self, from: u64) -> (u64, u64) {
+    /// Returns the first gap at or above an offset, beside what is due.
+    fn gap(&self, from: u64, due: &VecDeque<(u64, Range<u64>)>) -> Range<u64> {
+        let here = self.parts.iter().map(|(offset, data)| *offset..offset + data.len() as u64);
+        let mut ranges: Vec<_> = here.chain(due.iter().map(|(_, range)| range.clone())).collect();
+        ranges.sort_unstable_by_key(|range| range.start);
         let mut start = from;
-        for (offset, data) in &self.parts {
-            if *offset > start {
-                return (start, *offset);
+        for range in ranges {
+            if range.start > start {
+                return start..range.start;
             }
-            start = start.max(offset + data.len() as u64);
+            start = start.max(range.end);
         }
-        (start, u64::MAX)
+        start..u64::MAX
     }
 }
 
@@ -290,12 +299,11 @@ impl Core {
         if known.is_none() {
             self.snapshots.kept = None;
         }
-        let asked_to = self.snapshots.offset();
-        let (pacer, ahead) = (Pacer::default(), Ahead::default());
+        let (pacer, ahead, asked) = (Pacer::default(), Ahead::default(), VecDeque::new());
         let wanted = known.map_or(index, |known| known.min(index));
-        tracing::info!(index, asked_to, donor = %from, "too far behind: fetching a snapshot");
+        tracing::info!(index, here = self.snapshots.offset(), donor = %from, "too far behind: fetching a snapshot");
         let (donor, progressed) = (from, now);
-        let receiving = Receiving { donor, index: wanted, asked_to, progressed, pacer, ahead };
+        let receiving = Receiving { donor, index: wanted, asked, progressed, pacer, ahead };
         self.snapshots.receiving = Some(receiving);
         self.ask_for_snapshot_parts(now);
     }
@@ -328,7 +336,6 @@ impl Core {
         if kept.as_ref().is_none_or(|(known, _)| *known != meta) {
             // The first part, or another snapshot than was known: begin anew.
             receiving.index = meta.index;
-            receiving.asked_to = 0;
             receiving.pacer.forget();
             receiving.ahead = Ahead::default();
             *kept = (offset == 0).then(|| (meta.clone(), 0));
@@ -340,7 +347,7 @@ impl Core {
             return;
         };
         // What came is not asked for again, in whatever order it came.
-        if end > *here && receiving.ahead.keep(offset, data) {
+        if end > *here && receiving.ahead.keep(*here, offset, data) {
             receiving.progressed = now;
         } else {
             self.counters.snapshot_parts_unused += u64::from(end > 0);
@@ -379,29 +386,30 @@ impl Core {
         let Some(receiving) = &mut self.snapshots.receiving else {
             return;
         };
-        if receiving.pacer.expire(now) || !receiving.pacer.is_waiting() {
-            // What was asked for and is not here is asked for again.
-            receiving.asked_to = offset;
-        }
-        let (to, index) = (receiving.donor, receiving.index);
+        receiving.pacer.expire(now);
+        receiving.pacer.drop_overtaken();
+        let Receiving { donor, index, asked, pacer, ahead, .. } = receiving;
+        // What was lost on its way is asked for again, and nothing else.
+        asked.retain(|(question, _)| pacer.is_due(*question));
+        let (to, index) = (*donor, *index);
         let mut reads = Vec::new();
-        while receiving.pacer.room() > 0 {
+        while pacer.room() > 0 {
             // Until the first part tells how long it is, nothing else is asked for.
-            let unit = receiving.pacer.unit() as u64;
-            let (start, end) = receiving.ahead.gap(receiving.asked_to);
-            receiving.asked_to = start;
+            let unit = pacer.unit() as u64;
+            let gap = ahead.gap(offset, asked);
+            let end = gap.end.min(offset + AHEAD_BYTES_MAX as u64);
             let rest = match size {
-                Some(size) => size.min(end).saturating_sub(start),
-                None if reads.is_empty() && !receiving.pacer.is_waiting() => unit,
+                Some(size) => size.min(end).saturating_sub(gap.start),
+                None if asked.is_empty() => unit,
                 None => 0,
             };
             let bytes = rest.min(unit);
             if bytes == 0 {
                 break;
             }
-            let question = receiving.pacer.ask(now, bytes as usize);
-            let (offset, bytes) = (receiving.asked_to, bytes as u32);
-            receiving.asked_to += u64::from(bytes);
+            let question = pacer.ask(now, bytes as usize);
+            let (offset, bytes) = (gap.start, bytes as u32);
+            asked.push_back((question, offset..offset + u64::from(bytes)));
             reads.push(Message::FetchSnapshot { index, offset, question, bytes });
         }
         let given_up = receiving.progressed + DONOR_PATIENCE;
@@ -425,7 +433,7 @@ mod tests {
     };
 
     /// Bytes of the first questions.
-    const UNIT: usize = 8 << 10;
+    const UNIT: usize = 4 << 10;
 
     const SETTINGS: Settings = Settings {
         mode: crate::core::Mode::HovercRaft,
@@ -547,18 +555,26 @@ mod tests {
     #[test]
     fn parts_that_come_too_early_are_kept_and_only_gaps_are_left() {
         let mut ahead = Ahead::default();
-        assert!(ahead.keep(20, vec![2; 10]) && ahead.keep(40, vec![4; 10]));
-        assert!(!ahead.keep(20, vec![2; 10]), "it came twice");
-        assert!(!ahead.keep(99, vec![0; AHEAD_BYTES_MAX]), "there is no room for it");
+        assert!(ahead.keep(10, 20, vec![2; 10]) && ahead.keep(10, 40, vec![4; 10]));
+        assert!(!ahead.keep(10, 20, vec![2; 10]), "it came twice");
+        assert!(!ahead.keep(10, 99, vec![0; AHEAD_BYTES_MAX]), "there is no room for it");
+        let mut due = VecDeque::new();
         assert_eq!(
-            [ahead.gap(0), ahead.gap(20), ahead.gap(50)],
-            [(0, 20), (30, 40), (50, u64::MAX)]
+            [ahead.gap(0, &due), ahead.gap(20, &due), ahead.gap(50, &due)],
+            [0..20, 30..40, 50..u64::MAX]
         );
+        // What is on its way is no gap either, in whatever order it was asked for.
+        due.extend([(2, 50..60), (1, 0..15)]);
+        assert_eq!([ahead.gap(0, &due), ahead.gap(50, &due)], [15..20, 60..u64::MAX]);
         assert_eq!(ahead.take(10), None);
         // A part that overlaps what is here gives the rest.
         assert_eq!(ahead.take(25), Some(vec![2; 5]));
         assert_eq!(ahead.take(30), None);
         assert_eq!((ahead.take(60), ahead.bytes), (None, 0));
+        // What goes on where the others end always has room.
+        assert!(ahead.keep(60, 70, vec![0; AHEAD_BYTES_MAX]));
+        assert!(ahead.keep(60, 60, vec![6; 10]));
+        assert_eq!(ahead.take(60), Some(vec![6; 10]));
     }
 
     #[test]

@@ -147,10 +147,10 @@ impl Unordered {
     }
 
     /// Removes what is too old, handing it to `each`.
-    pub(crate) fn expire(&mut self, now: Time, mut each: impl FnMut(&Request)) {
+    pub(crate) fn expire(&mut self, now: Time, mut each: impl FnMut(Waiting)) {
         while self.oldest_arrival().is_some_and(|at| now.since(at) >= self.limits.age) {
             if let Some(waiting) = self.pop_oldest() {
-                each(&waiting.request);
+                each(waiting);
             }
         }
     }
@@ -297,7 +297,7 @@ mod tests {
         set.insert(at(1), request(1, 2), None);
         assert_eq!(set.next_expiry(), Some(at(1)));
         let mut expired = Vec::new();
-        set.expire(at(1), |request| expired.push(request.key()));
+        set.expire(at(1), |waiting| expired.push(waiting.request.key()));
         assert_eq!((expired, set.len()), (vec![request(1, 1).key()], 1));
         assert_eq!(set.next_expiry(), Some(at(2)));
     }
