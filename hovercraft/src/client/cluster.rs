@@ -7,9 +7,11 @@ use r2p2::{Outbox, Time, WireError};
 use super::Destinations;
 use crate::cluster_id::{ClusterId, Disagreement, Verdict};
 
-/// How long after the first answer the others are waited for: two that differ are found before
-/// anything is executed.
-const OTHERS_WITHIN: Duration = Duration::from_millis(50);
+/// The others are waited for by this many times what the first answer took, and how long at least
+/// and at most: two that differ are found before anything is executed.
+const OTHERS_WITHIN_ANSWERS: u32 = 4;
+const OTHERS_WITHIN_MIN: Duration = Duration::from_millis(5);
+const OTHERS_WITHIN_MAX: Duration = Duration::from_millis(50);
 
 /// The waits before everyone is asked again, the first and the longest.
 const ASKS_AGAIN_AFTER: Duration = Duration::from_millis(25);
@@ -33,6 +35,7 @@ pub(super) struct Cluster {
 
 #[derive(Debug, Clone, Copy)]
 struct Asking {
+    asked_at: Time,
     ask_at: Time,
     wait: Duration,
     /// When what was answered so far decides.
@@ -57,7 +60,7 @@ impl Cluster {
         if self.asking.is_none() {
             self.asked.forget();
             let wait = ASKS_AGAIN_AFTER;
-            self.asking = Some(Asking { ask_at: now, wait, decide_at: None });
+            self.asking = Some(Asking { asked_at: now, ask_at: now, wait, decide_at: None });
             self.handle_timeout(now, outbox);
         }
     }
@@ -76,7 +79,9 @@ impl Cluster {
         let is_answer = self.asked.handle_datagram(now, from, datagram)?;
         if let Some(asking) = self.asking.as_mut().filter(|_| is_answer) {
             let is_enough = self.asked.is_complete() || self.switch == Some(from);
-            let by = if is_enough { now } else { now + OTHERS_WITHIN };
+            let others = (now.since(asking.asked_at) * OTHERS_WITHIN_ANSWERS)
+                .clamp(OTHERS_WITHIN_MIN, OTHERS_WITHIN_MAX);
+            let by = if is_enough { now } else { now + others };
             asking.decide_at = Some(asking.decide_at.map_or(by, |before| before.min(by)));
         }
         Ok(())
