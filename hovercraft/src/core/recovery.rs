@@ -106,7 +106,10 @@ impl Core {
         let asked_all = || self.recovery.bodies.attempts() > 2 * self.others().len();
         let is_lost = self.binding.len() > 0 && asked_all() && !self.has_front();
         let is_needed = first_index > next && commit >= next;
-        if is_needed && is_lost {
+        // Nor is it where a log that is full waits for a service that is poisoned: only a snapshot
+        // heals that one (P42).
+        let is_stuck = self.binding.len() > 0 && self.is_poisoned && !self.has_room_to_bind();
+        if is_needed && (is_lost || is_stuck) {
             self.drop_metadata(now, next);
         } else if self.recovery.is_bulk() {
             return;
