@@ -25,6 +25,9 @@ use crate::{
 /// Number of snapshots remembered as of no use.
 const REFUSED_COUNT_MAX: usize = 16;
 
+/// A replica without a snapshot of its own tries so often to take one before it reads another's.
+const OWN_TRIES: u32 = 3;
+
 /// After a snapshot of no use none is fetched for this long, then for twice as long. The same one is
 /// not taken from its donor for as long again, so that the others are asked first. Then it may be:
 /// perhaps nobody else has one, and the reason was this replica's own.
@@ -143,11 +146,17 @@ impl Core {
         }
     }
 
-    /// The own snapshot is there, or it cannot be had: then a failure ends in P42.
-    pub(super) fn own_snapshot_ended(&mut self) {
-        if self.snapshots.installs.step() == Some(InstallStep::TakingOwn) {
+    /// The own snapshot was taken, or could not be. If it cannot be had at all, a failure of the
+    /// received one ends in P42.
+    pub(super) fn own_snapshot_ended(&mut self, is_taken: bool) {
+        if self.waits_for_own() && (is_taken || self.snapshots.failures() >= OWN_TRIES) {
             self.read_received();
         }
+    }
+
+    /// Whether the own snapshot has to be there before the received one is read.
+    pub(super) fn waits_for_own(&self) -> bool {
+        self.snapshots.installs.step() == Some(InstallStep::TakingOwn)
     }
 
     fn read_received(&mut self) {
@@ -330,13 +339,28 @@ mod tests {
 
     #[test]
     fn a_replica_without_a_snapshot_takes_one_first() {
-        for taken in [Some(meta(10, 0)), None] {
-            let (mut core, now) = (follower(), Time::ZERO);
-            let outputs = fetch(&mut core, now, 3, 1);
-            assert!(outputs.iter().any(|output| matches!(output, Output::TakeSnapshot)));
-            assert!(!stages(&outputs));
-            core.handle_snapshot(now, taken.as_ref());
-            assert!(stages(&settle(&mut core, now)));
+        let takes = |outputs: &[Output]| {
+            outputs.iter().any(|output| matches!(output, Output::TakeSnapshot))
+        };
+        for failures in 0..=OWN_TRIES {
+            let (mut core, mut now) = (follower(), Time::ZERO);
+            let mut outputs = fetch(&mut core, now, 3, 1);
+            for _ in 0..failures {
+                assert!(takes(&outputs) && !stages(&outputs));
+                core.handle_snapshot(now, None);
+                outputs = settle(&mut core, now);
+                if !stages(&outputs) {
+                    assert!(!takes(&outputs), "it is tried again later");
+                    now += Duration::from_secs(1);
+                    outputs = settle(&mut core, now);
+                }
+            }
+            if failures < OWN_TRIES {
+                assert!(takes(&outputs) && !stages(&outputs));
+                core.handle_snapshot(now, Some(&meta(10, 0)));
+                outputs = settle(&mut core, now);
+            }
+            assert!(stages(&outputs) && !takes(&outputs));
         }
     }
 

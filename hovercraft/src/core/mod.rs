@@ -321,7 +321,13 @@ impl Core {
         }
         if self.hard_state_write.is_some_and(|waited| waited <= number) {
             self.hard_state_write = None;
-            self.outputs.extend(self.held.drain(..));
+            // Somebody else may have been elected meanwhile, and nobody need think about an old vote.
+            let is_candidate = matches!(self.role, Role::Candidate(_));
+            let asks_in_vain = |output: &Output| {
+                let Output::Send { envelope, .. } = output else { return false };
+                !is_candidate && matches!(envelope.message, Message::Vote { .. })
+            };
+            self.outputs.extend(self.held.drain(..).filter(|output| !asks_in_vain(output)));
             self.tally_votes(now);
         }
     }

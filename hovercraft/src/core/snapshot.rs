@@ -142,6 +142,11 @@ impl Snapshots {
         self.latest
     }
 
+    /// Number of failures to take one since one was taken.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
     pub(crate) fn is_taking(&self) -> bool {
         self.is_taking
     }
@@ -172,7 +177,7 @@ impl Core {
     pub fn handle_snapshot(&mut self, now: Time, meta: Option<&SnapshotMeta>) {
         self.disk_moved(now);
         self.note_snapshot(now, meta);
-        self.own_snapshot_ended();
+        self.own_snapshot_ended(meta.is_some());
     }
 
     fn note_snapshot(&mut self, now: Time, meta: Option<&SnapshotMeta>) {
@@ -275,7 +280,9 @@ impl Core {
             && gained > self.settings.log_bytes_max as u64 / 4;
         let Snapshots { is_taking, is_trimming, .. } = self.snapshots;
         let is_busy = is_taking || is_trimming || self.snapshots.is_installing();
-        if is_due && !is_busy && !self.is_poisoned && self.snapshots.not_before <= now {
+        let is_wanted = is_due && !is_busy && !self.is_poisoned;
+        let is_tried_again = self.waits_for_own() && !is_taking;
+        if (is_wanted || is_tried_again) && self.snapshots.not_before <= now {
             self.take_snapshot();
         }
     }
