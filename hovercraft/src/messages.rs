@@ -97,6 +97,10 @@ pub enum Message {
     AggCommit(AggCommit),
     /// The leader's log does not have what a follower asked for (P9).
     BodiesRefused { refusals: Vec<BodyRefusal> },
+    /// A run has begun, and asks the leader what an earlier one may have answered (P17).
+    NewRun { nonce: u64 },
+    /// Answers [`Message::NewRun`]: the last index of the leader's log when it was asked.
+    AnsweredUpTo { nonce: u64, index: Index },
 }
 
 impl Message {

@@ -54,6 +54,11 @@ pub const BUGS: &[Bug] = &[
         "P2, P8",
         "a body is bound to metadata by 16 bits of its sequence, whoever sent it",
     ),
+    bug(
+        "answers-by-any-statement",
+        "P17",
+        "a new run answers what comes after the first commit index that it hears of, however old",
+    ),
     bug("message-unchecked", "§1", "a message of a replica is taken whatever its check is"),
     bug("request-unchecked", "§1", "a request is taken whatever its check is"),
     bug("reply-unchecked", "§1", "a reply is taken whatever its check is"),

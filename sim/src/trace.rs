@@ -267,6 +267,8 @@ fn describe(envelope: &Envelope) -> String {
         Message::Recovering { .. } => "I may have forgotten: up to where?".to_owned(),
         Message::CatchUpTo { index, .. } => format!("catch up to {index}"),
         Message::CaughtUp { .. } => "I have caught up".to_owned(),
+        Message::NewRun { .. } => "I have begun: what may have been answered?".to_owned(),
+        Message::AnsweredUpTo { index, .. } => format!("perhaps all up to {index}"),
         Message::Aggregate(aggregate) => {
             let (first, last) = (aggregate.append.previous_index + 1, aggregate.last());
             let round = aggregate.append.round;

@@ -213,7 +213,7 @@ impl Core {
                 }
                 // Never further than its own log is known to be the leader's (P12); and it says
                 // nothing of whether the leader is still there (P29).
-                self.commit.state_by_aggregator(commit.commit);
+                self.commit.state(commit.commit);
                 self.advance_commit();
             }
             Role::Follower { .. } | Role::Candidate(_) => {}

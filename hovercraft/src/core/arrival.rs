@@ -111,6 +111,7 @@ fn highest_number(message: &Message) -> u64 {
         Message::CatchUpTo { index, round, .. } => *index.max(round),
         Message::CaughtUp { round, .. } => *round,
         Message::FetchSnapshot { index, offset, .. } => *index.max(offset),
+        Message::AnsweredUpTo { index, .. } => *index,
         Message::SnapshotPart { meta, offset, .. } => meta.index.max(meta.size_bytes).max(*offset),
         Message::FetchBodies { wants, .. } => {
             wants.iter().map(|want| want.index).max().unwrap_or(0)
@@ -123,7 +124,8 @@ fn highest_number(message: &Message) -> u64 {
         | Message::VoteReply { .. }
         | Message::Acknowledge(_)
         | Message::Forward { .. }
-        | Message::Recovering { .. } => 0,
+        | Message::Recovering { .. }
+        | Message::NewRun { .. } => 0,
     }
 }
 
@@ -375,6 +377,9 @@ mod tests {
                 (number(), number(), number())
                     .prop_map(|(nonce, index, round)| Message::CatchUpTo { nonce, index, round }),
                 (number(), number()).prop_map(|(nonce, round)| Message::CaughtUp { nonce, round }),
+                number().prop_map(|nonce| Message::NewRun { nonce }),
+                (number(), number())
+                    .prop_map(|(nonce, index)| Message::AnsweredUpTo { nonce, index }),
             ];
         // Boxed, because each case as a value of its own would not fit the stack of a test.
         prop_oneof![

@@ -17,8 +17,8 @@ pub(crate) struct Commit {
     stated: Index,
     /// The last index that this run began with.
     began_with: Index,
-    /// In this run, entries above this are answered; none before a leader stated a commit index
-    /// to this replica (P17).
+    /// In this run, entries above this are answered; none before a leader has said what earlier
+    /// runs may have answered (P17).
     answers_above: Option<Index>,
     /// What the last count was of: while that is the same, so is its result.
     counted: Option<Counted>,
@@ -79,15 +79,8 @@ impl Commit {
         self.began_with = index;
     }
 
-    /// A leader states its commit index, and its no-op.
-    pub(crate) fn state(&mut self, index: Index, noop: Index) {
-        self.stated = self.stated.max(index);
-        self.answer_after(index.max(noop));
-    }
-
-    /// The aggregator states what a quorum holds. It does not say what an earlier run of this
-    /// replica may have answered (P17), and is no leader.
-    pub(crate) fn state_by_aggregator(&mut self, index: Index) {
+    /// A leader, or an aggregator, states what is committed.
+    pub(crate) fn state(&mut self, index: Index) {
         self.stated = self.stated.max(index);
     }
 
@@ -96,12 +89,15 @@ impl Commit {
         self.answer_after(noop);
     }
 
-    /// What this replica answered in an earlier run was committed then. The leader of an earlier
-    /// term may have known of that and this one not yet, but its no-op is above all of it. And if
-    /// it was this leader, and its statement has been under way since before this run began, what
-    /// is on disk here is above it.
-    fn answer_after(&mut self, index: Index) {
+    /// A leader of this term, which this replica has known of since its run began, has all that
+    /// earlier runs may have answered up to `index`.
+    pub(crate) fn answer_after(&mut self, index: Index) {
         self.answers_above.get_or_insert(index.max(self.began_with));
+    }
+
+    /// Whether it is known what earlier runs may have answered.
+    pub(crate) fn knows_what_was_answered(&self) -> bool {
+        self.answers_above.is_some()
     }
 
     /// In a new term nothing is known of the leader's log but what is committed.
@@ -181,17 +177,18 @@ mod tests {
 
     #[test]
     fn a_new_run_answers_nothing_that_an_earlier_one_may_have_answered() {
-        // P17: it answered up to 9. A new leader, whose no-op is 12, has heard of 4.
+        // P17: it answered up to 9. What a leader stated of its commit index says nothing of that.
         let mut commit = Commit::new(0);
-        assert!(!commit.may_answer(1));
-        commit.state(4, 12);
+        commit.state(4);
+        assert!(!commit.may_answer(1) && !commit.may_answer(5) && !commit.may_answer(13));
+        commit.answer_after(12);
         assert!(!commit.may_answer(9) && !commit.may_answer(12) && commit.may_answer(13));
-        // The same leader, which said 4 before this run began and 9 meanwhile.
+        // What it had on disk it may have answered too.
         let mut commit = Commit::new(0);
         commit.began_with(10);
-        commit.state(4, 1);
+        commit.answer_after(4);
         assert!(!commit.may_answer(10) && commit.may_answer(11));
-        commit.state(30, 1);
+        commit.answer_after(30);
         assert!(commit.may_answer(11));
     }
 }

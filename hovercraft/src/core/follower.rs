@@ -115,10 +115,14 @@ impl Core {
             due.owed.iter_mut().for_each(Owed::leader_sent_directly);
         }
         self.ask_where_to_catch_up(now, from);
+        self.ask_what_was_answered(now, from);
         if self.snapshots.is_installing() {
             return;
         }
-        let (commit, noop) = (append.commit, append.noop);
+        let commit = append.commit;
+        if planted!("answers-by-any-statement") {
+            self.commit.answer_after(commit.max(append.noop));
+        }
         if self.contradicts(append.previous_index, append.previous_term) {
             return;
         }
@@ -137,7 +141,7 @@ impl Core {
                 }
             }
         }
-        self.commit.state(commit, noop);
+        self.commit.state(commit);
         self.bind();
     }
 

@@ -20,6 +20,7 @@ mod follower;
 mod install;
 mod log;
 pub(crate) mod lookup;
+mod new_run;
 mod openings;
 mod ordering;
 mod output;
@@ -68,6 +69,7 @@ use configuration::Configurations;
 use election::Role;
 use follower::Acknowledging;
 use log::Log;
+use new_run::NewRun;
 use pace::Pace;
 use patience::Patience;
 use recovering::Recovering;
@@ -106,6 +108,7 @@ pub struct Core {
     acknowledging: Acknowledging,
     recovery: Recovery,
     recovering: Recovering,
+    new_run: NewRun,
     snapshots: Snapshots,
     admission: admission::Admission,
     openings: openings::Openings,
@@ -187,6 +190,7 @@ impl Core {
             acknowledging: Acknowledging::default(),
             recovery: Recovery::default(),
             recovering: Recovering::default(),
+            new_run: NewRun::default(),
             snapshots: Snapshots::new(index),
             admission: admission::Admission::new(
                 settings.admission_limit,
@@ -306,6 +310,8 @@ impl Core {
             Message::CaughtUp { nonce, round } => {
                 self.caught_up_came(now, from, incarnation, (nonce, round));
             }
+            Message::NewRun { nonce } => self.new_run_asked(from, nonce),
+            Message::AnsweredUpTo { nonce, index } => self.answered_up_to_came(nonce, index),
         }
     }
 

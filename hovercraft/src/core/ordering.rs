@@ -383,7 +383,8 @@ mod tests {
         let payload = Payload::Request { replier: NodeId(3), request: Arc::clone(&request) };
         let mut core = elected(Settings::default(), vec![noop(1)], |core| {
             // Replica 3 has stated a commit index to it.
-            core.commit.state(1, 1);
+            core.commit.answer_after(1);
+            core.commit.state(1);
             core.append_to_log(entry(1, payload));
             core.log.set_return_path(2, return_path(1));
         });

@@ -74,6 +74,8 @@ pub(crate) struct Invariants {
     mirrors: Vec<Option<Mirror>>,
     /// How far each replica has applied in any of its runs.
     applied_max: Vec<Index>,
+    /// The same, up to the start of the present run.
+    applied_earlier: Vec<Index>,
     promises: Vec<acknowledgement::Promise>,
     heard: quorum_heard::Heard,
     fallback: fallback::Fallback,
@@ -105,6 +107,7 @@ impl Invariants {
             history: History::new(configuration),
             mirrors: (0..replicas).map(|_| None).collect(),
             applied_max: vec![0; replicas],
+            applied_earlier: vec![0; replicas],
             promises: vec![acknowledgement::Promise::default(); replicas],
             heard: quorum_heard::Heard::new(replicas),
             fallback: fallback::Fallback::default(),
@@ -154,7 +157,9 @@ impl Invariants {
     /// A replica has started: what it has is what its disk gave back.
     pub(crate) fn started(&mut self, replica: &Replica) {
         self.fallback.started();
-        self.stalled_disk.started(position(replica.node));
+        let at = position(replica.node);
+        self.applied_earlier[at] = self.applied_max[at];
+        self.stalled_disk.started(at);
         if let Some(life) = &replica.life {
             let mirror = Mirror::new(self.mirrors.len(), &life.core);
             self.mirrors[position(replica.node)] = Some(mirror);
@@ -246,7 +251,7 @@ impl Invariants {
             mirror.applied_max = mirror.applied_max.max(index);
         }
         self.linearizable.note(application);
-        read_only::check(application, &self.states)?;
+        read_only::check(application, &self.states, self.applied_earlier[at])?;
         let first = self.linearizable.first_reply(index);
         self.states.check(application, first)?;
         self.session_rules.check(application)?;

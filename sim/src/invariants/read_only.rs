@@ -1,10 +1,15 @@
 //! Read-only requests (P17): executed only by their replier, after everything before them.
 
-use hovercraft::Kind;
+use hovercraft::{Index, Kind};
 
 use super::{Application, Violation, broken, state_machine_safety::States};
 
-pub(super) fn check(application: &Application<'_>, states: &States) -> Result<(), Violation> {
+/// `earlier` is how far earlier runs of the replica have applied.
+pub(super) fn check(
+    application: &Application<'_>,
+    states: &States,
+    earlier: Index,
+) -> Result<(), Violation> {
     let Some(call) = application.call.filter(|call| call.is_query) else { return Ok(()) };
     let (node, committed) = (application.node, application.committed);
     let index = committed.index;
@@ -12,6 +17,11 @@ pub(super) fn check(application: &Application<'_>, states: &States) -> Result<()
     if !is_read || committed.entry.replier() != Some(node) {
         let what =
             format!("{node} reads for {index}, whose replier is {:?}", committed.entry.replier());
+        return broken("read-only requests", "P17", what);
+    }
+    if index <= earlier {
+        let what =
+            format!("{node} reads for {index}, which an earlier run of it may have answered");
         return broken("read-only requests", "P17", what);
     }
     if call.context.index != index || call.history != states.executed(index - 1) {
