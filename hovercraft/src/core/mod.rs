@@ -53,6 +53,7 @@ pub use log::WriteNumber;
 pub use output::{Conflict, Output, SnapshotRead, Write};
 pub use replier::Policy;
 pub use settings::{Mode, Settings, Timing};
+pub(crate) use snapshot::AHEAD_BYTES_MAX;
 pub use standstill::{Cause, Standstill};
 pub use status::{Counters, ReplicaStatus, RoleStatus, Status};
 

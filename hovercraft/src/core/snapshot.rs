@@ -37,7 +37,7 @@ const PIN_FOR: Duration = Duration::from_secs(5);
 const TRIM_COUNT_MAX: usize = 1024;
 
 /// Most bytes of parts that came too early, and how far ahead parts are asked for.
-const AHEAD_BYTES_MAX: usize = 4 * WINDOW_MAX;
+pub(crate) const AHEAD_BYTES_MAX: usize = 4 * WINDOW_MAX;
 
 /// What this replica knows of snapshots.
 #[derive(Debug)]

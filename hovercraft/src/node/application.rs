@@ -1,6 +1,6 @@
 //! The application role: the state machine, in the network loop or in a thread of its own.
 
-use std::{io::BufReader, sync::Arc, task::Waker};
+use std::{collections::VecDeque, io::BufReader, sync::Arc, task::Waker};
 
 use bytes::Bytes;
 
@@ -24,12 +24,14 @@ pub enum Execution {
     Thread,
 }
 
-/// How many entries the application has not yet applied of those handed to it; more wait in the
-/// log.
-const UNDER_WAY_MAX: u64 = 1024;
+/// How many entries the application has not yet applied of those handed to it, and from how many
+/// bytes of them on it gets no more; more wait in the log.
+const UNDER_WAY_MAX: usize = 1024;
+const UNDER_WAY_BYTES_MAX: usize = 16 << 20;
 
-/// How many retries wait for a thread that is busy.
+/// How many retries wait for a thread that is busy, and from how many bytes of them on no more do.
 const RETRIES_MAX: usize = 1024;
+const RETRIES_BYTES_MAX: usize = 16 << 20;
 
 /// What the application has done.
 pub(crate) enum Event {
@@ -38,8 +40,8 @@ pub(crate) enum Event {
     Respond(OwnedResponse),
     /// A retry whose reply is not kept.
     NotKept(Arc<Request>, ReturnPath),
-    /// A thread has dealt with a retry; only [`Application`] itself sees this.
-    Retried,
+    /// A thread has dealt with a retry of so many bytes; only [`Application`] itself sees this.
+    Retried(usize),
     /// None if there is none to be had.
     Snapshot(Option<(SnapshotMeta, SnapshotWriter)>),
     /// The service has the state of a snapshot, or could not read it.
@@ -86,22 +88,32 @@ pub(crate) struct Application {
 }
 
 /// What is known here of the state, wherever it is.
+#[derive(Default)]
 struct Progress {
-    /// The highest index handed over, and the highest one applied.
-    handed: Index,
-    applied: Index,
+    /// Index and bytes of what was handed over and is not applied, and all these bytes.
+    under_way: VecDeque<(Index, usize)>,
+    under_way_bytes: usize,
     /// The reason why nothing more is handed over, until a snapshot replaces the state (P42).
     poisoned: Option<String>,
 }
 
 impl Progress {
+    /// An entry is handed over.
+    fn hand_over(&mut self, committed: &Committed) {
+        let bytes = committed.entry.size_bytes();
+        self.under_way.push_back((committed.index, bytes));
+        self.under_way_bytes += bytes;
+    }
+
     fn note(&mut self, event: &Event) {
         match event {
-            Event::Applied(index, _) => self.applied = *index,
-            // Nothing is handed over while the service reads.
-            Event::Restored(_, meta, Ok(())) => {
-                *self = Self { handed: meta.index, applied: meta.index, poisoned: None };
+            Event::Applied(index, _) => {
+                while let Some((_, bytes)) = self.under_way.pop_front_if(|(at, _)| *at <= *index) {
+                    self.under_way_bytes -= bytes;
+                }
             }
+            // Nothing is handed over while the service reads.
+            Event::Restored(_, _, Ok(())) => *self = Self::default(),
             Event::Restored(Origin::Own, meta, Err(error)) => {
                 self.poisoned = Some(format!(
                     "the service could not read a received snapshot, nor its own at index {} \
@@ -113,7 +125,7 @@ impl Progress {
             Event::Restored(Origin::Received, _, Err(_))
             | Event::Respond(_)
             | Event::NotKept(..)
-            | Event::Retried
+            | Event::Retried(_)
             | Event::Snapshot(_) => {}
         }
     }
@@ -125,8 +137,9 @@ enum Place {
         tasks: Sender<Task>,
         events: Receiver<Event>,
         role: Role<()>,
-        /// How many retries wait in `tasks`.
+        /// How many retries wait in `tasks`, and their bytes.
         retries: usize,
+        retries_bytes: usize,
     },
 }
 
@@ -136,31 +149,28 @@ impl Application {
         execution: Execution,
         waker: Waker,
     ) -> std::io::Result<Self> {
-        let applied = applier.applied();
         let place = match execution {
             Execution::Inline => Place::Inline(Box::new(applier)),
             Execution::Thread => {
                 let (tasks, to_do) = channel();
                 let (done, events) = channel();
                 let role = roles::spawn("application", run(applier, to_do, done, waker))?;
-                Place::Thread { tasks, events, role, retries: 0 }
+                Place::Thread { tasks, events, role, retries: 0, retries_bytes: 0 }
             }
         };
-        Ok(Self { place, progress: Progress { handed: applied, applied, poisoned: None } })
+        Ok(Self { place, progress: Progress::default() })
     }
 
     /// Whether another entry may be handed over now.
     pub(crate) fn has_room(&self) -> bool {
-        let Progress { handed, applied, poisoned } = &self.progress;
-        poisoned.is_none() && handed - applied < UNDER_WAY_MAX
+        let Progress { under_way, under_way_bytes, poisoned } = &self.progress;
+        let has_room = under_way.len() < UNDER_WAY_MAX && *under_way_bytes < UNDER_WAY_BYTES_MAX;
+        poisoned.is_none() && has_room
     }
 
     /// Does a task, or hands it over; what comes of it goes to `each`, now or at a later
     /// [`Self::poll`].
     pub(crate) fn handle(&mut self, task: Task, each: &mut dyn FnMut(Event)) {
-        if let Task::Apply(committed) = &task {
-            self.progress.handed = committed.index;
-        }
         match &mut self.place {
             Place::Inline(applier) => {
                 let progress = &mut self.progress;
@@ -169,13 +179,17 @@ impl Application {
                     each(event);
                 });
             }
-            Place::Thread { tasks, retries, .. } => {
-                if matches!(task, Task::AnswerRetry(..)) {
+            Place::Thread { tasks, retries, retries_bytes, .. } => {
+                if let Task::AnswerRetry(request, _) = &task {
                     // The client will ask again.
-                    if *retries >= RETRIES_MAX {
+                    if *retries >= RETRIES_MAX || *retries_bytes >= RETRIES_BYTES_MAX {
                         return;
                     }
                     *retries += 1;
+                    *retries_bytes += request.body().len();
+                }
+                if let Task::Apply(committed) = &task {
+                    self.progress.hand_over(committed);
                 }
                 // A thread that has ended has said why: it is poisoned.
                 drop(tasks.send(task));
@@ -185,10 +199,11 @@ impl Application {
 
     /// What a thread has done meanwhile.
     pub(crate) fn poll(&mut self, each: &mut dyn FnMut(Event)) {
-        let Place::Thread { events, retries, .. } = &mut self.place else { return };
+        let Place::Thread { events, retries, retries_bytes, .. } = &mut self.place else { return };
         while let Some(event) = events.try_next() {
-            if matches!(event, Event::Retried) {
+            if let Event::Retried(bytes) = event {
                 *retries -= 1;
+                *retries_bytes -= bytes;
                 continue;
             }
             // What was handed over before the first is known fails like that one.
@@ -232,11 +247,14 @@ impl Application {
 
 async fn run(mut applier: Applier, mut tasks: Receiver<Task>, done: Sender<Event>, waker: Waker) {
     while let Next::Message(task) = tasks.next(None).await {
-        let is_retry = matches!(task, Task::AnswerRetry(..));
+        let retried = match &task {
+            Task::AnswerRetry(request, _) => Some(request.body().len()),
+            Task::Apply(_) | Task::TakeSnapshot | Task::Restore(..) => None,
+        };
         // Whoever listened has stopped: so do we, at the next task.
         handle(&mut applier, task, &mut |event| drop(done.send(event)));
-        if is_retry {
-            drop(done.send(Event::Retried));
+        if let Some(bytes) = retried {
+            drop(done.send(Event::Retried(bytes)));
         }
         waker.wake_by_ref();
         roles::breathe().await;
@@ -310,19 +328,55 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    #[test]
-    fn retries_that_wait_for_a_busy_service_are_bounded() {
+    /// A service in a thread, and the word on which it executes the next entry.
+    fn waiting() -> (Application, Sender<()>) {
         let (go_on, told) = mpsc::channel();
         let applier =
             Applier::new(Box::new(Waiting(told)), 1, DIGEST_KEY, Arc::new(configuration(3)));
         let waker = Waker::noop().clone();
-        let mut application = Application::new(applier, Execution::Thread, waker).unwrap();
-        let identity = Identity::Plain { address: return_path(1).address, request_id: 1 };
-        let request_of = Request::new(DIGEST_KEY, identity, 0, Kind::Write, Bytes::new());
-        let payload = Payload::Request { replier: NodeId(1), request: Arc::new(request_of) };
-        let entry = entry(1, payload);
-        let committed = Committed { index: 1, entry, executes_read: false, answer_to: None };
-        application.handle(Task::Apply(committed), &mut |_| ());
+        (Application::new(applier, Execution::Thread, waker).unwrap(), go_on)
+    }
+
+    fn request_of(number: u16, bytes: usize) -> Arc<Request> {
+        let identity = Identity::Plain { address: return_path(1).address, request_id: number };
+        Arc::new(Request::new(DIGEST_KEY, identity, 0, Kind::Write, Bytes::from(vec![0; bytes])))
+    }
+
+    fn apply(index: u16, bytes: usize) -> Task {
+        let payload = Payload::Request { replier: NodeId(1), request: request_of(index, bytes) };
+        let (index, entry) = (Index::from(index), entry(1, payload));
+        Task::Apply(Committed { index, entry, executes_read: false, answer_to: None })
+    }
+
+    #[test]
+    fn entries_and_retries_that_wait_for_a_busy_service_are_bounded_in_bytes() {
+        let (mut application, go_on) = waiting();
+        let mut handed = 0;
+        while application.has_room() {
+            handed += 1;
+            application.handle(apply(handed, 1 << 20), &mut |_| ());
+        }
+        assert_eq!(usize::from(handed), UNDER_WAY_BYTES_MAX >> 20);
+        for number in 0..100 {
+            let retry = Task::AnswerRetry(request_of(number, 1 << 20), return_path(1));
+            application.handle(retry, &mut |_| ());
+        }
+        assert_eq!(application.retries(), RETRIES_BYTES_MAX >> 20);
+        (0..handed).for_each(|_| go_on.send(()).unwrap());
+        let deadline = Instant::now() + PATIENCE;
+        while application.retries() > 0 || application.progress.under_way_bytes > 0 {
+            assert!(Instant::now() < deadline);
+            application.poll(&mut |_| ());
+            thread::yield_now();
+        }
+        assert!(application.has_room());
+        roles::finish(application.stop());
+    }
+
+    #[test]
+    fn retries_that_wait_for_a_busy_service_are_bounded() {
+        let (mut application, go_on) = waiting();
+        application.handle(apply(1, 0), &mut |_| ());
         for sequence in 0..2 * RETRIES_MAX as u64 {
             let retry = Task::AnswerRetry(request(9, sequence), return_path(1));
             application.handle(retry, &mut |_| ());

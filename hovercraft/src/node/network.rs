@@ -16,10 +16,10 @@ use r2p2::{
 
 use crate::{
     admin::{Answer, ExchangeStatus, Membership, NetworkStatus, NodeStatus, Question},
-    core::{Core, Output, Reading, RestoreError},
+    core::{AHEAD_BYTES_MAX, Core, Output, Reading, RestoreError},
     digest::DigestKey,
     entry::NodeId,
-    messages::{Envelope, Message},
+    messages::{Envelope, Message, PART_BYTES_MAX},
     node::{
         Mode, NodeError,
         application::{Application, Event, Origin, OwnedResponse, Task},
@@ -42,6 +42,9 @@ const APPLIES_MAX: usize = 512;
 
 /// Most parts of snapshots that are being read for one replica.
 const READS_MAX: usize = 64;
+
+/// Parts of a snapshot are taken while no more bytes than this wait for the disk.
+const PARTS_BYTES_MAX: usize = 1 << 20;
 
 /// Counts from its creation, for everything that asks for a [`Time`].
 #[derive(Debug, Clone, Copy)]
@@ -158,6 +161,8 @@ pub(crate) struct Replica {
     pub(crate) exchange: ExchangeStatus,
     /// The replicas for which parts of snapshots are being read, once for each part.
     pub(crate) reads: Vec<NodeId>,
+    /// Bytes of received parts of snapshots that the storage role has not written yet.
+    pub(crate) parts_bytes: usize,
     /// The encoded message, reused.
     pub(crate) buffer: Vec<u8>,
     /// What this run may have lost before it began (P37).
@@ -263,6 +268,7 @@ impl Replica {
                         self.core.send_snapshot_part(read, meta, offset, data);
                     }
                 }
+                Done::PartKept(bytes) => self.parts_bytes -= bytes,
                 Done::Staged(None) => self.core.handle_staged(now, Reading::Refused),
                 Done::Staged(Some((meta, source))) => {
                     self.task(now, Task::Restore(Origin::Received, meta, source))?;
@@ -290,7 +296,7 @@ impl Replica {
                 self.core.handle_applied(now, index);
             }
             Event::Respond(response) => self.endpoints.respond(now, response),
-            Event::Retried => {}
+            Event::Retried(_) => {}
             Event::NotKept(request, path) => self.core.order_again(now, &request, path),
             Event::Snapshot(Some((meta, writer))) => self.job(Job::TakeSnapshot(meta, writer))?,
             Event::Snapshot(None) => self.core.handle_snapshot(now, None),
@@ -363,6 +369,13 @@ impl Replica {
                 }
             }
             Output::KeepSnapshotPart { offset, data } => {
+                self.parts_bytes += data.len();
+                let bound = PARTS_BYTES_MAX + AHEAD_BYTES_MAX + PART_BYTES_MAX;
+                debug_assert!(
+                    self.parts_bytes <= bound,
+                    "{} bytes of parts wait",
+                    self.parts_bytes
+                );
                 self.job(Job::KeepPart { offset, data })?;
             }
             Output::StageSnapshot { meta } => self.job(Job::Stage(*meta))?,
@@ -426,6 +439,13 @@ impl Replica {
             // It says whom to answer, as ORIGIN does, and so is believed of members alone.
             Ok(Envelope { message: Message::Forward { .. }, .. }) if !self.is_member(from) => {
                 tracing::debug!(%from, "a request passed on by nobody who may");
+            }
+            // A disk that is slower than the network: a part that is lost is asked for again, and
+            // fewer are.
+            Ok(Envelope { message: Message::SnapshotPart { .. }, .. })
+                if self.parts_bytes > PARTS_BYTES_MAX =>
+            {
+                tracing::debug!(%from, "the disk is behind: a part of a snapshot is dropped");
             }
             Ok(envelope) => self.core.handle_message(now, envelope),
             Err(error) => tracing::debug!(%from, %error, "not a message of a replica"),

@@ -1,7 +1,8 @@
 //! The storage role: it owns the log store, so that nothing else waits for a disk.
 //!
-//! Its queue is bounded by the core, which hands over no more than a number of bytes of entries
-//! that are not complete, and asks for one snapshot at a time.
+//! Its queue is bounded: the core hands over no more than a number of bytes of entries that are not
+//! complete, and asks for one snapshot at a time; the network loop counts the parts that are read
+//! and the bytes of those that are kept.
 
 use std::{
     io::{self, Write as _},
@@ -56,6 +57,8 @@ pub(crate) enum Done {
     SnapshotTaken(Option<SnapshotMeta>),
     /// A part of a snapshot and where it lies; none if there is none to be read.
     SnapshotPart { read: SnapshotRead, part: Option<(SnapshotMeta, u64, Vec<u8>)> },
+    /// So many bytes of a received part.
+    PartKept(usize),
     /// The received parts, to be read; none if they are not what they claimed to be.
     Staged(Option<(SnapshotMeta, Box<dyn SnapshotSource>)>),
     /// The received snapshot is the latest one.
@@ -221,7 +224,10 @@ impl Persistence {
                 self.take_snapshot(meta, writer);
             }
             Job::ReadSnapshot(read) => self.read_part(read)?,
-            Job::KeepPart { offset, data } => self.keep_part(offset, &data)?,
+            Job::KeepPart { offset, data } => {
+                self.keep_part(offset, &data)?;
+                self.tell(Done::PartKept(data.len()));
+            }
             Job::Stage(meta) => {
                 roles::disk_time(self.store.as_mut()).await;
                 self.stage(meta)?;

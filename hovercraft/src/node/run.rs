@@ -111,6 +111,7 @@ pub(crate) async fn replicate(
         network: NetworkStatus::default(),
         exchange: ExchangeStatus::default(),
         reads: Vec::new(),
+        parts_bytes: 0,
         buffer: Vec::new(),
         missing,
     };
