@@ -106,12 +106,12 @@ fn highest_number(message: &Message) -> u64 {
         Message::PreVote { last_index: index, .. }
         | Message::Vote { last_index: index, .. }
         | Message::FetchEntries { after: index, .. }
+        | Message::AnsweredUpTo { index, .. }
         | Message::SnapshotAvailable { index, .. } => *index,
         Message::Entries { after, until, .. } => *after.max(until),
         Message::CatchUpTo { index, round, .. } => *index.max(round),
         Message::CaughtUp { round, .. } => *round,
         Message::FetchSnapshot { index, offset, .. } => *index.max(offset),
-        Message::AnsweredUpTo { index, .. } => *index,
         Message::SnapshotPart { meta, offset, .. } => meta.index.max(meta.size_bytes).max(*offset),
         Message::FetchBodies { wants, .. } => {
             wants.iter().map(|want| want.index).max().unwrap_or(0)
