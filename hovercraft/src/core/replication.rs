@@ -84,9 +84,35 @@ pub(crate) struct Follower {
     pub(crate) watch: Watch,
     /// None if it gets everything by way of the aggregator (P26).
     pub(crate) direct: Option<Direct>,
-    /// Where it last said that it must go on, and when: what was on its way meanwhile is rejected
-    /// too, and must not make the leader send everything again.
-    rewound: Option<(Index, Time)>,
+    /// What was last sent again because it said so: what was on its way meanwhile is rejected too,
+    /// and must not make the leader send everything again.
+    rewound: Option<Rewound>,
+}
+
+/// Entries that are sent again, and since when.
+#[derive(Debug, Clone, Copy)]
+struct Rewound {
+    from: Index,
+    to: Index,
+    at: Time,
+}
+
+impl Follower {
+    /// Goes back to the entry that it says is next, unless that is on its way again. Messages that
+    /// overtake each other are rejected with different indices, the older ones after the newer. If
+    /// each made the leader send everything from there, each rejected message would bring many.
+    fn rewind(&mut self, now: Time, next: Index, pause: Duration) {
+        let sent = self.next - 1;
+        let recent = self.rewound.filter(|it| now.since(it.at) < pause);
+        if recent.is_some_and(|it| (it.from..=it.to).contains(&next)) {
+            return;
+        }
+        let (from, to) = recent.map_or((next, next), |it| (it.from, it.to));
+        let (from, to) = (from.min(next), to.max(next).max(sent));
+        self.rewound = Some(Rewound { from, to, at: now });
+        self.next = next;
+        self.is_probed = false;
+    }
 }
 
 impl Leader {
@@ -402,13 +428,7 @@ impl Core {
             // What was sent again needs a round trip to be of use.
             let round_trip = follower.round_trip.smoothed();
             let pause = (self.settings.timing.heartbeat / 4).max(round_trip);
-            let again =
-                follower.rewound.is_some_and(|(to, at)| to == next && now.since(at) < pause);
-            if !again {
-                follower.next = next;
-                follower.rewound = Some((next, now));
-                follower.is_probed = false;
-            }
+            follower.rewind(now, next, pause);
         }
         if counted {
             let admission = &mut self.admission;
@@ -683,6 +703,35 @@ mod tests {
         assert_eq!(sum_us, 3000);
         assert_eq!(leader.session_delta_us(now + Duration::from_secs(9)), 1_000_000);
         assert_eq!(leader.session_delta_us(now + Duration::from_secs(9)), 0);
+    }
+
+    #[test]
+    fn rejections_of_messages_that_overtook_each_other_bring_the_entries_once() {
+        let mut core = leader(Settings::default());
+        let now = elected_at();
+        exchange(&mut core, now);
+        for sequence in 1..=1000 {
+            core.handle_request(now, request(9, sequence), return_path(1));
+        }
+        exchange(&mut core, now);
+        let mut again = 0;
+        for after in [10, 12].into_iter().cycle().take(100) {
+            let Role::Leader(leader) = &core.role else { panic!("it leads") };
+            let (round, rejected_after) = (leader.round(), Some(after));
+            let reply = AppendReply { round, rejected_after, ..AppendReply::default() };
+            core.handle_message(now, envelope(3, 1, Message::AppendReply(reply)));
+            again += exchange(&mut core, now);
+        }
+        assert!(again <= 1000, "{again} entries again");
+        // What was sent since is new.
+        core.handle_request(now, request(9, 1001), return_path(1));
+        core.handle_request(now, request(9, 1002), return_path(1));
+        exchange(&mut core, now);
+        let Role::Leader(leader) = &core.role else { panic!("it leads") };
+        let (round, after) = (leader.round(), core.log.last() - 1);
+        let reply = AppendReply { round, rejected_after: Some(after), ..AppendReply::default() };
+        core.handle_message(now, envelope(3, 1, Message::AppendReply(reply)));
+        assert_eq!(exchange(&mut core, now), 1);
     }
 
     #[test]
