@@ -151,6 +151,11 @@ impl Snapshots {
         self.is_taking
     }
 
+    /// Whether the log will be shorter soon.
+    pub(crate) fn makes_room(&self) -> bool {
+        self.is_taking || self.is_trimming
+    }
+
     pub(crate) fn is_receiving(&self) -> bool {
         self.receiving.is_some()
     }
