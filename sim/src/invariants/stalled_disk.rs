@@ -145,6 +145,10 @@ impl StalledDisk {
         if !matches!(envelope.message, Message::PreVote { .. } | Message::Vote { .. }) {
             return Ok(());
         }
+        // When a stall ends the disk completes what has waited, the own vote too.
+        if now == replica.disk.stalled_until {
+            return Ok(());
+        }
         let waited = self.waited(now, position(replica.node), &replica.disk);
         if waited >= limits.stands_most {
             let node = replica.node;
