@@ -73,7 +73,11 @@ impl Heard {
             self.excused[at] = None;
             return Ok(());
         }
-        // After a pause of its own it gives them the time to answer, once.
+        // After a pause of its own it gives them the time to answer, once. Another pause meanwhile
+        // does not take that time from them.
+        if self.excused[at].is_some_and(is_recent) {
+            return Ok(());
+        }
         let pause_end = replica.paused_until;
         let is_first = self.excused[at].is_none_or(|excused| excused == pause_end);
         if pause_end > Time::ZERO && is_recent(pause_end) && is_first {
