@@ -107,8 +107,17 @@ impl ClusterId {
 
     /// Whether everyone has answered who can be told apart.
     pub(crate) fn is_complete(&self) -> bool {
-        let has_answered = |asked: &SocketAddrV4| self.answers.iter().any(|(it, _)| it == asked);
-        self.addresses.iter().all(has_answered)
+        self.addresses.iter().all(|asked| self.has_answered(*asked))
+    }
+
+    /// Whether more than half of those who were asked have answered; of a group, anyone.
+    pub(crate) fn is_said_by_most(&self) -> bool {
+        self.answers.len() * 2 > self.addresses.len()
+    }
+
+    /// Whether an address has answered.
+    pub(crate) fn has_answered(&self, address: SocketAddrV4) -> bool {
+        self.answers.iter().any(|(from, _)| *from == address)
     }
 
     pub(crate) fn verdict(&self) -> Verdict {

@@ -300,7 +300,7 @@ fn notes(address: SocketAddrV4, status: &NodeStatus, all: Answers<'_>) -> String
     match &status.protocol {
         Some(protocol) if protocol.recovering => notes.push(standing::recovering(status, all)),
         Some(protocol) if protocol.binding > 0 => {
-            notes.push(format!("{} bodies missing", protocol.binding));
+            notes.push(format!("{} entries wait for their bodies or for room", protocol.binding));
         }
         None if status.mode == "unreplicated" => notes.push("unreplicated".to_owned()),
         None => notes.push(standing::without_cluster(address, status, all)),

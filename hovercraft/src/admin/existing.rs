@@ -58,13 +58,15 @@ pub(super) fn existing(found: &[Found]) -> Result<Option<(SocketAddrV4, &Members
     }
     for (it, named) in found.iter().zip(members).filter(|(it, _)| it.membership.is_none()) {
         if it.member.incarnation != named.incarnation {
-            return Err(if found.iter().any(Found::holds_data) {
-                lost(it.member, cluster)
-            } else {
-                // It was emptied before the others ever met: nobody can miss what they hold.
-                let to_empty = clusters.iter().map(|(address, _)| *address).collect();
-                AdminError::Unfinished { clusters, to_empty }
-            });
+            return Err(
+                if found.iter().any(Found::holds_data) || may_have_quorum(cluster, found) {
+                    lost(it.member, cluster)
+                } else {
+                    // It was emptied before the others ever met: nobody can miss what they hold.
+                    let to_empty = clusters.iter().map(|(address, _)| *address).collect();
+                    AdminError::Unfinished { clusters, to_empty }
+                },
+            );
         }
         if let Some(other) = it.counted_by.filter(|by| *by != cluster) {
             return Err(lost(it.member, other));

@@ -112,6 +112,12 @@ impl Cluster {
         }
     }
 
+    /// Whether what was learned is the word of the switch, or of more than half of the replicas.
+    pub(super) fn is_said_by_most(&self) -> bool {
+        let by_switch = self.switch.is_some_and(|switch| self.asked.has_answered(switch));
+        by_switch || self.asked.is_said_by_most()
+    }
+
     /// When [`Self::handle_timeout`] and [`Self::poll_learned`] have something to do.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
         let asking = self.asking?;

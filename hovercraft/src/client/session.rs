@@ -600,6 +600,8 @@ impl<T> Session<T> {
         self.heard = now;
         match learned {
             Learned::Cluster(cluster) if self.known == Some(cluster) => {}
+            // One address may have been given to another cluster's replica.
+            Learned::Cluster(_) if self.known.is_some() && !self.cluster.is_said_by_most() => {}
             Learned::Cluster(cluster) => {
                 self.leave_cluster(now);
                 self.known = Some(cluster);

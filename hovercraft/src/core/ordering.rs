@@ -74,9 +74,9 @@ impl Core {
     }
 
     /// Whether a request would open a session for an address that has opened more than its share
-    /// lately (P23). One that is in the system already counted when it came.
+    /// lately (P23). One that waits for its order, byte for byte, counted when it came.
     fn opens_too_many(&mut self, now: Time, request: &Request, path: ReturnPath) -> bool {
-        if request.kind() != Kind::OpenSession || self.admission.contains(&request.identity()) {
+        if request.kind() != Kind::OpenSession || self.unordered.get(&request.key()).is_some() {
             return false;
         }
         let sessions_max = self.configuration().limits.sessions_max;
@@ -98,7 +98,12 @@ impl Core {
 
     /// The session table no longer has the reply of a retry: order it, and apply decides (P21).
     pub fn order_again(&mut self, now: Time, request: &Arc<Request>, path: ReturnPath) {
-        if self.is_leader() {
+        if !self.is_leader() {
+            return;
+        }
+        if self.opens_too_many(now, request, path) {
+            self.refuse(request, path);
+        } else {
             self.admit(now, request, path);
         }
     }
@@ -236,9 +241,10 @@ impl Core {
     fn admit(&mut self, now: Time, request: &Arc<Request>, path: ReturnPath) {
         let identity = request.identity();
         let is_new = !self.admission.contains(&identity);
+        let is_here = self.unordered.get(&request.key()).is_some();
         let admitted = !self.is_poisoned && self.admission.admit(now, identity);
         if admitted && self.unordered.insert(now, Arc::clone(request), Some(path)) {
-            if is_new && request.kind() == Kind::OpenSession {
+            if !is_here && request.kind() == Kind::OpenSession {
                 self.openings.note(now, *path.address.ip());
             }
             return;

@@ -242,6 +242,11 @@ impl Pacer {
         self.questions.drain(..late.min(self.questions.len().saturating_sub(LATE_MAX)));
     }
 
+    /// Returns how many bytes a question asked for, if it was not answered and is not forgotten.
+    pub(crate) fn asked(&self, number: u64) -> Option<usize> {
+        Some(self.questions.iter().find(|question| question.number == number)?.asked)
+    }
+
     /// Returns whether the answer to a question is due.
     pub(crate) fn is_due(&self, number: u64) -> bool {
         self.questions.iter().any(|question| question.number == number && !question.is_late)

@@ -325,6 +325,9 @@ impl Core {
     fn ask_for_entries(&mut self, now: Time, leader: NodeId) {
         let (commit, last) = (self.commit.index(), self.ordered_last());
         let others = self.others();
+        // Entries do not heal a poisoned service, and the leader has trimmed what its full log
+        // lacks (P42).
+        let needs_snapshot = self.is_poisoned && !self.has_room_to_bind();
         let Recovery { bulk: Some(bulk), pacer, .. } = &mut self.recovery else {
             return;
         };
@@ -342,6 +345,9 @@ impl Core {
             bulk.donor = None;
         }
         let donor = *bulk.donor.get_or_insert_with(|| {
+            if needs_snapshot {
+                return leader;
+            }
             // Not the leader, which has other things to do, unless nobody else answers.
             let donors = others.into_iter().filter(|node| *node != leader);
             let donors: Vec<_> = donors.chain([leader]).collect();

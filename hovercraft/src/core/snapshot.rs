@@ -39,6 +39,9 @@ const TRIM_COUNT_MAX: usize = 1024;
 /// Most bytes of parts that came too early, and how far ahead parts are asked for.
 pub(crate) const AHEAD_BYTES_MAX: usize = 4 * WINDOW_MAX;
 
+/// Most parts that came too early.
+const AHEAD_COUNT_MAX: usize = 1024;
+
 /// What this replica knows of snapshots.
 #[derive(Debug)]
 pub(crate) struct Snapshots {
@@ -84,7 +87,9 @@ impl Ahead {
     /// taken at once. Returns whether it did.
     fn keep(&mut self, here: u64, offset: u64, data: Vec<u8>) -> bool {
         let is_new = !self.parts.contains_key(&offset);
-        let has_room = offset <= here || self.bytes + data.len() <= AHEAD_BYTES_MAX;
+        let has_room =
+            self.parts.len() < AHEAD_COUNT_MAX && self.bytes + data.len() <= AHEAD_BYTES_MAX;
+        let has_room = has_room || offset <= here;
         let is_kept = is_new && has_room;
         if is_kept {
             self.bytes += data.len();
@@ -206,7 +211,9 @@ impl Core {
     /// Removes what the latest snapshot holds and half the bytes do not need, in this turn and the
     /// next ones: the rest stays for replicas that are a little behind.
     fn trim_log(&mut self, now: Time) {
+        // A service that went back has yet to apply again what a newer snapshot may hold.
         let until = self.pin(now).unwrap_or(Index::MAX).min(self.snapshots.latest);
+        let until = until.min(self.dispatched);
         let mut to = self.log.first() - 1;
         let mut bytes = self.log.size_bytes();
         self.snapshots.is_trimming = false;
@@ -275,10 +282,12 @@ impl Core {
     pub(super) fn ask_for_snapshot(&mut self, now: Time) {
         let is_full = self.log.size_bytes() > self.settings.log_bytes_max;
         // Perhaps it was pinned when the snapshot was taken.
-        if self.snapshots.is_trimming || is_full && self.log.first() <= self.snapshots.latest {
+        let is_trimmable =
+            self.snapshots.is_trimming || is_full && self.log.first() <= self.snapshots.latest;
+        if is_trimmable && !self.snapshots.is_installing() {
             self.trim_log(now);
         }
-        let (latest, applied) = (self.snapshots.latest, self.applied);
+        let (latest, applied) = (self.snapshots.latest, self.applied.min(self.dispatched));
         // A snapshot that would let only a little be trimmed is not worth its cost.
         let gained = self.log.bytes_through(applied) - self.log.bytes_through(latest.min(applied));
         let is_due = self.log.size_bytes() > self.settings.log_bytes_max
@@ -344,6 +353,12 @@ impl Core {
         let Snapshots { receiving: Some(receiving), kept, .. } = &mut self.snapshots else {
             return;
         };
+        // Only an answer to a question counts, and no longer one than was asked for.
+        let is_asked = receiving.pacer.asked(question).is_some_and(|bytes| data.len() <= bytes);
+        if !is_asked || (data.is_empty() && meta.size_bytes > 0) {
+            self.counters.messages_refused += 1;
+            return;
+        }
         receiving.pacer.came(now, question, data.len(), true);
         if kept.as_ref().is_none_or(|(known, _)| *known != meta) {
             // The first part, or another snapshot than was known: begin anew.
