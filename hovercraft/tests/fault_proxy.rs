@@ -29,7 +29,7 @@ const LOOPBACK: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
 
 /// How long packets suffer at most, and how long everything may take, however slow the machine is.
 const STORM: Duration = Duration::from_secs(15);
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The storm is over when so many writes were answered and so many packets damaged.
 const ANSWERED_MIN: u64 = 400;

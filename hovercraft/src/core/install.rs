@@ -365,6 +365,28 @@ mod tests {
     }
 
     #[test]
+    fn a_log_is_not_trimmed_while_the_service_goes_back() {
+        let now = Time::ZERO;
+        let entries = (0..12).map(|sequence| write(1, 9, sequence)).collect();
+        let mut core = core(Settings { log_bytes_max: 512, ..Settings::default() }, entries);
+        core.handle_message(now, envelope(2, 1, heartbeat(10, 10, 1)));
+        settle(&mut core, now);
+        core.handle_snapshot(now, Some(&meta(4, 0)));
+        // Another one is being written meanwhile.
+        let outputs = settle(&mut core, now);
+        assert!(outputs.iter().any(|output| matches!(output, Output::TakeSnapshot)));
+        assert!(stages(&fetch(&mut core, now, 3, 1)));
+        core.handle_staged(now, Reading::Failed);
+        settle(&mut core, now);
+        core.handle_snapshot(now, Some(&meta(10, 0)));
+        settle(&mut core, now);
+        core.handle_went_back(now, Some(4));
+        core.flush(now, 0);
+        assert_eq!(core.poll_apply().map(|committed| committed.index), Some(5));
+        assert_eq!(core.log.first(), 5);
+    }
+
+    #[test]
     fn a_service_that_went_back_answers_nothing_again() {
         let (mut core, now) = (follower_with_snapshot(), Time::ZERO);
         for index in 1..=12 {
