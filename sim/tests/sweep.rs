@@ -69,7 +69,7 @@ const COVERED: &[&str] = &[
 
 #[test]
 fn every_invariant_holds_in_every_schedule() {
-    let report = Sweep::new(0..600).run(&Runner::registers(), |_, _| ());
+    let report = Sweep::new(0..2400).run(&Runner::registers(), |_, _| ());
     println!("{report}");
     assert!(report.failures.is_empty(), "{report}");
     let faults = FaultKind::ALL.iter().map(|(_, name)| name);
