@@ -17,7 +17,7 @@ use crate::{
 /// asking.
 const ASK_AFTER: Duration = Duration::from_micros(500);
 
-/// What nobody has yet, or there is no room for, is asked for again after this long.
+/// Pause before asking again for what nobody has yet, or there is no room for.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 /// After everybody was asked, it is asked half as often each time, this many times.
@@ -104,14 +104,18 @@ impl Core {
         // What the leader has trimmed it has no body of any more. If, after they were asked in
         // turn, nobody else has either, the metadata is of no use.
         let asked_all = || self.recovery.bodies.attempts() > 2 * self.others().len();
-        let is_lost = self.binding.len() > 0 && asked_all() && !self.has_front();
         let is_needed = first_index > next && commit >= next;
-        // Nor is it where a log that is full waits for a service that is poisoned: only a snapshot
-        // heals that one (P42).
-        let is_stuck = self.binding.len() > 0 && self.is_poisoned && !self.has_room_to_bind();
-        if is_needed && (is_lost || is_stuck) {
+        let is_lost = is_needed && self.binding.len() > 0 && asked_all() && !self.has_front();
+        // Nor is it where only a snapshot helps.
+        let is_stuck = is_needed && self.needs_snapshot();
+        if is_lost || is_stuck {
             self.drop_metadata(now, next);
-        } else if self.recovery.is_bulk() {
+        }
+        if self.recovery.is_bulk() && !is_lost {
+            if is_stuck {
+                // The leader is asked next.
+                self.recovery.ask_another_donor();
+            }
             return;
         }
         let last = self.ordered_last();
@@ -321,13 +325,18 @@ impl Core {
         self.remember(index, ordered, request.map(|request| (0, request)))
     }
 
+    /// Returns whether a log that is full waits for a service that is poisoned: entries do not heal
+    /// that one (P42).
+    fn needs_snapshot(&self) -> bool {
+        self.is_poisoned && !self.has_room_to_bind()
+    }
+
     /// Asks for the next entries, as far as the pace allows and there is room for them.
     fn ask_for_entries(&mut self, now: Time, leader: NodeId) {
         let (commit, last) = (self.commit.index(), self.ordered_last());
         let others = self.others();
-        // Entries do not heal a poisoned service, and the leader has trimmed what its full log
-        // lacks (P42).
-        let needs_snapshot = self.is_poisoned && !self.has_room_to_bind();
+        // The leader has trimmed what this replica lacks, so it offers one.
+        let needs_snapshot = self.needs_snapshot();
         let Recovery { bulk: Some(bulk), pacer, .. } = &mut self.recovery else {
             return;
         };
@@ -356,5 +365,43 @@ impl Core {
         let bytes = pacer.room();
         let question = pacer.ask(now, bytes);
         self.send(donor, Message::FetchEntries { after, question, bytes: bytes as u32 });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        core::{
+            Output, Settings,
+            testing::{append_noops, core, envelope, write},
+        },
+        messages::AppendEntries,
+    };
+
+    #[test]
+    fn a_poisoned_replica_with_a_full_log_asks_the_leader_in_one_bulk() {
+        let entries = (0..1100).map(|sequence| write(1, 9, sequence)).collect();
+        let mut core = core(Settings { log_bytes_max: 1 << 16, ..Settings::default() }, entries);
+        core.handle_poisoned(Time::ZERO);
+        let (mut now, mut asked) = (Time::ZERO, Vec::new());
+        for _ in 0..20 {
+            now += core.settings.timing.heartbeat;
+            let append = append_noops((1100, 1), 1, 3);
+            let append = AppendEntries { commit: 6000, first_index: 5000, ..append };
+            core.handle_message(now, envelope(2, 1, Message::AppendEntries(append)));
+            core.handle_timeout(now);
+            core.flush(now, 0);
+            while let Some(output) = core.poll_output() {
+                if let Output::Send { to, envelope } = output
+                    && matches!(envelope.message, Message::FetchEntries { .. })
+                {
+                    asked.push(to);
+                }
+            }
+        }
+        // Before it knows that much is committed its log may grow, and another replica is asked.
+        assert!(asked.len() > 2 && asked[1..].iter().all(|to| *to == NodeId(2)), "{asked:?}");
+        assert_eq!(core.counters().bulk_catch_ups, 1);
     }
 }
