@@ -342,7 +342,7 @@ const CALLERS: u64 = 4;
 /// (docs/switch.md), and some round trips. A machine that does much else takes longer.
 const OUTAGE_MAX_MS: u64 = 1000;
 
-/// How often it is tried.
+/// Number of tries.
 const ATTEMPTS_MAX: u32 = 10;
 
 /// Not a test of its own: what [`Cluster::load`] runs in the client's namespace.

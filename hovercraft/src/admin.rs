@@ -123,7 +123,7 @@ pub struct NodeStatus {
 }
 
 crate::counts::counters! {
-    /// What a replica's sockets have done.
+    /// Counts of a replica's sockets.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
     #[expect(missing_docs, reason = "the names say what is counted")]
     pub struct NetworkStatus {

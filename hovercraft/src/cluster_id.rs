@@ -17,7 +17,7 @@ const LIMITS: MessageConfig = MessageConfig {
     reassembly_bytes_max: 1 << 20,
 };
 
-/// What those who were asked have said so far.
+/// The answers so far, taken together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Nothing.
@@ -31,11 +31,11 @@ pub(crate) enum Verdict {
 /// Two replicas of one list are of different clusters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Disagreement {
-    /// Who says otherwise than most do.
+    /// The address that says otherwise than most do.
     pub(crate) odd: SocketAddrV4,
-    /// What it says.
+    /// The cluster that it names.
     pub(crate) odd_cluster: u64,
-    /// What most say.
+    /// The cluster that most name.
     pub(crate) cluster: u64,
 }
 
@@ -105,17 +105,17 @@ impl ClusterId {
         Ok(has_room)
     }
 
-    /// Whether everyone has answered who can be told apart.
+    /// Returns whether everyone has answered who can be told apart.
     pub(crate) fn is_complete(&self) -> bool {
         self.addresses.iter().all(|asked| self.has_answered(*asked))
     }
 
-    /// Whether more than half of those who were asked have answered; of a group, anyone.
+    /// Returns whether more than half of those who were asked have answered; of a group, anyone.
     pub(crate) fn is_said_by_most(&self) -> bool {
         self.answers.len() * 2 > self.addresses.len()
     }
 
-    /// Whether an address has answered.
+    /// Returns whether an address has answered.
     pub(crate) fn has_answered(&self, address: SocketAddrV4) -> bool {
         self.answers.iter().any(|(from, _)| *from == address)
     }

@@ -70,7 +70,7 @@ pub struct ClusterLimits {
     pub session_window: u32,
     /// The bytes that the kept replies of all sessions may take together.
     pub session_bytes_max: u64,
-    /// How many sessions there may be; each takes 192 bytes beside its replies.
+    /// Highest number of sessions; each takes 192 bytes beside its replies.
     pub sessions_max: u32,
     /// The largest body of a request, in bytes (P4).
     pub request_bytes_max: u32,

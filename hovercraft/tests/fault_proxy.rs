@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 
 const LOOPBACK: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
 
-/// How long packets suffer at most, and how long everything may take, however slow the machine is.
+/// Longest time for which packets suffer, and for everything, however slow the machine is.
 const STORM: Duration = Duration::from_secs(15);
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -35,13 +35,13 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const ANSWERED_MIN: u64 = 400;
 const DAMAGED_MIN: u64 = 5;
 
-/// Of a thousand packets so many are lost, doubled, late and damaged.
+/// Packets of a thousand that are lost, doubled, late and damaged.
 const LOST: u32 = 50;
 const DOUBLED: u32 = 50;
 const LATE: u32 = 50;
 const DAMAGED: u32 = 20;
 
-/// How late a packet is at most.
+/// Longest delay of a packet.
 const LATE_MAX_US: u64 = 30_000;
 
 /// Counts how often each command was executed.
@@ -114,7 +114,7 @@ impl Ord for Ticket {
     }
 }
 
-/// What happens to datagrams.
+/// The harm that datagrams come to.
 struct Storm {
     is_over: AtomicBool,
     is_stopped: AtomicBool,

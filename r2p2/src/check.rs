@@ -22,7 +22,7 @@ const HEAD_BYTES: usize = HEADER_BYTES + CHECK_BYTES;
 pub struct CheckSeed(u32);
 
 impl CheckSeed {
-    /// Of packets that belong nowhere in particular.
+    /// The seed of packets that belong to no cluster.
     pub const NONE: Self = Self(0);
 
     /// The seed of everything that belongs to the cluster of this number: its packets are checked
@@ -72,7 +72,7 @@ impl<'a> Covered<'a> {
     }
 }
 
-/// Whether a packet has a check, and the right one.
+/// Returns whether a packet has a check, and the right one.
 pub(crate) fn is_right(seed: CheckSeed, datagram: &[u8]) -> bool {
     Covered::of(datagram)
         .is_some_and(|covered| covered.compute(seed) == u32::from_be_bytes(covered.value))
@@ -110,8 +110,8 @@ pub fn put_check_right(seed: CheckSeed, datagram: &mut Vec<u8>) {
     }
 }
 
-/// How many bytes of padding a checked header of so many bytes, without ORIGIN, needs: then no
-/// flipped bit of its size makes a header without options of it, with or without ORIGIN.
+/// Returns how many bytes of padding a checked header of so many bytes, without ORIGIN, needs: then
+/// no flipped bit of its size makes a header without options of it, with or without ORIGIN.
 pub(crate) fn padding_bytes(size: usize) -> usize {
     let is_far = |size: usize, other: usize| (size ^ other).count_ones() > 1;
     let is_safe = |size: usize| {

@@ -130,7 +130,7 @@ impl Options {
         *self == Self::NONE
     }
 
-    /// Whether a packet with these options has a check.
+    /// Returns whether a packet with these options has a check.
     pub(crate) fn need_check(&self) -> bool {
         !Self { origin: None, ..*self }.is_none()
     }

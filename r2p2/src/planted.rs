@@ -4,7 +4,7 @@
 //! `planted!("name")` stands where the mistake is; without the feature it is the constant `false`,
 //! and nothing of it is compiled in. The names are listed in `sim/src/bugs.rs`.
 
-/// Whether this thread has chosen the defect of this name.
+/// True if this thread has chosen the defect of this name.
 #[cfg(feature = "planted")]
 macro_rules! planted {
     ($name:literal) => {{
@@ -37,17 +37,17 @@ mod chosen {
         CHOSEN.set(name.map_or(0, number));
     }
 
-    /// What a replica that this thread runs next would read from its clock.
+    /// Returns what a replica that this thread runs next would read from its clock.
     pub fn set_clock_us(clock_us: u64) {
         CLOCK_US.set(clock_us);
     }
 
-    /// What [`set_clock_us`] said last.
+    /// Returns what [`set_clock_us`] said last.
     pub fn clock_us() -> u64 {
         CLOCK_US.get()
     }
 
-    /// Whether this thread has chosen the defect of this number.
+    /// Returns whether this thread has chosen the defect of this number.
     pub fn is_chosen(number: u64) -> bool {
         CHOSEN.get() == number
     }

@@ -139,7 +139,7 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) struct Reassembler {
     limits: Limits,
-    /// What the checks of packets begin with, of those that are asked for too.
+    /// Seed of the packets' checks, of those that are asked for too.
     pub(crate) seed: CheckSeed,
     pub(crate) entries: Slab<Entry>,
     by_key: HashMap<MessageKey, usize, FixedState>,

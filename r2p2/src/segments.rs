@@ -40,7 +40,7 @@ pub(crate) struct Envelope {
     pub(crate) policy: Policy,
     pub(crate) request_id: u16,
     pub(crate) options: Options,
-    /// What the packets' checks begin with, if they have any.
+    /// Seed of the packets' checks, if they have any.
     pub(crate) seed: CheckSeed,
 }
 

@@ -84,7 +84,7 @@ fn reply_options(of_request: &Options) -> Options {
 pub struct ServerEndpoint {
     config: ServerConfig,
     acknowledging: bool,
-    /// Whose ORIGIN is believed.
+    /// Addresses whose ORIGIN is believed.
     switches: Vec<SocketAddrV4>,
     requests: Reassembler,
     replies: Replies,

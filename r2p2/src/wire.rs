@@ -74,7 +74,7 @@ impl MessageType {
         })
     }
 
-    /// Whether only replicas, and whoever asks them, say such things: never the original.
+    /// Returns whether only replicas, and whoever asks them, say such things: never the original.
     pub(crate) const fn is_for_replicas(self) -> bool {
         matches!(self, Self::RaftRequest | Self::RaftReply | Self::RaftMessage)
     }
@@ -294,7 +294,7 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// Whether a planted bug takes a packet whatever its check is.
+/// Returns whether a planted bug takes a packet whatever its check is.
 fn is_let_through(datagram: &[u8]) -> bool {
     let is = |kind, is_chosen: bool| is_chosen && message_type(datagram) == Some(kind);
     is(MessageType::Request, planted!("request-unchecked"))
@@ -302,7 +302,7 @@ fn is_let_through(datagram: &[u8]) -> bool {
         || is(MessageType::RaftMessage, planted!("message-unchecked"))
 }
 
-/// Whether ORIGIN is all that a datagram has of options.
+/// Returns whether ORIGIN is all that a datagram has of options.
 fn has_origin_alone(datagram: &[u8]) -> bool {
     let size = (HEADER_BYTES + ORIGIN_BYTES) as u8;
     datagram.get(1) == Some(&size) && datagram.get(HEADER_BYTES) == Some(&ORIGIN)

@@ -72,7 +72,7 @@ fn request(options: Options, size: usize) -> Vec<Vec<u8>> {
     seen
 }
 
-/// What a server says to a client and a switch.
+/// Returns what a server says to a client and a switch.
 fn answers() -> Vec<Vec<u8>> {
     let (mut server, mut outbox) = (server(), Outbox::new());
     let to = ReplyTo { address: CLIENT, request_id: 7 };

@@ -263,7 +263,7 @@ impl Network {
         }
     }
 
-    /// Whether a bit of a packet is flipped on its way: a number that says which.
+    /// Returns whether a bit of a packet is flipped on its way: a number that says which.
     pub(crate) fn damage_packet(&mut self, from: Endpoint, to: Endpoint) -> Option<u64> {
         let rng = &mut self.links[from * self.endpoints + to].rng;
         if !happens(rng, self.weather.damaged_per_mille) {

@@ -78,7 +78,7 @@ pub struct ClusterOptions {
     pub session_window: u32,
     /// The kept replies of all sessions take at most so many bytes.
     pub session_bytes_max: u64,
-    /// How many sessions there may be.
+    /// Highest number of sessions.
     #[serde(default = "usual_sessions_max")]
     pub sessions_max: u32,
 }

@@ -120,7 +120,7 @@ impl Schedule {
         has_any && self.faults.iter().all(|timed| timed.fault.kind().is_of_aggregators())
     }
 
-    /// Whether nothing goes wrong but that all replicas stand still together.
+    /// Returns whether nothing goes wrong but that all replicas stand still together.
     pub(crate) fn is_of_held_hosts(&self) -> bool {
         let replicas = usize::from(self.options.cluster.replicas);
         let all_pause = |timed: &Timed| {
@@ -134,7 +134,7 @@ impl Schedule {
         !self.faults.is_empty() && self.faults.iter().all(all_pause)
     }
 
-    /// Whether nothing goes wrong but that disks stand still.
+    /// Returns whether nothing goes wrong but that disks stand still.
     pub(crate) fn is_of_stalled_disks(&self) -> bool {
         let mut kinds = self.faults.iter().map(|timed| timed.fault.kind());
         !self.faults.is_empty() && kinds.all(|kind| kind == FaultKind::SyncStall)

@@ -42,7 +42,7 @@ fn options(seed: u64) -> Options {
     options
 }
 
-/// How many answers clients get in a second.
+/// Returns how many answers clients get in a second.
 fn answers(stepper: &mut Stepper) -> Result<u64, Violation> {
     let before = stepper.coverage().count("answers");
     stepper.run_for(Duration::from_secs(1))?;

@@ -142,8 +142,8 @@ async fn ask(addresses: Vec<SocketAddrV4>, timeout: Duration) -> Vec<Asked> {
     answers.into_iter().map(|(_, address, answer)| (address, answer)).collect()
 }
 
-/// Whether all answered, none has stopped, is recovering or waits for its disk, and all follow the
-/// same leader.
+/// Returns whether all answered, none has stopped, is recovering or waits for its disk, and all
+/// follow the same leader.
 fn is_well(replicas: &[Asked]) -> bool {
     let leader = |(_, answer): &Asked| {
         let status = answer.as_ref().ok()?;

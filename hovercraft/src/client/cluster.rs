@@ -17,7 +17,7 @@ const OTHERS_WITHIN_MAX: Duration = Duration::from_millis(50);
 const ASKS_AGAIN_AFTER: Duration = Duration::from_millis(25);
 const ASKS_AGAIN_AFTER_MAX: Duration = Duration::from_millis(400);
 
-/// What came of asking.
+/// The result of asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Learned {
     /// All who answered are of this cluster; 0 is none.
@@ -101,7 +101,7 @@ impl Cluster {
         }
     }
 
-    /// What came of asking, once, if it is time to decide.
+    /// Returns what came of asking, once, if it is time to decide.
     pub(super) fn poll_learned(&mut self, now: Time) -> Option<Learned> {
         self.asking.and_then(|asking| asking.decide_at).filter(|at| *at <= now)?;
         self.asking = None;
@@ -112,7 +112,8 @@ impl Cluster {
         }
     }
 
-    /// Whether what was learned is the word of the switch, or of more than half of the replicas.
+    /// Returns whether what was learned is the word of the switch, or of more than half of the
+    /// replicas.
     pub(super) fn is_said_by_most(&self) -> bool {
         let by_switch = self.switch.is_some_and(|switch| self.asked.has_answered(switch));
         by_switch || self.asked.is_said_by_most()

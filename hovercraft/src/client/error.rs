@@ -46,7 +46,7 @@ pub enum CallError {
          {cluster:016x}; correct the list of members"
     )]
     TwoClusters {
-        /// Who says otherwise than most do.
+        /// The address that says otherwise than most do.
         odd: SocketAddrV4,
         /// Its cluster; 0 is none.
         odd_cluster: u64,
@@ -149,7 +149,7 @@ pub enum ConnectError {
          correct the list of members"
     )]
     TwoClusters {
-        /// Who says otherwise than most do.
+        /// The address that says otherwise than most do.
         odd: SocketAddrV4,
         /// Its cluster; 0 is none.
         odd_cluster: u64,

@@ -55,9 +55,9 @@ const REQUEST_BYTES_MAX: usize = 1024 * PACKETS_MAX;
 pub struct Session<T> {
     endpoint: ClientEndpoint,
     route: Route,
-    /// Who learns of which cluster the replicas are.
+    /// Learns of which cluster the replicas are.
     cluster: Cluster,
-    /// Of which they are, once that is known; 0 is none. All packets carry checks that begin with it.
+    /// The number of it, once known; 0 is none. All packets carry checks that begin with it.
     known: Option<u64>,
     /// When something was answered, or nothing was outstanding.
     heard: Time,

@@ -244,7 +244,8 @@ impl Applier {
         self.applied
     }
 
-    /// How many sessions are open, and what their kept replies count for against the limit in bytes.
+    /// Returns how many sessions are open, and what their kept replies count for against the limit
+    /// in bytes.
     pub fn sessions(&self) -> (usize, u64) {
         (self.sessions.len(), self.sessions.kept_bytes())
     }

@@ -95,7 +95,7 @@ impl Commit {
         self.answers_above.get_or_insert(index.max(self.began_with));
     }
 
-    /// Whether it is known what earlier runs may have answered.
+    /// Returns whether it is known what earlier runs may have answered.
     pub(crate) fn knows_what_was_answered(&self) -> bool {
         self.answers_above.is_some()
     }

@@ -31,7 +31,7 @@ pub(crate) struct Pace {
     longest: Option<(Duration, Time)>,
     /// The present wait, as of the last turn.
     waited: Duration,
-    /// That the disk stands was said.
+    /// True if a log line said that the disk stands.
     is_said: bool,
 }
 
@@ -88,7 +88,8 @@ impl Core {
         }
     }
 
-    /// Whether the disk has completed nothing for so long that this replica should not lead.
+    /// Returns whether the disk has completed nothing for so long that this replica should not
+    /// lead.
     pub(super) fn disk_stands(&self, now: Time) -> bool {
         let patience = self.settings.timing.election_max * STANDS_AFTER;
         self.pace.waited(now) >= patience
@@ -100,7 +101,7 @@ impl Core {
         Some(self.pace.waited).filter(|waited| *waited >= patience)
     }
 
-    /// What the leader is told of the disk: the longest wait of late, in microseconds.
+    /// Returns what the leader is told of the disk: the longest wait of late, in microseconds.
     pub(super) fn disk_wait_us(&self, now: Time) -> u64 {
         let remembered_for = self.settings.timing.election_max * REMEMBERED_FOR;
         let longest = self.pace.longest_of_late(now, remembered_for);
@@ -137,9 +138,10 @@ impl Core {
         self.configuration().members.iter().filter(moves).count()
     }
 
-    /// Whether check-quorum counts the leader itself. One whose disk stands is none of a quorum that can
-    /// commit, so without another quorum it steps down; but not where no other disk is better, where
-    /// every quorum needs this one, or while the durability lets it commit what only memory holds.
+    /// Returns whether check-quorum counts the leader itself. One whose disk stands is none of a
+    /// quorum that can commit, so without another quorum it steps down; but not where no other disk
+    /// is better, where every quorum needs this one, or while the durability lets it commit what
+    /// only memory holds.
     pub(super) fn counts_itself(&self, now: Time) -> bool {
         let configuration = self.configuration();
         let commits = self.settings.durability != Durability::Sync && self.has_room_to_order();

@@ -237,7 +237,8 @@ impl Core {
         }
     }
 
-    /// Whether a quorum has answered what this leader sent of late; true if it does not lead.
+    /// Returns whether a quorum has answered what this leader sent of late; true if it does not
+    /// lead.
     pub(super) fn is_quorum_heard(&self, now: Time) -> bool {
         let Role::Leader(leader) = &self.role else {
             return true;

@@ -177,10 +177,10 @@ impl Core {
         }
     }
 
-    /// Whether the log may grow. A full log waits for the application, for a snapshot or for the
-    /// rest of a trim, which will make room; if there is nothing to wait for it grows on, because
-    /// the entries of an old term that fill it are not committed before the no-op behind them is
-    /// here. They are bounded by what a leader orders.
+    /// Returns whether the log may grow. A full log waits for the application, for a snapshot or
+    /// for the rest of a trim, which will make room; if there is nothing to wait for it grows on,
+    /// because the entries of an old term that fill it are not committed before the no-op behind
+    /// them is here. They are bounded by what a leader orders.
     pub(super) fn has_room_to_bind(&self) -> bool {
         let is_full = self.log.size_bytes() >= 2 * self.settings.log_bytes_max;
         let makes_room = self.applied < self.commit.index() || self.snapshots.makes_room();

@@ -154,7 +154,7 @@ impl Core {
         }
     }
 
-    /// Whether the own snapshot has to be there before the received one is read.
+    /// Returns whether the own snapshot has to be there before the received one is read.
     pub(super) fn waits_for_own(&self) -> bool {
         self.snapshots.installs.step() == Some(InstallStep::TakingOwn)
     }

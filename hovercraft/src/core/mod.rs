@@ -2,8 +2,8 @@
 //!
 //! No I/O, no clock, no randomness but a seed. A driver calls `handle_*` for what happened, then
 //! [`Core::flush`], then takes [`Core::poll_output`] and [`Core::poll_apply`] until they are empty,
-//! and calls again at [`Core::poll_timeout`] at the latest, [`Core::handle_wake`] first. Nothing is sent or written before
-//! `flush`, so batches grow with what happened in one turn and never wait.
+//! and calls again at [`Core::poll_timeout`] at the latest, [`Core::handle_wake`] first. Nothing is
+//! sent or written before `flush`, so batches grow with what happened in one turn and never wait.
 
 pub(crate) mod admission;
 mod aggregation;
@@ -15,6 +15,7 @@ mod bodies;
 mod catching_up;
 mod commit;
 mod configuration;
+mod disk_pace;
 mod election;
 mod follower;
 mod install;
@@ -24,7 +25,6 @@ mod new_run;
 mod openings;
 mod ordering;
 mod output;
-mod pace;
 mod pacing;
 mod patience;
 mod recovering;
@@ -67,11 +67,11 @@ use crate::{
 use binding::Binding;
 use commit::Commit;
 use configuration::Configurations;
+use disk_pace::Pace;
 use election::Role;
 use follower::Acknowledging;
 use log::Log;
 use new_run::NewRun;
-use pace::Pace;
 use patience::Patience;
 use recovering::Recovering;
 use recovery::Recovery;
@@ -328,7 +328,7 @@ impl Core {
         }
         if self.hard_state_write.is_some_and(|waited| waited <= number) {
             self.hard_state_write = None;
-            // Somebody else may have been elected meanwhile, and nobody need think about an old vote.
+            // Somebody else may have been elected meanwhile, who makes an old vote useless.
             let is_candidate = matches!(self.role, Role::Candidate(_));
             let asks_in_vain = |output: &Output| {
                 let Output::Send { envelope, .. } = output else { return false };

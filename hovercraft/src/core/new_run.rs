@@ -1,4 +1,4 @@
-//! What an earlier run of this replica may have answered, which a new run does not answer (P17).
+//! The entries that an earlier run of this replica may have answered, and a new one does not (P17).
 //!
 //! The leader says it, in answer to a number that this run has drawn: what anyone said before the
 //! run began may come late, and know less.

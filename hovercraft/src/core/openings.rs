@@ -1,4 +1,4 @@
-//! Who opens sessions: advice by which the leader keeps one address from taking the whole session
+//! The addresses that open sessions: advice by which the leader keeps one address from taking the whole session
 //! table (P21, P23).
 //!
 //! Nothing rests on it: another leader has seen other openings, and apply evicts by its own rules.
@@ -40,8 +40,8 @@ impl Openings {
         self.open = sessions;
     }
 
-    /// Whether an address has opened more than its share of half a table while the other half is
-    /// full.
+    /// Returns whether an address has opened more than its share of half a table while the other
+    /// half is full.
     pub(crate) fn is_above_share(&mut self, now: Time, address: Ipv4Addr, max: u32) -> bool {
         let half = max as usize / 2;
         if self.open <= half {

@@ -73,8 +73,8 @@ impl Core {
         self.openings.set_open(sessions);
     }
 
-    /// Whether a request would open a session for an address that has opened more than its share
-    /// lately (P23). One that waits for its order, byte for byte, counted when it came.
+    /// Returns whether a request would open a session for an address that has opened more than its
+    /// share lately (P23). One that waits for its order, byte for byte, counted when it came.
     fn opens_too_many(&mut self, now: Time, request: &Request, path: ReturnPath) -> bool {
         if request.kind() != Kind::OpenSession || self.unordered.get(&request.key()).is_some() {
             return false;

@@ -103,7 +103,7 @@ struct Question {
     is_late: bool,
 }
 
-/// How much may be asked for now, and when an answer is overdue.
+/// The amount that may be asked for now, and the time at which an answer is overdue.
 #[derive(Debug)]
 pub(crate) struct Pacer {
     round_trip: RoundTrip,

@@ -16,7 +16,7 @@ use crate::core::{Core, Role, Timer};
 /// replica did not run: a shorter pause cannot make a time-out expire.
 const LATE_SHARE: u32 = 4;
 
-/// How often a follower that hears nothing looks whether it runs, in heartbeats.
+/// Pause after which a follower that hears nothing looks whether it runs, in heartbeats.
 const LOOK_EVERY: u32 = 2;
 
 /// Patience until the next sign of life: of the leader, or for a leader of a quorum.
@@ -34,7 +34,7 @@ impl Patience {
         *self = Self { has_paused: false, is_left: true };
     }
 
-    /// Whether a time-out that has expired is granted anew.
+    /// Returns whether a time-out that has expired is granted anew.
     pub(crate) fn grants(&mut self) -> bool {
         let grants = self.has_paused && self.is_left && !planted!("pause-is-silence");
         self.is_left &= !grants;
@@ -55,8 +55,9 @@ impl Core {
         }
     }
 
-    /// Whether a time-out that takes silence for a failure has expired. Before a driver lets the core
-    /// act on it, by [`Self::handle_timeout`], it hands over what has arrived until then (P33).
+    /// Returns whether a time-out that takes silence for a failure has expired. Before a driver
+    /// lets the core act on it, by [`Self::handle_timeout`], it hands over what has arrived until
+    /// then (P33).
     pub fn is_silence_over(&self, now: Time) -> bool {
         let is_due = |timer| self.timers.is_due(timer, now);
         is_due(Timer::Election) || (is_due(Timer::CheckQuorum) && !self.is_quorum_heard(now))

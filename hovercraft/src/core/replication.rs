@@ -84,7 +84,7 @@ pub(crate) struct Follower {
     pub(crate) watch: Watch,
     /// None if it gets everything by way of the aggregator (P26).
     pub(crate) direct: Option<Direct>,
-    /// What was last sent again because it said so: what was on its way meanwhile is rejected too,
+    /// Entries last sent again because it said so: what was on its way meanwhile is rejected too,
     /// and must not make the leader send everything again.
     rewound: Option<Rewound>,
 }

@@ -84,7 +84,7 @@ pub(crate) struct Sessions {
     time_us: u64,
     /// Index of the entry that is being applied.
     index: Index,
-    /// What is charged for all kept replies.
+    /// Charge for all kept replies, in bytes.
     kept_bytes: u64,
 }
 
@@ -266,7 +266,7 @@ impl Sessions {
         self.slots.len()
     }
 
-    /// What is charged for all kept replies.
+    /// Returns what is charged for all kept replies.
     pub(crate) fn kept_bytes(&self) -> u64 {
         self.kept_bytes
     }

@@ -67,7 +67,7 @@ pub(crate) struct Snapshots {
 struct Receiving {
     donor: NodeId,
     index: Index,
-    /// What was asked for and is due: the question, and the bytes from where to where.
+    /// Questions whose answers are due, and the range of bytes that each asked for.
     asked: VecDeque<(u64, Range<u64>)>,
     /// When something last came.
     progressed: Time,
@@ -156,7 +156,7 @@ impl Snapshots {
         self.is_taking
     }
 
-    /// Whether the log will be shorter soon.
+    /// Returns whether the log will be shorter soon.
     pub(crate) fn makes_room(&self) -> bool {
         self.is_taking || self.is_trimming
     }

@@ -79,7 +79,7 @@ impl Timers {
         Some(due)
     }
 
-    /// Whether a timer's deadline has come.
+    /// Returns whether a timer's deadline has come.
     pub(crate) fn is_due(&self, timer: Timer, now: Time) -> bool {
         let deadline = self.deadlines[timer as usize];
         deadline <= now && deadline < NEVER

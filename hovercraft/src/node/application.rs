@@ -24,12 +24,12 @@ pub enum Execution {
     Thread,
 }
 
-/// How many entries the application has not yet applied of those handed to it, and from how many
-/// bytes of them on it gets no more; more wait in the log.
+/// Bounds of the entries that were handed to the application and are not applied: their number, and
+/// their bytes. More wait in the log.
 const UNDER_WAY_MAX: usize = 1024;
 const UNDER_WAY_BYTES_MAX: usize = 16 << 20;
 
-/// How many retries wait for a thread that is busy, and from how many bytes of them on no more do.
+/// Bounds of the retries that wait for a busy thread: their number, and their bytes.
 const RETRIES_MAX: usize = 1024;
 const RETRIES_BYTES_MAX: usize = 16 << 20;
 
@@ -137,7 +137,7 @@ enum Place {
         tasks: Sender<Task>,
         events: Receiver<Event>,
         role: Role<()>,
-        /// How many retries wait in `tasks`, and their bytes.
+        /// Number of retries that wait in `tasks`, and their bytes.
         retries: usize,
         retries_bytes: usize,
     },

@@ -6,7 +6,7 @@ use r2p2::{CheckSeed, Outbox, Time, WireError};
 
 use crate::cluster_id::{ClusterId, Disagreement, Verdict};
 
-/// How often the members are asked, before they have said it and after that.
+/// Pauses between two questions to the members, before they have answered and after that.
 const ASKS_EVERY: Duration = Duration::from_millis(100);
 const ASKS_AGAIN_EVERY: Duration = Duration::from_secs(1);
 
@@ -31,7 +31,7 @@ impl Members {
         &self.addresses
     }
 
-    /// Of which cluster they are, if they agree.
+    /// Number of their cluster, if they agree.
     pub(super) fn cluster(&self) -> Option<u64> {
         self.cluster
     }

@@ -404,13 +404,13 @@ impl Disk {
         self.stalled_until = self.stalled_until.max(until);
     }
 
-    /// How long it has completed nothing, if it does so now.
+    /// Returns how long it has completed nothing, if it does so now.
     pub(crate) fn stood_for(&self, now: Time) -> Duration {
         let stands = now <= self.stalled_until && self.stalled_until > Time::ZERO;
         if stands { now.since(self.stalled_since) } else { Duration::ZERO }
     }
 
-    /// Whether it has not stood still for so long.
+    /// Returns whether it has not stood still for so long.
     pub(crate) fn has_moved_for(&self, now: Time, time: Duration) -> bool {
         self.stalled_until == Time::ZERO || now > self.stalled_until + time
     }

@@ -70,7 +70,7 @@ impl Fallback {
         Self { limits: Some(limits), ..Self::default() }
     }
 
-    /// What entries wait for is not looked at.
+    /// Returns what entries wait for is not looked at.
     pub(super) fn without_waits(mut self) -> Self {
         self.limits.iter_mut().for_each(|limits| limits.wait_max = None);
         self

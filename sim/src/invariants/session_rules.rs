@@ -45,7 +45,7 @@ pub(crate) struct SessionRules {
     index: Index,
     time_us: u64,
     sessions: BTreeMap<u64, Session>,
-    /// Whether the write at each index is executed, from index 1.
+    /// True for each index, from 1, whose write is executed.
     executed: Vec<bool>,
     /// Sessions that went for one of the two budgets.
     pub(crate) evicted_for_count: u64,

@@ -18,14 +18,14 @@ use crate::{disk::Disk, history::position, options::Options, replica::Replica};
 
 const NAME: &str = "stalled disk";
 
-/// What is expected where nothing goes wrong but that disks stand still.
+/// Expectations where nothing goes wrong but that disks stand still.
 #[derive(Debug, Default)]
 pub(crate) struct StalledDisk {
     /// None where other things go wrong too.
     limits: Option<Limits>,
     /// The term that each replica leads, as of its last turn.
     leading: Vec<Option<Term>>,
-    /// How often each has given way, as of its last turn.
+    /// Number of times that each has given way, as of its last turn.
     gave_way: Vec<u64>,
     /// Since when each log has been full.
     full_since: Vec<Option<Time>>,
@@ -158,7 +158,8 @@ impl StalledDisk {
         Ok(())
     }
 
-    /// How long work has waited for a disk that stands. A snapshot counts while the log is full.
+    /// Returns how long work has waited for a disk that stands. A snapshot counts while the log is
+    /// full.
     fn waited(&self, now: Time, at: usize, disk: &Disk) -> Duration {
         let full_since = self.full_since[at];
         let makes_room_since = disk.snapshot_since.and_then(|since| Some(since.max(full_since?)));
@@ -177,7 +178,7 @@ impl StalledDisk {
     }
 }
 
-/// Whether a quorum without this replica is known to have disks that move.
+/// Returns whether a quorum without this replica is known to have disks that move.
 fn has_successors(now: Time, replicas: &[Replica], at: usize, limits: Limits) -> bool {
     let quorum = replicas.len() / 2 + 1;
     let moves = |(other, replica): (usize, &Replica)| {

@@ -81,7 +81,7 @@ impl Fixture {
         self.session.submit(Call { kind, body, deadline, timeout: TIMEOUT, token });
     }
 
-    /// What the replica gets now, having said of which cluster it is.
+    /// Returns what the replica gets now, having said of which cluster it is.
     fn sent(&mut self) -> Vec<Request> {
         let mut requests = Vec::new();
         while self.take(&mut requests) > 0 {
@@ -95,7 +95,7 @@ impl Fixture {
         session.handle_datagram(self.now, REPLICA, &says(cluster), outbox).unwrap();
     }
 
-    /// What the replica gets now; how often it was asked of which cluster it is.
+    /// Returns what the replica gets now; how often it was asked of which cluster it is.
     fn take(&mut self, requests: &mut Vec<Request>) -> usize {
         self.session.flush(self.now, &mut self.outbox);
         let (mut questions, mut answers) = (0, Outbox::new());

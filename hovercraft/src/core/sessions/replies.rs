@@ -35,7 +35,7 @@ impl Kept {
         (!self.is_final).then_some(self.digest)
     }
 
-    /// Whether a request with this digest gets this reply.
+    /// Returns whether a request with this digest gets this reply.
     pub(crate) fn answers(&self, digest: Digest) -> bool {
         self.is_final || self.digest == digest
     }
@@ -57,7 +57,7 @@ struct Page {
 }
 
 impl Replies {
-    /// What is charged for them.
+    /// Returns what is charged for them.
     pub(crate) fn size_bytes(&self) -> u64 {
         self.size_bytes
     }

@@ -1,4 +1,4 @@
-//! What the session table does, rule by rule.
+//! The session table's rules, one by one.
 
 use std::time::Duration;
 
