@@ -2,8 +2,14 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap, net::SocketAddrV4, time::Duration};
 
-use hovercraft::core::SessionGrant;
-use r2p2::{Options, Outbox, ReplyTo, ServerConfig, ServerEndpoint, Time};
+use hovercraft::{
+    admin::{Answer, Question},
+    core::SessionGrant,
+};
+use r2p2::{
+    MessageConfig, MessageReceiver, MessageSender, MessageType, Options, Outbox, ReplyTo,
+    ServerConfig, ServerEndpoint, Time, message_type,
+};
 
 /// Latencies: a floor, and an exponential time above it.
 #[derive(Debug, Clone, Copy)]
@@ -82,6 +88,8 @@ impl Behaviour {
 #[derive(Debug)]
 pub(super) struct Server {
     endpoint: ServerEndpoint,
+    questions: MessageReceiver,
+    answers: MessageSender,
     behaviour: Behaviour,
     rng: fastrand::Rng,
     replies: BinaryHeap<Reverse<(Time, u64)>>,
@@ -94,6 +102,8 @@ impl Server {
     pub(super) fn new(behaviour: Behaviour, seed: u64) -> Self {
         Self {
             endpoint: ServerEndpoint::new(ServerConfig::default(), seed),
+            questions: MessageReceiver::new(MessageConfig::default(), seed),
+            answers: MessageSender::new(seed),
             behaviour,
             rng: fastrand::Rng::with_seed(seed),
             replies: BinaryHeap::new(),
@@ -109,6 +119,9 @@ impl Server {
         datagram: &[u8],
         outbox: &mut Outbox,
     ) {
+        if message_type(datagram) == Some(MessageType::RaftRequest) {
+            return self.answer_hello(now, from, datagram, outbox);
+        }
         let Ok(Some(incoming)) = self.endpoint.handle_datagram(now, from, datagram, outbox) else {
             return;
         };
@@ -132,6 +145,24 @@ impl Server {
         };
         self.replies.push(Reverse((due, self.count)));
         self.waiting.insert(self.count, (to, options, body));
+    }
+
+    /// Tells a client that this server is of no cluster, as one in mode `unreplicated` does.
+    fn answer_hello(
+        &mut self,
+        now: Time,
+        from: SocketAddrV4,
+        datagram: &[u8],
+        outbox: &mut Outbox,
+    ) {
+        let question = self.questions.handle_datagram(now, from, datagram);
+        if let Ok(Some(question)) = question
+            && let Ok(Question::Hello) = Question::decode(&question.body)
+        {
+            let answer = Answer::Cluster(0).encode();
+            (self.answers.send(MessageType::RaftReply, from, &answer, outbox))
+                .expect("an answer of few bytes is a packet");
+        }
     }
 
     /// When a stall that is under way at `now` ends.
