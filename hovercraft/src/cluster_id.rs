@@ -120,10 +120,20 @@ impl ClusterId {
         self.answers.iter().any(|(from, _)| *from == address)
     }
 
+    /// The cluster that more than half of those who were asked have named.
+    pub(crate) fn named_by_most(&self) -> Option<u64> {
+        let mut named = self.answers.iter().map(|(_, cluster)| *cluster);
+        named.find(|cluster| self.count(*cluster) * 2 > self.addresses.len())
+    }
+
+    /// Number of answers that name a cluster.
+    fn count(&self, cluster: u64) -> usize {
+        self.answers.iter().filter(|(_, named)| *named == cluster).count()
+    }
+
     pub(crate) fn verdict(&self) -> Verdict {
-        let count = |cluster: u64| self.answers.iter().filter(|(_, it)| *it == cluster).count();
         // Of equally many, whoever answered first.
-        let most = self.answers.iter().rev().max_by_key(|(_, cluster)| count(*cluster));
+        let most = self.answers.iter().rev().max_by_key(|(_, cluster)| self.count(*cluster));
         let Some(&(_, cluster)) = most else { return Verdict::Unknown };
         match self.answers.iter().find(|(_, other)| *other != cluster) {
             Some(&(odd, odd_cluster)) => {

@@ -20,8 +20,10 @@ pub(super) fn without_cluster(address: SocketAddrV4, own: &NodeStatus, all: Answ
         let member = configuration.members.iter().find(|member| member.address == address)?;
         Some((cluster, configuration, member))
     });
-    // Not every replica has the newest configuration.
-    let counted = counting.max_by_key(|(_, configuration, _)| configuration.id);
+    // Not every replica has the newest configuration; and two clusters may count an address.
+    let counted = counting.max_by_key(|(cluster, configuration, _)| {
+        (Some(*cluster) == own.counted_by, *cluster, configuration.id)
+    });
     match (counted, own.counted_by) {
         (Some((cluster, _, member)), _) if member.incarnation == own.incarnation => {
             format!("init of cluster {cluster:016x} is not finished: run `hovercraft init` again")
@@ -47,9 +49,12 @@ pub(super) fn recovering(own: &NodeStatus, all: Answers<'_>) -> String {
         "an earlier run may have lost what it acknowledged, and it has not caught up since",
     );
     let text = format!("recovering: {missing}; leave its data directory as it is");
-    let (Some(cluster), Some(configuration)) = (own.cluster, &own.configuration) else {
-        return text;
-    };
+    let Some(cluster) = own.cluster else { return text };
+    // Its own configuration may be older than that of others.
+    let known = all.iter().filter(|(_, status)| status.cluster == Some(cluster));
+    let known = known.filter_map(|(_, status)| status.configuration.as_ref());
+    let known = known.chain(&own.configuration);
+    let Some(configuration) = known.max_by_key(|it| it.id) else { return text };
     let others: Vec<String> = all
         .iter()
         .filter(|(_, it)| it.cluster == Some(cluster) && it.node != own.node && is_recovering(it))

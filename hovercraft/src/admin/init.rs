@@ -150,7 +150,13 @@ async fn pass_on(
             // It is under way, or was lost.
             None if Instant::now() < deadline => tokio::time::sleep(LOOK_AFTER).await,
             None => {
-                return Err(AdminError::Silent { address: to.address, waited: asker.timeout });
+                let reason = format!(
+                    "it answers, but has not become a member of cluster {cluster:016x} within \
+                     {:?}, although {holder} passed the cluster's birth on to it: look at its log, \
+                     and at what lies between the two; then run init again",
+                    asker.timeout
+                );
+                return Err(AdminError::Refused { address: to.address, reason });
             }
         }
     }

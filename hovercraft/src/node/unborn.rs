@@ -28,9 +28,14 @@ struct Counted {
 }
 
 impl Counted {
-    /// A replica of a cluster spoke to this one.
+    /// A replica of a cluster spoke to this one. Of several clusters the first is kept while it
+    /// speaks.
     fn hear(&mut self, now: Time, node: NodeId, cluster: u64) {
-        if self.by.is_none_or(|(known, _)| known != cluster) {
+        let known = self.cluster(now);
+        if known.is_some_and(|known| known != cluster) {
+            return;
+        }
+        if known.is_none() {
             tracing::warn!(
                 %node,
                 "the data directory is empty, and cluster {cluster:016x} counts this replica as a \
@@ -151,5 +156,27 @@ fn status(state: &HardState, node: NodeId, mode: Mode, counted_by: Option<u64>) 
         configuration: None,
         counted_by,
         missing: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_clusters_that_count_a_replica_the_first_is_named_while_it_speaks() {
+        let at = |seconds| Time::ZERO + Duration::from_secs(seconds);
+        let mut counted = Counted::default();
+        assert_eq!(counted.cluster(at(0)), None);
+        for second in 0..8 {
+            counted.hear(at(second), NodeId(1), 5);
+            counted.hear(at(second), NodeId(1), 6);
+            assert_eq!(counted.cluster(at(second)), Some(5));
+        }
+        counted.hear(at(16), NodeId(1), 6);
+        assert_eq!(counted.cluster(at(16)), Some(5), "it spoke nine seconds ago");
+        counted.hear(at(17), NodeId(1), 6);
+        assert_eq!(counted.cluster(at(17)), Some(6));
+        assert_eq!(counted.cluster(at(27)), None);
     }
 }

@@ -458,6 +458,11 @@ mod tests {
         bench.send(3, &says(1));
         assert_eq!(bench.send(CLIENT, &damaged).len(), 3);
         assert_eq!(ask(&mut bench).len(), 3);
+        // Unless more than half of the list say the same: one wrong address stops nobody.
+        bench.send(1, &says(CLUSTER));
+        let taken = bench.switch.handle_datagram(now, from, &damaged, &mut outbox);
+        assert_eq!((taken, outbox.is_empty()), (Err(WireError::Damaged), true));
+        assert_eq!(bench.send(CLIENT, &datagram(seed())).len(), 3);
     }
 
     #[test]

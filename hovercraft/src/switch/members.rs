@@ -15,7 +15,7 @@ pub(super) struct Members {
     addresses: Vec<SocketAddrV4>,
     asked: ClusterId,
     ask_at: Time,
-    /// None while nobody has said it, or they disagree.
+    /// None while nobody has said it, or none of two that they name is the word of most.
     cluster: Option<u64>,
     /// The last one that was reported.
     disagreement: Option<Disagreement>,
@@ -31,7 +31,7 @@ impl Members {
         &self.addresses
     }
 
-    /// Number of their cluster, if they agree.
+    /// Number of their cluster, if they or most of them agree.
     pub(super) fn cluster(&self) -> Option<u64> {
         self.cluster
     }
@@ -51,24 +51,31 @@ impl Members {
         if !self.asked.handle_datagram(now, from, datagram)? {
             return Ok(());
         }
-        self.cluster = None;
         match self.asked.verdict() {
-            Verdict::Unknown => {}
+            Verdict::Unknown => self.cluster = None,
             Verdict::Agreed(cluster) => {
                 self.cluster = Some(cluster);
                 self.disagreement = None;
             }
-            Verdict::Disagreed(it) => {
-                if self.disagreement.replace(it) != Some(it) {
-                    let Disagreement { odd, odd_cluster, cluster } = it;
-                    tracing::error!(
-                        "{odd} is of cluster {odd_cluster:016x}, and the other members are of \
-                         {cluster:016x}: nothing is checked until the list of members is corrected"
-                    );
+            Verdict::Disagreed(disagreement) => {
+                self.cluster = self.asked.named_by_most();
+                if self.disagreement.replace(disagreement) != Some(disagreement) {
+                    self.report(disagreement);
                 }
             }
         }
         Ok(())
+    }
+
+    fn report(&self, Disagreement { odd, odd_cluster, cluster }: Disagreement) {
+        let until = match self.cluster {
+            Some(_) => "its replies are refused by clients",
+            None => "nothing is checked",
+        };
+        tracing::error!(
+            "{odd} is of cluster {odd_cluster:016x}, and the other members are of {cluster:016x}: \
+             {until} until the list of members is corrected"
+        );
     }
 
     pub(super) fn handle_timeout(&mut self, now: Time, outbox: &mut Outbox) {

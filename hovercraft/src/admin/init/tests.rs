@@ -88,6 +88,8 @@ async fn an_answer_that_comes_again_does_not_answer_the_next_question() {
 struct Replicas {
     states: Vec<HardState>,
     drawn: u64,
+    /// Births that are passed on are lost on their way.
+    loses_births: bool,
 }
 
 fn address(number: u16) -> SocketAddrV4 {
@@ -100,7 +102,7 @@ fn members(numbers: &[u16]) -> Vec<(NodeId, SocketAddrV4)> {
 
 impl Replicas {
     fn new(count: u16) -> Arc<Mutex<Self>> {
-        let mut replicas = Self { states: Vec::new(), drawn: 0 };
+        let mut replicas = Self { states: Vec::new(), drawn: 0, loses_births: false };
         for _ in 0..count {
             let state = replicas.empty_disk();
             replicas.states.push(state);
@@ -130,7 +132,9 @@ impl Replicas {
                 let birth = state.birth.clone().expect("only a holder is asked");
                 let member = birth.configuration.member(*to).expect("only for a member");
                 let question = Question::Init(Birth { node: *to, ..birth.clone() });
-                self.answer(member.address, &question);
+                if !self.loses_births {
+                    self.answer(member.address, &question);
+                }
                 Answer::PassedOn
             }
             Question::Status => panic!("init does not ask for it"),
@@ -214,6 +218,10 @@ struct Run {
 
 impl Run {
     fn new(numbers: &'static [u16]) -> Self {
+        Self::with_patience(numbers, Duration::from_mins(1))
+    }
+
+    fn with_patience(numbers: &'static [u16], patience: Duration) -> Self {
         let wire = Wire(Arc::new(Mutex::new(Waiting {
             asked: VecDeque::new(),
             answers: VecDeque::new(),
@@ -222,8 +230,7 @@ impl Run {
         })));
         let link = wire.clone();
         let future = Box::pin(async move {
-            let (limits, patience) = (ClusterLimits::default(), Duration::from_mins(1));
-            init_on(link, &members(numbers), limits, patience).await
+            init_on(link, &members(numbers), ClusterLimits::default(), patience).await
         });
         let mut run = Self { future, wire, ended: None };
         run.go_on();
@@ -387,4 +394,28 @@ async fn a_disk_that_was_lost_is_named_and_nothing_is_overwritten() {
     let said = Run::new(ALL).finish(&replicas).unwrap_err().to_string();
     assert!(said.contains("its disk is empty; nothing was changed; do not empty"), "{said}");
     assert_eq!(replicas.lock().unwrap().clusters(ALL), [Some(cluster), None, Some(cluster)]);
+}
+
+#[tokio::test]
+async fn a_replica_that_answers_but_takes_no_birth_is_not_called_silent() {
+    const ALL: &[u16] = &[1, 2, 3];
+    let replicas = Replicas::new(3);
+    let before = replicas.lock().unwrap().states[2].clone();
+    Run::new(ALL).finish(&replicas).unwrap();
+    {
+        let replicas = &mut *replicas.lock().unwrap();
+        replicas.states[2] = before;
+        replicas.loses_births = true;
+    }
+    let mut run = Run::with_patience(ALL, Duration::from_millis(50));
+    while run.ended.is_none() {
+        run.step(&replicas);
+        run.go_on();
+        // It sleeps between two looks, and only a runtime that has its turn wakes it.
+        tokio::task::yield_now().await;
+    }
+    let said = run.ended.expect("it has ended").unwrap_err().to_string();
+    assert!(said.contains("it answers, but has not become a member"), "{said}");
+    replicas.lock().unwrap().loses_births = false;
+    Run::new(ALL).finish(&replicas).unwrap();
 }
