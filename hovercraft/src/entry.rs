@@ -113,6 +113,9 @@ impl Default for ClusterLimits {
     }
 }
 
+/// A cluster has no more members than this: a hard state that names them has a bounded size.
+pub(crate) const MEMBERS_MAX: usize = 64;
+
 /// Who the members are, and the limits that they share. Takes effect when it is appended.
 ///
 /// All members are voters.
@@ -144,6 +147,10 @@ impl Configuration {
     /// Says what makes the configuration unusable, if anything does.
     pub fn check(&self) -> Result<(), String> {
         const ID_MAX: u64 = 1 << 62;
+        if self.members.len() > MEMBERS_MAX {
+            let count = self.members.len();
+            return Err(format!("it names {count} members; at most {MEMBERS_MAX} are possible"));
+        }
         if self.members.is_empty() || !self.members.is_sorted_by(|a, b| a.id < b.id) {
             return Err("it needs members in ascending order, each once".to_owned());
         }
@@ -250,5 +257,17 @@ mod tests {
         assert!(configuration(1, 1024).unwrap_err().starts_with("session_window is 1;"));
         assert!(configuration(2 << 20, 1024).unwrap_err().starts_with("session_window is"));
         assert!(configuration(2, 1023).unwrap_err().starts_with("request_bytes_max is 1023;"));
+    }
+
+    /// An `init` from anywhere may name any number: a hard state has room for so many.
+    #[test]
+    fn a_configuration_has_a_bounded_number_of_members() {
+        let configuration = |count| {
+            let one = crate::core::testing::configuration(1).members[0];
+            let members = (1..=count).map(|number| Member { id: NodeId(number), ..one });
+            Configuration::new(1, members.collect(), ClusterLimits::default()).check()
+        };
+        assert_eq!(configuration(64), Ok(()));
+        assert!(configuration(65).unwrap_err().contains("65 members"));
     }
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     entropy::{random_key, random_number},
-    entry::{ClusterLimits, Configuration, Member, NodeId},
+    entry::{ClusterLimits, Configuration, MEMBERS_MAX, Member, NodeId},
     storage::Birth,
 };
 
@@ -163,7 +163,6 @@ async fn pass_on(
 }
 
 fn check_members(members: &[(NodeId, SocketAddrV4)]) -> Result<(), AdminError> {
-    const MEMBERS_MAX: usize = 64;
     if members.is_empty() || members.len() > MEMBERS_MAX {
         let what = format!("it has {} members; 1 to {MEMBERS_MAX} are possible", members.len());
         return Err(AdminError::Members(what));
