@@ -188,6 +188,9 @@ pub enum Payload {
     },
 }
 
+/// What an entry takes beside its body, at most.
+const OVERHEAD_BYTES: usize = 128;
+
 /// A log entry. Never changes after it is appended (P7), but for the return path beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -221,10 +224,22 @@ impl Entry {
         }
     }
 
-    /// What the entry counts for against limits in bytes: its body and a flat sum for the rest.
+    /// What the entry counts for against limits in bytes: its body and a flat sum for the rest. A
+    /// store takes no more than that for it.
     pub fn size_bytes(&self) -> usize {
-        const OVERHEAD_BYTES: usize = 128;
-        OVERHEAD_BYTES + self.request().map_or(0, |request| request.body().len())
+        const MEMBER_BYTES: usize = 32;
+        match &self.payload {
+            Payload::Noop => OVERHEAD_BYTES,
+            Payload::Configuration(configuration) => {
+                3 * OVERHEAD_BYTES + configuration.members.len() * MEMBER_BYTES
+            }
+            Payload::Request { request, .. } => Self::size_bytes_of_body(request.body().len()),
+        }
+    }
+
+    /// What an entry with a request of this size counts for.
+    pub(crate) fn size_bytes_of_body(body_bytes: usize) -> usize {
+        OVERHEAD_BYTES + body_bytes
     }
 }
 

@@ -165,6 +165,8 @@ pub struct AppendReply {
     pub standstill: Option<Standstill>,
     /// Longest wait of late for its disk to complete anything, in microseconds (P38).
     pub disk_wait_us: u64,
+    /// Its disk has no room for what comes next (P38).
+    pub lacks_room: bool,
 }
 
 /// See [`Message::Aggregate`]. With the round and the first index of the term, which are in
@@ -203,6 +205,8 @@ pub struct Acknowledge {
     pub poisoned: bool,
     /// As in [`AppendReply`].
     pub disk_wait_us: u64,
+    /// As in [`AppendReply`].
+    pub lacks_room: bool,
 }
 
 /// See [`Message::AggCommit`].
@@ -233,6 +237,8 @@ pub struct Progress {
     pub poisoned: bool,
     /// As in [`AppendReply`].
     pub disk_wait_us: u64,
+    /// As in [`AppendReply`].
+    pub lacks_room: bool,
 }
 
 impl Default for Progress {
@@ -244,6 +250,7 @@ impl Default for Progress {
             round: 0,
             poisoned: false,
             disk_wait_us: 0,
+            lacks_room: false,
         }
     }
 }

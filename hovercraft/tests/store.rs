@@ -33,6 +33,11 @@ impl Place for SimPlace {
         self.disk.crash(Crash::Random);
         self.open()
     }
+
+    fn set_full(&mut self, is_full: bool) -> bool {
+        self.disk.limit(is_full.then(|| self.disk.size_bytes()));
+        true
+    }
 }
 
 #[test]

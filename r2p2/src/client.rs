@@ -9,7 +9,7 @@ use slab::Slab;
 use crate::{
     Body, CheckSeed, Outbox, Time,
     bypass::{Bypass, Copies},
-    options::{Identity, Missing, Options},
+    options::{Identity, Missing, Options, Reason},
     reassembly::{Inserted, Limits, Reassembler, ReassemblyCounters},
     repair::{SENT_PER_ACK_MAX, WINDOW, ask_for_nothing},
     request_ids::{IN_USE_MAX, RequestIds},
@@ -99,6 +99,8 @@ pub struct ClientEvent<'a> {
     pub handle: RequestHandle,
     /// Who sent the datagram that made it happen.
     pub from: SocketAddrV4,
+    /// Why a request was not admitted, if that is not load.
+    pub reason: Option<Reason>,
     /// What happened.
     pub kind: ClientEventKind<'a>,
 }
@@ -387,7 +389,12 @@ impl ClientEndpoint {
         if let Some(bypass) = &mut self.bypass {
             bypass.answered(now, request.copies());
         }
-        Some(ClientEvent { handle: RequestHandle { number, serial: request.serial }, from, kind })
+        Some(ClientEvent {
+            handle: RequestHandle { number, serial: request.serial },
+            from,
+            reason: None,
+            kind,
+        })
     }
 
     fn handle_ack(
@@ -478,6 +485,7 @@ impl ClientEndpoint {
         Some(ClientEvent {
             handle: RequestHandle { number, serial: request.serial },
             from,
+            reason: packet.options.reason,
             kind: ClientEventKind::Dropped { copies_sent: request.copies_sent },
         })
     }

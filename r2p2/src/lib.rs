@@ -38,7 +38,7 @@ pub use client::{
 pub use clock::{Alarm, Clock};
 pub use link::{AsyncLink, Link, WaitLink};
 pub use message::{Message, MessageConfig, MessageReceiver, MessageSender};
-pub use options::{Identity, Missing, Options, OptionsError, Session};
+pub use options::{Identity, Missing, Options, OptionsError, Reason, Session};
 pub use outbox::{BATCH_BYTES_MAX, Batch, Outbox, SEGMENTS_MAX};
 pub use pass_on::{has_room_for_origin, pass_on, refuse};
 pub use reassembly::ReassemblyCounters;

@@ -13,6 +13,7 @@
 //! | 9 | CHECKSUM | CRC-32 of the message's body, u32 | every packet of a multi-packet message with options |
 //! | 10 | UNDROPPABLE | nothing | requests that are not to be refused under load |
 //! | 11 | CHECK | CRC-32C of the packet, u32 | every packet with options; the first of them, but for ORIGIN |
+//! | 12 | REASON | reason u8, replica u16 | DROP: why, if it is not load |
 //! | 0 | padding | nothing | behind the others, where the header's size needs it |
 //!
 //! Unknown kinds are skipped. A known kind of a wrong length, or twice, is an error.
@@ -33,6 +34,7 @@ const OUTCOME: u8 = 8;
 const CHECKSUM: u8 = 9;
 const UNDROPPABLE: u8 = 10;
 pub(crate) const CHECK: u8 = 11;
+const REASON: u8 = 12;
 const PADDING: u8 = 0;
 
 /// The bytes that ORIGIN adds to a header: senders of requests with SESSION leave room for it, so
@@ -40,7 +42,7 @@ const PADDING: u8 = 0;
 pub(crate) const ORIGIN_BYTES: usize = 8;
 
 /// The longest bitmap of a MISSING option: with all the other options it fits a header.
-pub(crate) const BITMAP_BYTES_MAX: usize = 160;
+pub(crate) const BITMAP_BYTES_MAX: usize = 155;
 
 /// Why the options of a packet cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -84,6 +86,15 @@ pub struct Identity {
     pub sequence: u64,
 }
 
+/// The REASON option of a DROP: why no request is admitted, if that is not load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Reason {
+    /// A number of the layer above.
+    pub reason: u8,
+    /// The replica that it is about.
+    pub node: u16,
+}
+
 /// The options of a packet, without MISSING, which ACKs alone have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
@@ -106,6 +117,8 @@ pub struct Options {
     /// There is a check of the whole packet, which shows too that the sender understands options and
     /// selective repeat. Whatever is encoded with an option other than ORIGIN has one.
     pub checked: bool,
+    /// Why a request was not admitted, in a DROP.
+    pub reason: Option<Reason>,
 }
 
 impl Options {
@@ -119,6 +132,7 @@ impl Options {
         checksum: None,
         undroppable: false,
         checked: false,
+        reason: None,
     };
 
     /// Options for a request without SESSION whose sender and receiver are of this crate: nothing
@@ -153,6 +167,7 @@ impl Options {
             + size(self.outcome.is_some(), 1)
             + size(self.checksum.is_some(), 4)
             + size(self.undroppable, 0)
+            + size(self.reason.is_some(), 3)
     }
 
     /// Appends ORIGIN to `out`, if there is one.
@@ -190,6 +205,10 @@ impl Options {
         if self.undroppable {
             out.extend_from_slice(&[UNDROPPABLE, 0]);
         }
+        if let Some(Reason { reason, node }) = self.reason {
+            let [high, low] = node.to_be_bytes();
+            out.extend_from_slice(&[REASON, 3, reason, high, low]);
+        }
     }
 
     /// Reads all the options of a header.
@@ -215,6 +234,7 @@ impl Options {
                 UNDROPPABLE => options.undroppable = true,
                 CHECK if options.checked => return Err(OptionsError::Repeated(kind)),
                 CHECK => options.checked = value.u32().map(|_| true)?,
+                REASON => set(kind, &mut options.reason, value.reason()?)?,
                 _ => continue,
             }
             if !value.bytes.is_empty() {
@@ -279,6 +299,10 @@ impl<'a> Value<'a> {
 
     fn identity(&mut self) -> Result<Identity, OptionsError> {
         Ok(Identity { client: self.u64()?, sequence: self.u64()? })
+    }
+
+    fn reason(&mut self) -> Result<Reason, OptionsError> {
+        Ok(Reason { reason: self.u8()?, node: self.u16()? })
     }
 
     fn missing(&mut self) -> Result<Missing<'a>, OptionsError> {
@@ -360,6 +384,7 @@ pub(crate) mod tests {
                 checksum,
                 undroppable,
                 checked: false,
+                reason: outcome.map(|reason| Reason { reason, node: reason.into() }),
             },
         )
     }
@@ -383,7 +408,7 @@ pub(crate) mod tests {
         #[test]
         fn unknown_kinds_are_skipped(
             options in any_options(),
-            kind in prop_oneof![Just(0), 12..=255_u8],
+            kind in prop_oneof![Just(0), 13..=255_u8],
             value in prop::collection::vec(any::<u8>(), 0..255),
         ) {
             let unknown = [&[kind, value.len() as u8][..], &value].concat();
@@ -418,6 +443,7 @@ pub(crate) mod tests {
             checksum: Some(0xDEAD_BEEF),
             undroppable: true,
             checked: false,
+            reason: Some(Reason { reason: 1, node: 0x0203 }),
         };
         let expected: Vec<u8> = [
             &[2, 6, 10, 1, 2, 3, 0x12, 0x34][..],
@@ -427,6 +453,7 @@ pub(crate) mod tests {
             &[8, 1, 3],
             &[9, 4, 0xDE, 0xAD, 0xBE, 0xEF],
             &[10, 0],
+            &[12, 3, 1, 2, 3],
         ]
         .concat();
         assert_eq!(encode(&options), expected);

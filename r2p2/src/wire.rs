@@ -465,6 +465,7 @@ mod tests {
                 checksum: Some(1),
                 undroppable: true,
                 checked: true,
+                reason: Some(crate::options::Reason { reason: 1, node: 1 }),
             },
             missing: Some(Missing::new(0, &[1; 255])),
             ..Packet::new(Header::single(MessageType::Ack, Policy::Fixed, 1), ACK_BODY)

@@ -184,6 +184,10 @@ pub const BUGS: &[Bug] = &[
     bug("log-not-synced", "P37", "the log says that a batch is on disk, and has not synced it"),
     bug("name-not-synced", "P37", "a file is renamed into its place, and its directory not synced"),
     bug("mark-before-sync", "P38", "the log notes what is on disk before it is"),
+    bug("older-slot", "P38", "the first slot that is intact counts, whichever is newer"),
+    bug("spare-cut", "P38", "a segment uses less than all of what was reserved for it"),
+    bug("room-given-twice", "P38", "what is handed over takes no room before it is stored"),
+    bug("full-disk-ignored", "P38", "entries are handed over that the log has no room for"),
     bug("checksum-not-checked", "P38", "a record of the log is taken without its checksum"),
     bug(
         "agg-commit-own-tail",

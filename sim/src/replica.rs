@@ -6,19 +6,19 @@ use bytes::Bytes;
 use hovercraft::{
     Identity, Incarnation, Index, NodeId, Outcome, Request, ReturnPath,
     core::{
-        Applier, Committed, Conflict, Core, Output, Reading, Response, RestoreError, Settings,
-        SnapshotRead, Start, WriteNumber,
+        Applier, Committed, Conflict, Core, Output, Reading, Refusal, Response, RestoreError,
+        Settings, SnapshotRead, Start, WriteNumber,
     },
     messages::{Envelope, Message},
     node::{begin_run, end_run},
-    storage::Durability,
+    storage::{Durability, Room},
 };
 use r2p2::Time;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
     clock::Clock,
-    disk::{Disk, Snapshot},
+    disk::{Disk, Published, Snapshot},
     faults::Leaves,
     options::Pace,
     service::{Call, Calls, Watched},
@@ -40,9 +40,12 @@ pub(crate) enum Input {
     Message(Box<Envelope>),
     Request(Arc<Request>, ReturnPath),
     Stored(WriteNumber),
+    Room(Room),
     SnapshotTaken(Box<Snapshot>),
     Staged(Option<Box<Snapshot>>),
     Installed,
+    /// The disk had no room to install a received snapshot.
+    ReceivedPostponed,
     OwnSnapshot(Option<Box<Snapshot>>),
     Applied(Index),
 }
@@ -66,6 +69,7 @@ pub(crate) enum Effect {
     Drop {
         to: ReturnPath,
         identity: Identity,
+        refusal: Option<Refusal>,
     },
     /// An entry was applied; for that the service was called at most once. At some indices with a
     /// digest of the whole state.
@@ -180,7 +184,8 @@ impl Replica {
                 .expect("a service can read its own snapshot");
         }
         let start = Start { hard_state, loaded, settings: self.settings, seed: self.rng.u64(..) };
-        let core = Core::new(start, self.clock.local(now));
+        let mut core = Core::new(start, self.clock.local(now));
+        core.handle_room(self.disk.room());
         self.life = Some(Life {
             core,
             applier,
@@ -277,10 +282,14 @@ impl Life {
             }
             Input::Request(request, path) => self.core.handle_request(now, request, path),
             Input::Stored(number) => self.core.handle_stored(now, number),
+            Input::Room(room) => self.core.handle_room(room),
             Input::SnapshotTaken(snapshot) => {
                 let meta = snapshot.meta.clone();
-                let is_published = disk.publish(*snapshot);
-                self.core.handle_snapshot(now, is_published.then_some(&meta));
+                match disk.publish(*snapshot) {
+                    Published::Latest => self.core.handle_snapshot(now, Some(&meta)),
+                    Published::Spoiled => self.core.handle_snapshot(now, None),
+                    Published::Postponed => self.core.handle_snapshot_postponed(now),
+                }
             }
             Input::Staged(None) => {
                 self.core.handle_staged(now, Reading::Refused);
@@ -293,6 +302,7 @@ impl Life {
                 }
                 self.read_received(now, snapshot, effects);
             }
+            Input::ReceivedPostponed => self.core.handle_received_postponed(now),
             Input::Installed => {
                 // One of the same index may have other bytes.
                 self.open = None;
@@ -356,7 +366,9 @@ impl Life {
             Output::Send { to, envelope } => effects.push(Effect::Send { to, envelope }),
             Output::Aggregate { envelope } => effects.push(Effect::Aggregate { envelope }),
             Output::Write(write) => disk.write(write),
-            Output::Drop { to, identity } => effects.push(Effect::Drop { to, identity }),
+            Output::Drop { to, identity, refusal } => {
+                effects.push(Effect::Drop { to, identity, refusal });
+            }
             Output::AnswerRetry { request, to } => {
                 let mut respond = |response: Response<'_>| effects.push(reply(&response));
                 if !self.applier.answer_retry(request.key(), to, &mut respond) {
@@ -369,7 +381,11 @@ impl Life {
                 disk.take_snapshot(Box::new(snapshot));
             }
             Output::ReadSnapshot(read) => self.read_snapshot(read, disk),
-            Output::KeepSnapshotPart { offset, data } => disk.keep_part(offset, &data),
+            Output::KeepSnapshotPart { offset, data } => {
+                if !disk.keep_part(offset, &data) {
+                    self.core.handle_received_postponed(now);
+                }
+            }
             Output::StageSnapshot { meta } => disk.stage(*meta),
             Output::InstallSnapshot { keep_tail, .. } => disk.install(keep_tail),
             Output::DiscardSnapshot { restores_own } => disk.discard(restores_own),

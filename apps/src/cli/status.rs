@@ -52,7 +52,8 @@ replica, in the order asked. Indices are positions in the log.
   queues           at the leader, for each replica: node, queue (how many requests wait for its
                    reply), applied_index (null before its first report), matched_index,
                    waits_at_index and waits_for (the entry that it does not go beyond, and for
-                   which it waits: body, disk, service, room; null while it goes on)
+                   which it waits: body, disk, service, room, the disk is full; null while
+                   it goes on)
   datagrams_in, datagrams_out, bytes_in, bytes_out, datagrams_lost
                    what its sockets have done; lost is what the kernel had no room for
   packets_damaged  packets refused because their check was wrong: damaged on their way, or of

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use r2p2::{Options, Policy, RequestHandle, Session as SessionOption, Time};
 
-use crate::request::Kind;
+use crate::{entry::NodeId, request::Kind};
 
 /// What a caller wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,8 @@ pub(super) struct Sent {
     /// None while it is not to be sent.
     pub(super) handle: Option<RequestHandle>,
     pub(super) first_sent: Time,
+    /// The replica for want of whose room it was refused last.
+    pub(super) without_room: Option<NodeId>,
 }
 
 impl<T> Pending<T> {

@@ -4,6 +4,8 @@ use std::{net::SocketAddrV4, time::Duration};
 
 use r2p2::BindError;
 
+use crate::NodeId;
+
 /// Whether a call that has no reply was executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CallOutcome {
@@ -62,6 +64,18 @@ pub enum CallError {
     /// The command was not answered in time.
     #[error("outcome unknown: no reply within {0:?}")]
     TimedOut(Duration),
+    /// The command was not admitted in time, because a replica has no room on its disk; an earlier
+    /// copy of it may have been ordered (P23, P38).
+    #[error(
+        "outcome unknown: not admitted within {waited:?}, because the disk of replica {node} is full; \
+         make room on it, and the cluster goes on by itself"
+    )]
+    NoRoom {
+        /// The replica.
+        node: NodeId,
+        /// How long the call had time.
+        waited: Duration,
+    },
     /// The cluster has forgotten this client, and so whether the command was executed: it was
     /// silent for too long, or the cluster had no room for its replies (P22).
     #[error("outcome unknown: the session expired")]
@@ -99,6 +113,7 @@ impl CallError {
             | Self::Stopped => CallOutcome::NotExecuted,
             Self::ReplyTooLarge => CallOutcome::Executed,
             Self::TimedOut(_)
+            | Self::NoRoom { .. }
             | Self::SessionExpired
             | Self::IdentityReused
             | Self::Unexpected(_)
@@ -117,6 +132,7 @@ impl CallError {
             | Self::Stopped
             | Self::ReplyTooLarge
             | Self::TimedOut(_)
+            | Self::NoRoom { .. }
             | Self::SessionExpired
             | Self::IdentityReused
             | Self::Unexpected(_)

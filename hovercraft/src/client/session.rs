@@ -22,7 +22,11 @@ use super::{
     route::Route,
     window::Window,
 };
-use crate::{Kind, Outcome, cluster_id::Disagreement, core::SessionGrant};
+use crate::{
+    Kind, NodeId, Outcome,
+    cluster_id::Disagreement,
+    core::{Reason, SessionGrant},
+};
 
 /// The shortest wait for a reply before a request is sent again, and the longest. Where a message
 /// was lost, the shortest decides how long its caller waits; after an election, the longest does.
@@ -203,6 +207,7 @@ impl<T> Session<T> {
             // The endpoint keeps the identity and sends it again later (P23).
             _ => {
                 self.stats.dropped += 1;
+                self.note_refusal(event.handle, event.reason);
                 return Ok(());
             }
         };
@@ -359,7 +364,7 @@ impl<T> Session<T> {
         cancels: Option<u64>,
         outbox: &mut Outbox,
     ) {
-        let sent = Sent { option, cancels, handle: None, first_sent: now };
+        let sent = Sent { option, cancels, handle: None, first_sent: now, without_room: None };
         self.calls[id.place].stage = Stage::Sent(sent);
         self.transmit(now, id, outbox);
     }
@@ -476,6 +481,9 @@ impl<T> Session<T> {
                 let sent = *sent;
                 return self.cancel(now, id, &sent, outbox);
             }
+            (Stage::Sent(Sent { without_room: Some(node), .. }), _) => {
+                CallError::NoRoom { node: *node, waited: timeout }
+            }
             (Stage::Sent(_), _) => CallError::TimedOut(timeout),
         };
         self.finish(now, id, Err(error));
@@ -528,6 +536,17 @@ impl<T> Session<T> {
             } else {
                 self.end(id, Err(error(id)));
             }
+        }
+    }
+
+    /// A request was not admitted: remembers why, for the caller whose time runs out.
+    fn note_refusal(&mut self, handle: RequestHandle, reason: Option<r2p2::Reason>) {
+        let Owner::Call(id) = self.owners[handle.index()] else { return };
+        if let Some(pending) = self.calls.get_mut(id.place).filter(|it| it.serial == id.serial)
+            && let Stage::Sent(sent) = &mut pending.stage
+        {
+            let lacks = reason.filter(|it| it.reason == Reason::NoRoom as u8);
+            sent.without_room = lacks.map(|it| NodeId(it.node));
         }
     }
 

@@ -280,7 +280,7 @@ impl Core {
             return false;
         }
         // Mostly this is all that is new, and it is said for each follower in each message.
-        if follower.has_said(member.incarnation, progress.round, progress.poisoned) {
+        if follower.has_said(member.incarnation, progress) {
             let has_moved = follower.hold(now, progress.matched.min(last));
             leader.moves += u64::from(has_moved);
             let (admission, applied) = (&mut self.admission, progress.applied.min(last));
@@ -299,6 +299,7 @@ impl Core {
             rejected_after: None,
             standstill: None,
             disk_wait_us: progress.disk_wait_us,
+            lacks_room: progress.lacks_room,
         };
         self.take_reply(now, member.id, member.incarnation, &reply);
         true
@@ -434,7 +435,7 @@ impl Core {
 
     /// Answers the aggregator, once for everything in this turn.
     pub(super) fn acknowledge_to_aggregator(&mut self, now: Time) {
-        let disk_wait_us = self.disk_wait_us(now);
+        let (disk_wait_us, lacks_room) = (self.disk_wait_us(now), self.lacks_room());
         let held = self.acknowledged();
         let Some(owed) = &mut self.acknowledging.owed else {
             return;
@@ -452,8 +453,9 @@ impl Core {
             applied: self.applied,
             poisoned: self.is_poisoned,
             disk_wait_us,
+            lacks_room,
         };
-        self.acknowledging.reported(self.applied, self.is_poisoned);
+        self.acknowledging.reported(self.applied, self.is_poisoned, lacks_room);
         self.timers.stop(Timer::Report);
         let envelope = self.envelope(Message::Acknowledge(acknowledge));
         self.output(Output::Aggregate { envelope });

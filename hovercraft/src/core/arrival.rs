@@ -267,6 +267,7 @@ mod tests {
                 rejected_after,
                 standstill: rejected_after.map(|index| Standstill { index, cause: Cause::Body }),
                 disk_wait_us,
+                lacks_room: applied == 3,
             },
         )
     }
@@ -312,7 +313,8 @@ mod tests {
             (0..5u16, numbers).prop_map(|(node, [matched, applied, round])| {
                 let poisoned = applied == 2;
                 let disk_wait_us = matched;
-                Progress { node: NodeId(node), matched, applied, round, poisoned, disk_wait_us }
+                let (node, lacks_room) = (NodeId(node), poisoned);
+                Progress { node, matched, applied, round, poisoned, disk_wait_us, lacks_room }
             })
         };
         prop_oneof![
@@ -337,6 +339,7 @@ mod tests {
                         applied,
                         poisoned,
                         disk_wait_us: round,
+                        lacks_room: round == 1,
                     })
                 }
             ),

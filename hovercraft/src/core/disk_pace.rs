@@ -66,10 +66,9 @@ impl Core {
     /// Looks at the end of a turn whether anything waits for the disk. A snapshot may take its time,
     /// unless the log is full and only that makes room.
     pub(super) fn observe_disk(&mut self, now: Time) {
-        let is_full = self.log.size_bytes() >= 2 * self.settings.log_bytes_max;
         let waits = !self.writing.is_empty()
             || self.hard_state_write.is_some()
-            || (is_full && self.snapshots.is_taking());
+            || (self.is_log_full() && self.snapshots.is_taking());
         if waits {
             self.pace.waiting_since.get_or_insert(now);
         } else {
@@ -125,7 +124,7 @@ impl Core {
         self.step_down(now);
     }
 
-    /// Number of other replicas that answer and whose disks move.
+    /// Number of other replicas that answer and whose disks move and have room.
     fn movers(&self, now: Time) -> usize {
         let Role::Leader(leader) = &self.role else { return 0 };
         let timing = self.settings.timing;
@@ -133,6 +132,7 @@ impl Core {
             member.id != self.node
                 && leader.answered_since(member, now - timing.election_min)
                 && !leader.is_poisoned(member)
+                && !leader.lacks_room(member)
                 && leader.disk_wait(member) < timing.election_max
         };
         self.configuration().members.iter().filter(moves).count()
@@ -144,7 +144,8 @@ impl Core {
     /// only memory holds.
     pub(super) fn counts_itself(&self, now: Time) -> bool {
         let configuration = self.configuration();
-        let commits = self.settings.durability != Durability::Sync && self.has_room_to_order();
+        let has_room = self.has_room_to_order() && self.has_room_for_small();
+        let commits = self.settings.durability != Durability::Sync && has_room;
         let is_needed = configuration.members.len() <= configuration.quorum();
         !self.disk_stands(now) || commits || is_needed || self.movers(now) == 0
     }

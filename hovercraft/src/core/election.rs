@@ -56,9 +56,10 @@ impl Core {
         self.restart_election_timer(now);
         // A replica that is recovering, or was replaced, is no candidate (P37, P39).
         // Nor is one that installs a snapshot: its log may lack what its service has (P36).
-        // And votes of an election that waits for the own vote's write are not thrown away.
+        // And votes of an election that waits for the own vote's write are not thrown away. Who has
+        // no room for a no-op cannot lead (P38).
         let is_busy = self.hard_state_write.is_some() || self.snapshots.is_installing();
-        if self.is_leader() || !self.is_named() || is_busy {
+        if self.is_leader() || !self.is_named() || is_busy || !self.has_room_for_own() {
             return;
         }
         // Its own vote would never be on disk (P38).

@@ -13,7 +13,7 @@ use crate::{
     },
     entry::{Configuration, Entry, Index, NodeId, Payload, Term},
     messages::{AppendEntries, AppendReply, Message, Metadata, Ordered as Meaning, WholeRequest},
-    request::{Request, ReturnPath},
+    request::{Key, Request, ReturnPath},
 };
 
 /// A report of executions that nothing else carries is held back this long, so that the next
@@ -39,6 +39,7 @@ pub(crate) struct Acknowledging {
     /// The applied index that was last sent, and whether the service had stopped there.
     reported: Index,
     reported_poisoned: bool,
+    reported_room: bool,
     leader_heard: Option<Time>,
 }
 
@@ -48,9 +49,10 @@ impl Acknowledging {
         self.is_due = true;
     }
 
-    /// How far this replica has applied is said.
-    pub(crate) fn reported(&mut self, applied: Index, poisoned: bool) {
-        (self.reported, self.reported_poisoned) = (applied, poisoned);
+    /// How far this replica has applied is said, and what its service and its disk lack.
+    pub(crate) fn reported(&mut self, applied: Index, poisoned: bool, lacks_room: bool) {
+        (self.reported, self.reported_poisoned, self.reported_room) =
+            (applied, poisoned, lacks_room);
     }
 
     pub(crate) fn leader_heard(&self) -> Option<Time> {
@@ -63,8 +65,9 @@ impl Acknowledging {
     }
 
     pub(crate) fn forget_term(&mut self) {
-        let Self { reported, reported_poisoned, leader_heard, .. } = *self;
-        *self = Self { reported, reported_poisoned, leader_heard, ..Self::default() };
+        let Self { reported, reported_poisoned, reported_room, leader_heard, .. } = *self;
+        *self =
+            Self { reported, reported_poisoned, reported_room, leader_heard, ..Self::default() };
     }
 }
 
@@ -152,7 +155,10 @@ impl Core {
             return;
         }
         let before = self.log.last();
-        while self.has_room_to_bind() && self.has_front() {
+        if self.binding.front().is_none() {
+            self.room.unblock();
+        }
+        while self.has_room_to_bind() && self.has_front() && self.has_room_for_front() {
             let ordered = self.binding.pop().expect("has_front() has seen it");
             let entry = self.complete(ordered);
             self.append_to_log(entry);
@@ -182,9 +188,30 @@ impl Core {
     /// because the entries of an old term that fill it are not committed before the no-op behind
     /// them is here. They are bounded by what a leader orders.
     pub(super) fn has_room_to_bind(&self) -> bool {
-        let is_full = self.log.size_bytes() >= 2 * self.settings.log_bytes_max;
-        let makes_room = self.applied < self.commit.index() || self.snapshots.makes_room();
-        self.writing_bytes < super::WRITING_BYTES_MAX && !(is_full && makes_room)
+        let makes_room = self.applied < self.commit.index()
+            || self.snapshots.makes_room()
+            || self.snapshots.has_failed() && self.would_free_much();
+        self.writing_bytes < super::WRITING_BYTES_MAX && !(self.is_log_full() && makes_room)
+    }
+
+    /// Whether the disk has room for the entry that comes next, whose body is here: what metadata says
+    /// of its length may be damaged. What a leader makes itself is behind all that stands in its way,
+    /// and has room of its own (P38).
+    fn has_room_for_front(&mut self) -> bool {
+        let request = match self.binding.front().map(|front| &front.content) {
+            None => return false,
+            Some(Content::Noop | Content::Configuration(_)) => return self.has_room_for_own(),
+            Some(Content::Request { body: Body::Here(request, _), .. }) => Some(&**request),
+            Some(Content::Request { key, .. }) => self.known_request(key),
+        };
+        let body_bytes = request.map_or(0, |request| request.body().len());
+        self.has_room_for(Entry::size_bytes_of_body(body_bytes))
+    }
+
+    /// Returns a request that is in the unordered set or in the log.
+    fn known_request(&self, key: &Key) -> Option<&Request> {
+        let waiting = self.unordered.get(key).map(|waiting| &*waiting.request);
+        waiting.or_else(|| Some(&**self.log.entry(self.log.find(key)?)?.request()?))
     }
 
     /// Sends what the leader should know, once for everything in this turn.
@@ -200,7 +227,8 @@ impl Core {
         let told = due.owed.map_or(due.sent, |owed| due.sent.max(owed.covers()));
         let has_moved = self.acknowledged() > told;
         let has_applied = self.applied > self.acknowledging.reported
-            || self.is_poisoned != self.acknowledging.reported_poisoned;
+            || self.is_poisoned != self.acknowledging.reported_poisoned
+            || self.lacks_room() != self.acknowledging.reported_room;
         if is_round || rejected_after.is_some() || (is_news && (has_moved || has_applied)) {
             self.send_append_reply(now, leader, rejected_after);
         }
@@ -214,13 +242,11 @@ impl Core {
     ) {
         let acknowledged = self.acknowledged();
         let round = self.acknowledging.round;
+        let (applied, poisoned, lacks_room) = (self.applied, self.is_poisoned, self.lacks_room());
         self.acknowledging.sent = acknowledged;
-        self.acknowledging.reported = self.applied;
-        self.acknowledging.reported_poisoned = self.is_poisoned;
+        self.acknowledging.reported(applied, poisoned, lacks_room);
         self.acknowledging.round_answered = round;
         self.timers.stop(Timer::Report);
-        let applied = self.applied;
-        let poisoned = self.is_poisoned;
         let standstill = self.standstill();
         let disk_wait_us = self.disk_wait_us(now);
         let reply = AppendReply {
@@ -231,6 +257,7 @@ impl Core {
             rejected_after,
             standstill,
             disk_wait_us,
+            lacks_room,
         };
         self.send(to, Message::AppendReply(reply));
     }
@@ -396,7 +423,7 @@ impl Core {
         let Content::Request { key, replier, .. } = ordered.content else {
             return false;
         };
-        if !self.has_room_to_bind() {
+        if !self.has_room_to_bind() || !self.has_room_for_any() {
             return false;
         }
         let Some(Waiting { request, return_path, .. }) = self.unordered.take(&key) else {

@@ -10,6 +10,9 @@
 //! 4. [`InstallStep::GoingBack`]: if the service could not read them, it reads the own snapshot instead,
 //!    and the log above that is applied again, without answers (P17).
 //!
+//! Where the disk has no room for the received snapshot, the first three steps end as if it were of no
+//! use, but it is fetched again after a pause, of any donor (P38).
+//!
 //! A crash between any two steps leaves the own snapshot and the log, or the received snapshot.
 
 use std::{collections::VecDeque, time::Duration};
@@ -55,6 +58,8 @@ struct Install {
     donor: NodeId,
     meta: Box<SnapshotMeta>,
     step: InstallStep,
+    /// The disk had no room for it, and what was kept of it is gone (P38).
+    lacks_room: bool,
 }
 
 /// The steps of an install.
@@ -138,7 +143,7 @@ impl Core {
         let has_own = self.snapshots.latest() > 0 || self.is_poisoned;
         let step = if has_own { InstallStep::Reading } else { InstallStep::TakingOwn };
         let meta = Box::new(meta);
-        self.snapshots.installs.current = Some(Install { donor, meta, step });
+        self.snapshots.installs.current = Some(Install { donor, meta, step, lacks_room: false });
         if has_own {
             self.read_received();
         } else if !self.snapshots.is_taking() {
@@ -157,6 +162,31 @@ impl Core {
     /// Returns whether the own snapshot has to be there before the received one is read.
     pub(super) fn waits_for_own(&self) -> bool {
         self.snapshots.installs.step() == Some(InstallStep::TakingOwn)
+    }
+
+    /// The disk has no room for the own snapshot, and so not for what is to replace it.
+    pub(super) fn own_snapshot_postponed(&mut self, now: Time) {
+        if self.waits_for_own() {
+            self.install_lacks_room();
+            self.outputs.push_back(Output::DiscardSnapshot { restores_own: false });
+            self.give_up_install(now);
+        }
+    }
+
+    /// The disk had no room for the received snapshot (P38). Returns whether one is being installed:
+    /// then the end of the present step ends that.
+    pub(super) fn install_lacks_room(&mut self) -> bool {
+        let Some(install) = &mut self.snapshots.installs.current else { return false };
+        install.lacks_room = true;
+        match install.step {
+            InstallStep::TakingOwn | InstallStep::Reading | InstallStep::GoingBack => {}
+            // The service has read it, and is to have the state that the store has.
+            InstallStep::Switching => {
+                install.step = InstallStep::GoingBack;
+                self.outputs.push_back(Output::DiscardSnapshot { restores_own: true });
+            }
+        }
+        true
     }
 
     fn read_received(&mut self) {
@@ -226,10 +256,15 @@ impl Core {
         self.give_up_install(now);
     }
 
-    /// Remembers that the snapshot was of no use. Another donor is asked next.
+    /// Remembers that the snapshot was of no use, and another donor is asked next; but it is no
+    /// fault of the snapshot that there was no room for it.
     fn give_up_install(&mut self, now: Time) {
         let installs = &mut self.snapshots.installs;
-        let Some(Install { donor, meta, .. }) = installs.current.take() else { return };
+        let Some(Install { donor, meta, lacks_room, .. }) = installs.current.take() else { return };
+        if lacks_room {
+            self.put_off_receiving(now);
+            return;
+        }
         let (index, checksum) = (meta.index, meta.checksum);
         let pause = PAUSE * 2u32.pow(installs.failures.min(PAUSE_DOUBLINGS_MAX));
         tracing::error!(
@@ -453,5 +488,51 @@ mod tests {
         core.handle_staged(later, Reading::Refused);
         settle(&mut core, later);
         assert!(asks(&mut core, later + Settings::default().timing.election_max));
+    }
+
+    fn discards(outputs: &[Output]) -> Vec<bool> {
+        let discards = outputs.iter().filter_map(|output| match output {
+            Output::DiscardSnapshot { restores_own } => Some(*restores_own),
+            _ => None,
+        });
+        discards.collect()
+    }
+
+    /// P38: for want of room the same snapshot is fetched again of the same donor, after a pause.
+    #[test]
+    fn a_snapshot_without_room_is_no_fault_of_its_donor() {
+        let pause = Duration::from_millis(100);
+        for step in [InstallStep::TakingOwn, InstallStep::Reading, InstallStep::Switching] {
+            let now = Time::ZERO;
+            let has_own = step != InstallStep::TakingOwn;
+            let mut core = if has_own { follower_with_snapshot() } else { follower() };
+            fetch(&mut core, now, 3, 1);
+            match step {
+                InstallStep::TakingOwn => {
+                    core.handle_snapshot_postponed(now);
+                    assert_eq!(discards(&settle(&mut core, now)), [false]);
+                }
+                InstallStep::Reading => {
+                    core.handle_received_postponed(now);
+                    core.handle_staged(now, Reading::Refused);
+                    assert_eq!(discards(&settle(&mut core, now)), [false]);
+                }
+                InstallStep::Switching | InstallStep::GoingBack => {
+                    core.handle_staged(now, Reading::Complete);
+                    settle(&mut core, now);
+                    core.handle_received_postponed(now);
+                    // The service has the state of the received one.
+                    assert_eq!(discards(&settle(&mut core, now)), [true]);
+                    assert_eq!(core.install_step(), Some(InstallStep::GoingBack));
+                    core.handle_went_back(now, Some(4));
+                }
+            }
+            assert_eq!((core.install_step(), core.applied_index()), (None, 10), "{step:?}");
+            assert!(core.counters().snapshots_postponed > 0);
+            fetch(&mut core, now, 3, 1);
+            assert_eq!(core.install_step(), None, "at once it would find as little room");
+            fetch(&mut core, now + pause, 3, 1);
+            assert!(core.install_step().is_some(), "{step:?}");
+        }
     }
 }

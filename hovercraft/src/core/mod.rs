@@ -31,6 +31,7 @@ mod recovering;
 mod recovery;
 mod replication;
 mod replier;
+mod room;
 mod sessions;
 mod settings;
 mod snapshot;
@@ -50,7 +51,7 @@ use r2p2::Time;
 pub use apply::{Applier, Committed, Poisoned, Response, RestoreError, SessionGrant};
 pub use install::{InstallStep, Reading};
 pub use log::WriteNumber;
-pub use output::{Conflict, Output, SnapshotRead, Write};
+pub use output::{Conflict, Output, Reason, Refusal, SnapshotRead, Write};
 pub use replier::Policy;
 pub use settings::{Mode, Settings, Timing};
 pub(crate) use snapshot::AHEAD_BYTES_MAX;
@@ -75,6 +76,7 @@ use new_run::NewRun;
 use patience::Patience;
 use recovering::Recovering;
 use recovery::Recovery;
+use room::LogRoom;
 use snapshot::Snapshots;
 use timer::{Timer, Timers};
 use unordered::Unordered;
@@ -129,6 +131,8 @@ pub struct Core {
     /// Writes handed over and not complete: (number, bytes).
     writing: VecDeque<(WriteNumber, usize)>,
     writing_bytes: usize,
+    /// What the log may take of the disk.
+    room: LogRoom,
     /// The highest index handed to the application.
     dispatched: Index,
     /// The highest index that the application has applied.
@@ -211,6 +215,7 @@ impl Core {
             unwritten_from: None,
             writing: VecDeque::new(),
             writing_bytes: 0,
+            room: LogRoom::default(),
             dispatched: index,
             applied: index,
             is_poisoned: false,
@@ -488,6 +493,7 @@ impl Core {
         self.log.complete_all();
         self.commit.began_with(self.log.last());
         self.unwritten_from = None;
+        self.room.handed_over();
     }
 
     /// Appends one entry; the rest of the turn writes it.
@@ -496,6 +502,7 @@ impl Core {
             Payload::Configuration(configuration) => Some(Arc::clone(configuration)),
             Payload::Noop | Payload::Request { .. } => None,
         };
+        self.room.take(&entry);
         let index = self.log.append(entry);
         if let Some(configuration) = configuration {
             self.configurations.append(index, configuration);
@@ -524,6 +531,7 @@ impl Core {
 
     /// Hands what was appended and truncated in this turn to the storage role, as one write.
     fn write_changes(&mut self) {
+        self.room.handed_over();
         let Some(first) = self.unwritten_from.take() else {
             return;
         };
@@ -533,7 +541,7 @@ impl Core {
         let number = self.take_write_number();
         self.log.hand_over(first, number);
         let entries: Vec<_> = self.log.entries_from(first).map(|(_, e)| e.clone()).collect();
-        let bytes = entries.iter().map(Entry::size_bytes).sum();
+        let bytes = entries.iter().map(Entry::size_bytes).sum::<usize>() + room::WRITE_BYTES;
         self.writing.push_back((number, bytes));
         self.writing_bytes += bytes;
         self.outputs.push_back(Output::Write(Write::Append { number, first, entries }));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use r2p2::Time;
 
 use crate::{
-    core::{Core, Output, Role, Timer, WRITING_BYTES_MAX, unordered::Waiting},
+    core::{Core, Output, Reason, Refusal, Role, Timer, WRITING_BYTES_MAX, unordered::Waiting},
     entry::{Entry, Index, NodeId, Payload},
     messages::WholeRequest,
     request::{Kind, Request, ReturnPath},
@@ -111,15 +111,22 @@ impl Core {
     /// Orders what waits, oldest first, while there is a replier for it (P7, P15).
     pub(super) fn order_waiting(&mut self, now: Time, unix_us: u64) {
         self.compare_clocks(now, unix_us);
+        if self.unordered.peek_next().is_none() {
+            self.room.unblock();
+        }
         while self.has_room_to_order()
             && let Some(waiting) = self.unordered.peek_next()
         {
+            let entry_bytes = Entry::size_bytes_of_body(waiting.request.body().len());
             let key = waiting.request.key();
             let commit = self.commit.index();
+            let kind = waiting.request.kind();
+            if !self.has_room_for(entry_bytes) {
+                break;
+            }
             let Role::Leader(leader) = &mut self.role else {
                 return;
             };
-            let kind = waiting.request.kind();
             let repliers = &mut leader.repliers;
             let chosen = repliers.choose(now, (&self.log, commit), kind, &mut self.rng);
             let Some(replier) = chosen else {
@@ -239,6 +246,10 @@ impl Core {
 
     /// Lets a request into the system, or refuses it (P24).
     fn admit(&mut self, now: Time, request: &Arc<Request>, path: ReturnPath) {
+        if let Some(node) = self.without_room(now) {
+            self.refuse_for(request, path, Some(Refusal { reason: Reason::NoRoom, node }));
+            return;
+        }
         let identity = request.identity();
         let is_new = !self.admission.contains(&identity);
         let is_here = self.unordered.get(&request.key()).is_some();
@@ -256,14 +267,18 @@ impl Core {
     }
 
     fn refuse(&mut self, request: &Request, to: ReturnPath) {
+        self.refuse_for(request, to, None);
+    }
+
+    fn refuse_for(&mut self, request: &Request, to: ReturnPath, refusal: Option<Refusal>) {
         self.counters.requests_dropped += 1;
-        self.outputs.push_back(Output::Drop { to, identity: request.identity() });
+        self.outputs.push_back(Output::Drop { to, identity: request.identity(), refusal });
     }
 
     pub(super) fn has_room_to_order(&self) -> bool {
         !self.is_poisoned
             && self.writing_bytes < WRITING_BYTES_MAX
-            && self.log.size_bytes() < 2 * self.settings.log_bytes_max
+            && !self.is_log_full()
             && self.log.last() < self.commit.index() + UNCOMMITTED_MAX
     }
 

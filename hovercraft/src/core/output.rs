@@ -33,6 +33,8 @@ pub enum Output {
         to: ReturnPath,
         /// Whose request.
         identity: Identity,
+        /// Why, if it is not for load.
+        refusal: Option<Refusal>,
     },
     /// Answer a retry with the kept reply; if there is none, call [`super::Core::order_again`] (P18).
     AnswerRetry {
@@ -90,6 +92,24 @@ pub struct SnapshotRead {
     pub bytes: u32,
     /// Number of the question, for the answer.
     pub question: u64,
+}
+
+/// Why no request is admitted, and for want of which replica. Another copy of a request that was
+/// refused may still be ordered (P23).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// What it lacks.
+    pub reason: Reason,
+    /// The replica that lacks it.
+    pub node: NodeId,
+}
+
+/// What a replica lacks to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reason {
+    /// Room on its disk (P38).
+    NoRoom = 1,
 }
 
 /// What the storage role must do, in this order.

@@ -164,7 +164,7 @@ impl Core {
         (nonce, round): (u64, u64),
     ) {
         let commit = self.commit.index();
-        let is_settled = self.configurations.current_index() <= commit;
+        let is_settled = self.configurations.current_index() <= commit && self.has_room_for_own();
         let Role::Leader(leader) = &mut self.role else {
             return;
         };

@@ -14,7 +14,9 @@ use crate::{
         standstill::Watch,
     },
     entry::{Entry, Incarnation, Index, Member, NodeId, Payload, Term, position_of},
-    messages::{AppendEntries, AppendReply, Message, Metadata, PART_BYTES_MAX, WholeRequest},
+    messages::{
+        AppendEntries, AppendReply, Message, Metadata, PART_BYTES_MAX, Progress, WholeRequest,
+    },
 };
 
 /// The most entries of one append-entries message.
@@ -48,6 +50,8 @@ pub(crate) struct Leader {
     pub(crate) aggregation: Aggregation,
     /// How often what a follower has acknowledged may have changed.
     pub(crate) moves: u64,
+    /// A follower whose disk has no room for what comes next, if there is one (P38).
+    pub(crate) lacking_room: Option<NodeId>,
     pub(crate) round: u64,
     /// When each round that may still be answered was sent.
     rounds: VecDeque<(u64, Time)>,
@@ -65,6 +69,8 @@ pub(crate) struct Follower {
     is_poisoned: bool,
     /// Longest wait of late for its disk, as it last said (P38).
     disk_wait: Duration,
+    /// Its disk has no room for what comes next (P38).
+    lacks_room: bool,
     /// The next index to send.
     pub(crate) next: Index,
     /// The highest commit index that was sent.
@@ -128,6 +134,7 @@ impl Leader {
             matched: 0,
             is_poisoned: false,
             disk_wait: Duration::ZERO,
+            lacks_room: false,
             next: noop,
             commit_sent: 0,
             round: 0,
@@ -149,6 +156,7 @@ impl Leader {
             confirmations: Confirmations::default(),
             aggregation: Aggregation::default(),
             moves: 0,
+            lacking_room: None,
             round: 0,
             rounds: VecDeque::new(),
         }
@@ -183,6 +191,17 @@ impl Leader {
     /// Whether a member last said that its service has stopped (P42).
     pub(crate) fn is_poisoned(&self, member: &Member) -> bool {
         self.follower(member.id).is_some_and(|follower| follower.is_poisoned)
+    }
+
+    /// Whether a member last said that its disk has no room for what comes next (P38).
+    pub(crate) fn lacks_room(&self, member: &Member) -> bool {
+        self.follower(member.id).is_some_and(|follower| follower.lacks_room)
+    }
+
+    /// A follower has said that it lacks room, or that it does no more.
+    fn note_lacking_room(&mut self) {
+        let mut lacking = self.followers.iter().filter(|follower| follower.lacks_room);
+        self.lacking_room = lacking.next().map(|follower| follower.node);
     }
 
     /// Longest wait of late for a member's disk, as it last said (P38).
@@ -236,8 +255,10 @@ impl Follower {
     }
 
     /// Whether it has said all of this but how far it is.
-    pub(crate) fn has_said(&self, incarnation: Incarnation, round: u64, poisoned: bool) -> bool {
-        self.incarnation == Some(incarnation) && (self.round, self.is_poisoned) == (round, poisoned)
+    pub(crate) fn has_said(&self, incarnation: Incarnation, progress: &Progress) -> bool {
+        let Progress { round, poisoned, lacks_room, .. } = *progress;
+        self.incarnation == Some(incarnation)
+            && (self.round, self.is_poisoned, self.lacks_room) == (round, poisoned, lacks_room)
     }
 }
 
@@ -406,9 +427,11 @@ impl Core {
         // What was said before comes again, perhaps by way of an aggregator.
         let is_old = reply.round < follower.round;
         let is_new_round = reply.round > follower.round;
+        let is_news_of_room = !is_old && follower.lacks_room != reply.lacks_room;
         if !is_old {
             (follower.is_poisoned, follower.round) = (reply.poisoned, reply.round);
             follower.disk_wait = Duration::from_micros(reply.disk_wait_us);
+            follower.lacks_room = reply.lacks_room;
         }
         if let Some(sent_at) = sent_at {
             if is_new_round {
@@ -429,6 +452,9 @@ impl Core {
             let round_trip = follower.round_trip.smoothed();
             let pause = (self.settings.timing.heartbeat / 4).max(round_trip);
             follower.rewind(now, next, pause);
+        }
+        if is_news_of_room {
+            leader.note_lacking_room();
         }
         if counted {
             let admission = &mut self.admission;

@@ -26,6 +26,9 @@ const TAKE_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// And so on, up to this many times twice as long.
 const TAKE_AGAIN_DOUBLINGS_MAX: u32 = 6;
 
+/// At the log's hard limit the pause is not longer than this.
+const PAUSE_AT_LIMIT_MAX: Duration = Duration::from_secs(1);
+
 /// A donor that has sent nothing for this long is given up; what it has sent is kept.
 const DONOR_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -50,8 +53,12 @@ pub(crate) struct Snapshots {
     is_taking: bool,
     /// How many could not be taken since one was.
     failures: u32,
-    /// None is taken before this time.
-    not_before: Time,
+    /// The last one could not be taken.
+    failed: Option<Failure>,
+    /// None of another replica is kept before this time: the disk is full.
+    receives_from: Time,
+    /// How many could not be kept since one was.
+    refusals: u32,
     /// Index above which another replica needs the log, when it last asked, and which one it is.
     pinned: Option<(Index, Time, NodeId)>,
     receiving: Option<Receiving>,
@@ -60,6 +67,16 @@ pub(crate) struct Snapshots {
     pub(super) installs: Installs,
     /// The log is being trimmed, some entries a turn.
     is_trimming: bool,
+}
+
+/// A snapshot that could not be taken.
+#[derive(Debug, Clone, Copy)]
+struct Failure {
+    at: Time,
+    /// None is taken for so long.
+    pause: Duration,
+    /// The disk had no room for it.
+    is_for_room: bool,
 }
 
 /// A snapshot on its way here.
@@ -134,7 +151,9 @@ impl Snapshots {
             latest,
             is_taking: false,
             failures: 0,
-            not_before: Time::ZERO,
+            failed: None,
+            receives_from: Time::ZERO,
+            refusals: 0,
             pinned: None,
             receiving: None,
             kept: None,
@@ -161,6 +180,21 @@ impl Snapshots {
         self.is_taking || self.is_trimming
     }
 
+    /// Whether the last one of its own could not be taken, and is tried again.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// Whether one of its own waits for room on the disk.
+    pub(crate) fn is_postponed(&self) -> bool {
+        self.failed.as_ref().is_some_and(|failure| failure.is_for_room)
+    }
+
+    /// Whether one of another replica does.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refusals > 0
+    }
+
     pub(crate) fn is_receiving(&self) -> bool {
         self.receiving.is_some()
     }
@@ -172,13 +206,21 @@ impl Snapshots {
 
     /// A snapshot of another replica is the latest one now.
     pub(super) fn installed(&mut self, index: Index) {
-        (self.latest, self.pinned) = (index, None);
+        (self.latest, self.pinned, self.refusals) = (index, None, 0);
     }
 
     /// Where the bytes that are here end.
     fn offset(&self) -> u64 {
         self.kept.as_ref().map_or(0, |(_, offset)| *offset)
     }
+}
+
+/// The pause before the next try, after so many in vain: drawn, so that replicas that share a disk
+/// do not try at the same time.
+fn pause(failures: u32, rng: &mut fastrand::Rng) -> Duration {
+    let longest = TAKE_AGAIN_AFTER * 2u32.pow(failures.min(TAKE_AGAIN_DOUBLINGS_MAX));
+    let longest_us = longest.as_micros() as u64;
+    Duration::from_micros(rng.u64(longest_us / 2..=longest_us))
 }
 
 impl Core {
@@ -194,18 +236,67 @@ impl Core {
         let snapshots = &mut self.snapshots;
         snapshots.is_taking = false;
         let Some(meta) = meta else {
-            let doublings = snapshots.failures.min(TAKE_AGAIN_DOUBLINGS_MAX);
-            snapshots.not_before = now + TAKE_AGAIN_AFTER * 2u32.pow(doublings);
+            let pause = pause(snapshots.failures, &mut self.rng);
+            snapshots.failed = Some(Failure { at: now, pause, is_for_room: false });
             snapshots.failures += 1;
             return;
         };
-        snapshots.failures = 0;
+        (snapshots.failures, snapshots.failed) = (0, None);
         if meta.index <= snapshots.latest {
             return;
         }
         snapshots.latest = meta.index;
         snapshots.is_trimming = true;
         self.counters.snapshots_taken += 1;
+    }
+
+    /// The snapshot that [`Output::TakeSnapshot`] asked for found the disk full. Nothing is lost: it
+    /// is tried again after a while, the whole log stays until then (P38).
+    pub fn handle_snapshot_postponed(&mut self, now: Time) {
+        self.disk_moved(now);
+        self.note_snapshot(now, None);
+        self.snapshots.failed.iter_mut().for_each(|failure| failure.is_for_room = true);
+        self.counters.snapshots_postponed += 1;
+        self.acknowledging.mark();
+        self.own_snapshot_postponed(now);
+    }
+
+    /// The snapshot of another replica found the disk full, when it came or when it was installed.
+    /// What was kept of it is gone, nothing else has changed, and it is fetched again after a while
+    /// (P38).
+    pub fn handle_received_postponed(&mut self, now: Time) {
+        self.disk_moved(now);
+        if !self.install_lacks_room() {
+            self.put_off_receiving(now);
+        }
+    }
+
+    /// No snapshot of another replica is fetched for a while.
+    pub(super) fn put_off_receiving(&mut self, now: Time) {
+        let snapshots = &mut self.snapshots;
+        (snapshots.receiving, snapshots.kept) = (None, None);
+        snapshots.receives_from = now + pause(snapshots.refusals, &mut self.rng);
+        snapshots.refusals += 1;
+        self.counters.snapshots_postponed += 1;
+        self.timers.stop(Timer::Snapshot);
+        self.recovery.forget_term();
+    }
+
+    /// Whether a snapshot at the commit index would free a quarter of the log: while one is tried
+    /// again the log need not grow on for want of something to wait for.
+    pub(super) fn would_free_much(&self) -> bool {
+        let through = |index| self.log.bytes_through(index);
+        let commit = self.commit.index();
+        let freed = through(commit) - through(self.snapshots.latest.min(commit));
+        freed > self.log.size_bytes() as u64 / 4
+    }
+
+    /// Whether the pause after a snapshot that could not be taken is over. At the hard limit of the
+    /// log it is short, because requests wait for it.
+    fn may_take(&self, now: Time) -> bool {
+        let Some(Failure { at, pause, .. }) = self.snapshots.failed else { return true };
+        let pause = if self.is_log_full() { pause.min(PAUSE_AT_LIMIT_MAX) } else { pause };
+        now.since(at) >= pause
     }
 
     /// Removes what the latest snapshot holds and half the bytes do not need, in this turn and the
@@ -296,7 +387,7 @@ impl Core {
         let is_busy = is_taking || is_trimming || self.snapshots.is_installing();
         let is_wanted = is_due && !is_busy && !self.is_poisoned;
         let is_tried_again = self.waits_for_own() && !is_taking;
-        if (is_wanted || is_tried_again) && self.snapshots.not_before <= now {
+        if (is_wanted || is_tried_again) && self.may_take(now) {
             self.take_snapshot();
         }
     }
@@ -308,7 +399,9 @@ impl Core {
 
     /// A donor has trimmed what this replica lacks, and offers a snapshot.
     pub(super) fn snapshot_offered(&mut self, now: Time, from: NodeId, index: Index) {
-        let is_useful = index > self.commit.index() && self.recovery.is_bulk();
+        let is_useful = index > self.commit.index()
+            && self.recovery.is_bulk()
+            && self.snapshots.receives_from <= now;
         let is_busy = self.snapshots.is_receiving() || self.snapshots.is_installing();
         if !is_useful || is_busy || !self.snapshots.installs.may_fetch(now) {
             return;

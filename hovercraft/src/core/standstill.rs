@@ -33,6 +33,9 @@ pub enum Cause {
     Service,
     /// The log has no room until entries are applied or a snapshot is taken.
     Room,
+    /// The disk is full: it has no room for the log, or for a snapshot without which the log cannot
+    /// be trimmed (P38).
+    FullDisk,
 }
 
 impl fmt::Display for Cause {
@@ -42,6 +45,7 @@ impl fmt::Display for Cause {
             Self::Disk => "disk",
             Self::Service => "service",
             Self::Room => "room",
+            Self::FullDisk => "the disk is full",
         })
     }
 }
@@ -98,6 +102,8 @@ impl Core {
     pub(super) fn standstill(&self) -> Option<Standstill> {
         let (index, cause) = if self.is_poisoned {
             (self.applied + 1, Cause::Service)
+        } else if self.lacks_room() {
+            (self.log.last() + 1, Cause::FullDisk)
         } else if self.held_index() < self.log.last() || self.writing_bytes >= WRITING_BYTES_MAX {
             (self.held_index() + 1, Cause::Disk)
         } else if self.binding.len() == 0 {

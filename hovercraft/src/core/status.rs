@@ -3,7 +3,7 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::{
-    core::{Core, Role, Standstill},
+    core::{Cause, Core, Role, Standstill},
     entry::{Entry, Index, NodeId, Term},
 };
 
@@ -109,6 +109,8 @@ crate::counts::counters! {
         pub bulk_catch_ups: u64,
         pub snapshots_taken: u64,
         pub snapshots_installed: u64,
+        /// A full disk put them off.
+        pub snapshots_postponed: u64,
         pub snapshot_parts_sent: u64,
         /// They came twice, or not in their order.
         pub snapshot_parts_unused: u64,
@@ -153,6 +155,7 @@ impl Core {
         };
         if let Some(own) = replicas.iter_mut().find(|replica| replica.node == self.node) {
             own.matched = self.held_index();
+            own.standstill = self.standstill().filter(|it| it.cause == Cause::FullDisk);
         }
         Status {
             node: self.node,

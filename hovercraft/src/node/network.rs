@@ -16,7 +16,7 @@ use r2p2::{
 
 use crate::{
     admin::{Answer, ExchangeStatus, Membership, NetworkStatus, NodeStatus, Question},
-    core::{AHEAD_BYTES_MAX, Core, Output, Reading, RestoreError},
+    core::{AHEAD_BYTES_MAX, Core, Output, Reading, Refusal, RestoreError},
     digest::DigestKey,
     entry::NodeId,
     messages::{Envelope, Message, PART_BYTES_MAX},
@@ -105,9 +105,17 @@ impl Endpoints {
     }
 
     /// Tells a client that its request is not admitted now (P23).
-    pub(crate) fn drop_request(&mut self, to: ReturnPath, identity: Identity) {
+    pub(crate) fn drop_request(
+        &mut self,
+        to: ReturnPath,
+        identity: Identity,
+        refusal: Option<Refusal>,
+    ) {
         let (to, identity) = (reply_to(to), option_of(identity));
-        let options = Options { identity, ..Options::NONE };
+        // A client without a session understands no options.
+        let refusal = identity.and(refusal);
+        let reason = refusal.map(|it| r2p2::Reason { reason: it.reason as u8, node: it.node.0 });
+        let options = Options { identity, reason, ..Options::NONE };
         self.requests.drop_request(to, &options, &mut self.outbox);
         self.tell_switch(to, identity);
     }
@@ -260,6 +268,9 @@ impl Replica {
                     self.core.handle_stored(now, number);
                 }
                 Done::SnapshotTaken(meta) => self.core.handle_snapshot(now, meta.as_ref()),
+                Done::SnapshotPostponed => self.core.handle_snapshot_postponed(now),
+                Done::ReceivedPostponed => self.core.handle_received_postponed(now),
+                Done::Room(room) => self.core.handle_room(room),
                 Done::SnapshotPart { read, part } => {
                     if let Some(at) = self.reads.iter().position(|reader| *reader == read.to) {
                         self.reads.swap_remove(at);
@@ -356,7 +367,9 @@ impl Replica {
                 }
             }
             Output::Write(write) => self.job(Job::Write(write))?,
-            Output::Drop { to, identity } => self.endpoints.drop_request(to, identity),
+            Output::Drop { to, identity, refusal } => {
+                self.endpoints.drop_request(to, identity, refusal);
+            }
             Output::AnswerRetry { request, to } => {
                 self.task(now, Task::AnswerRetry(request, to))?;
             }
@@ -464,7 +477,7 @@ impl Replica {
         };
         match request_of(self.core.digest_key(), incoming) {
             Ok(request) => self.core.handle_request(now, Arc::new(request), path),
-            Err(identity) => self.endpoints.drop_request(path, identity),
+            Err(identity) => self.endpoints.drop_request(path, identity, None),
         }
     }
 

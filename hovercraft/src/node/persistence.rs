@@ -5,6 +5,7 @@
 //! and the bytes of those that are kept.
 
 use std::{
+    collections::VecDeque,
     io::{self, Write as _},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -14,12 +15,13 @@ use std::{
 
 use crate::{
     core::{SnapshotRead, Write, WriteNumber},
-    entry::Index,
+    entropy::random_u64,
+    entry::{Entry, Index},
     node::roles::{self, Next, Receiver, Role, Sender},
     state_machine::SnapshotWriter,
     storage::{
-        Durability, HardState, LogStore, OpenSnapshot, SnapshotMeta, SnapshotSink, SnapshotSource,
-        SnapshotStore, StoreError,
+        self, Durability, HardState, LogStore, OpenSnapshot, Room, SnapshotMeta, SnapshotSink,
+        SnapshotSource, SnapshotStore, StoreError,
     },
 };
 
@@ -55,6 +57,8 @@ pub(crate) enum Done {
     Stored(WriteNumber),
     /// None if the service could not write it; the next one will do.
     SnapshotTaken(Option<SnapshotMeta>),
+    /// There was no room for it; nothing else has changed (P38).
+    SnapshotPostponed,
     /// A part of a snapshot and where it lies; none if there is none to be read.
     SnapshotPart { read: SnapshotRead, part: Option<(SnapshotMeta, u64, Vec<u8>)> },
     /// So many bytes of a received part.
@@ -65,6 +69,10 @@ pub(crate) enum Done {
     Installed,
     /// The latest own snapshot, to be read again; none if there is none.
     Own(Option<(SnapshotMeta, Box<dyn SnapshotSource>)>),
+    /// There was no room for a received snapshot, and what was kept of it is gone (P38).
+    ReceivedPostponed,
+    /// The room that the log has, before the writes that it is less for are said to be stored.
+    Room(Room),
     /// After the first failure the node stops (P38).
     Failed(StoreError),
 }
@@ -86,6 +94,94 @@ struct Open {
     read_at: Instant,
 }
 
+/// Bytes that an append takes of [`Room::bytes`] beside its entries.
+const APPEND_BYTES: usize = 64;
+
+/// The room that the log has, as it was last told; asked for again and again while the disk is full.
+#[derive(Debug)]
+struct RoomWatch {
+    /// Bytes of the largest entry that there can be.
+    entry_bytes_max: u64,
+    told: Room,
+    /// Number of times in a row that the disk had no more.
+    refusals: u32,
+    /// Time from which it is asked again.
+    due: Option<Instant>,
+    /// Bytes that appends took since it was asked.
+    used_bytes: u64,
+    rng: fastrand::Rng,
+}
+
+impl RoomWatch {
+    /// The pause after the disk first had no more; then it doubles.
+    const PAUSE_MIN: Duration = Duration::from_millis(50);
+    /// So often at most: five times, to have at least 0.8 s.
+    const DOUBLINGS_MAX: u32 = 4;
+
+    fn new(entry_bytes_max: u64, told: Room) -> Self {
+        Self {
+            entry_bytes_max,
+            told,
+            refusals: 0,
+            due: None,
+            used_bytes: 0,
+            rng: fastrand::Rng::with_seed(random_u64()),
+        }
+    }
+
+    /// Counts what an append takes while the disk is not asked.
+    fn take(&mut self, entries: &[Entry]) {
+        if self.due.is_some() {
+            let bytes = entries.iter().map(Entry::size_bytes).sum::<usize>() + APPEND_BYTES;
+            self.used_bytes += bytes as u64;
+        }
+    }
+
+    /// Whether the disk is not to be asked yet.
+    fn is_resting(&self) -> bool {
+        self.due.is_some_and(|due| Instant::now() < due)
+    }
+
+    /// Returns what there is at least, if appends took any since the disk was asked.
+    fn rest(&mut self) -> Option<Room> {
+        let used_bytes = std::mem::take(&mut self.used_bytes);
+        self.told.bytes = self.told.bytes.saturating_sub(used_bytes);
+        (used_bytes > 0).then_some(self.told)
+    }
+
+    /// Takes note of what there is; returns it if that is news.
+    fn note(&mut self, room: Room) -> Option<Room> {
+        self.used_bytes = 0;
+        if room.is_full {
+            let longest = Self::PAUSE_MIN * 2u32.pow(self.refusals.min(Self::DOUBLINGS_MAX));
+            // Drawn, so that replicas that share a disk do not ask at the same time.
+            let longest_us = longest.as_micros() as u64;
+            let pause = Duration::from_micros(self.rng.u64(longest_us / 2..=longest_us));
+            self.due = Some(Instant::now() + pause);
+            self.refusals = self.refusals.saturating_add(1);
+        } else {
+            (self.due, self.refusals) = (None, 0);
+        }
+        if room.is_full != self.told.is_full {
+            if room.is_full {
+                tracing::warn!(
+                    left_bytes = room.bytes,
+                    "the disk is full: requests are refused when the log has used up the room that \
+                     is reserved; make room on the disk, and this replica goes on by itself"
+                );
+            } else {
+                tracing::info!("there is room on the disk again");
+            }
+        }
+        (std::mem::replace(&mut self.told, room) != room).then_some(room)
+    }
+
+    /// How long it may wait until the disk is asked again; none if there is no need.
+    fn pause(&self) -> Option<Duration> {
+        self.due.map(|due| due.saturating_duration_since(Instant::now()))
+    }
+}
+
 pub(crate) struct Persistence {
     store: Box<dyn LogStore>,
     syncing: Syncing,
@@ -101,15 +197,23 @@ pub(crate) struct Persistence {
     /// Entries were appended since the last sync.
     is_dirty: bool,
     synced_at: Instant,
+    room: RoomWatch,
+    /// An append that found no room, and the jobs behind it (P38). The core hands over no such
+    /// append, unless room was lost that had been reserved: by a copy of the directory, say.
+    waiting: VecDeque<Job>,
 }
 
 impl Persistence {
+    /// `room` is what the store has said for entries of up to `entry_bytes_max`.
     pub(crate) fn new(
         store: Box<dyn LogStore>,
         syncing: Syncing,
         done: Sender<Done>,
         waker: Waker,
+        (entry_bytes_max, room): (u64, Room),
     ) -> Self {
+        let mut watch = RoomWatch::new(entry_bytes_max, Room::UNLIMITED);
+        watch.note(room);
         let synced_at = Instant::now();
         Self {
             store,
@@ -121,6 +225,8 @@ impl Persistence {
             open: Vec::new(),
             is_dirty: false,
             synced_at,
+            room: watch,
+            waiting: VecDeque::new(),
         }
     }
 
@@ -149,7 +255,8 @@ impl Persistence {
     async fn turn(&mut self, jobs: &mut Receiver<Job>) -> Result<bool, StoreError> {
         let mut stored = None;
         let mut goes_on = true;
-        let mut next = match jobs.next(self.sync_due()).await {
+        let pause = self.sync_due().into_iter().chain(self.room.pause()).min();
+        let mut next = match jobs.next(pause).await {
             Next::Message(job) => Some(job),
             Next::TimedOut => None,
             Next::Closed => {
@@ -157,27 +264,75 @@ impl Persistence {
                 None
             }
         };
-        while let Some(job) = next {
-            match job {
-                Job::Write(write) => stored = self.write(write).await?.or(stored),
-                Job::Stop(state) => {
-                    self.sync().await?;
-                    self.store.save_hard_state(&state)?;
-                    goes_on = false;
-                }
-                job => self.snapshot_job(job).await?,
+        if !self.room.is_resting() {
+            for job in std::mem::take(&mut self.waiting) {
+                stored = self.job(job).await?.or(stored);
             }
-            next = if goes_on { jobs.try_next() } else { None };
+        }
+        while let Some(job) = next {
+            if let Job::Stop(state) = job {
+                self.stop(&state).await?;
+                goes_on = false;
+                break;
+            }
+            stored = self.job(job).await?.or(stored);
+            next = jobs.try_next();
         }
         if self.syncing.durability == Durability::Sync
             || self.synced_at.elapsed() >= self.syncing.interval
         {
             self.sync().await?;
         }
+        // Before what it is less for is said to be stored: the core must not give that room twice.
+        if let Some(room) = self.look_for_room()? {
+            self.tell(Done::Room(room));
+        }
         if let Some(number) = stored {
             self.tell(Done::Stored(number));
         }
         Ok(goes_on)
+    }
+
+    /// Does a job, or keeps it behind an append that waits for room.
+    async fn job(&mut self, job: Job) -> Result<Option<WriteNumber>, StoreError> {
+        if !self.waiting.is_empty() {
+            self.waiting.push_back(job);
+            return Ok(None);
+        }
+        let Job::Write(write) = job else {
+            self.snapshot_job(job).await?;
+            return Ok(None);
+        };
+        match self.write(&write).await {
+            Err(error @ StoreError::Full { .. }) => {
+                tracing::error!(%error, "the log waits for room that it had reserved");
+                self.waiting.push_back(Job::Write(write));
+                Ok(None)
+            }
+            result => result,
+        }
+    }
+
+    /// The end of a run in good order, unless something waits for room: then the run ends as by a
+    /// crash.
+    async fn stop(&mut self, state: &HardState) -> Result<(), StoreError> {
+        if self.waiting.is_empty() {
+            self.sync().await?;
+            self.store.save_hard_state(state)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the room that the log has, if that is news.
+    fn look_for_room(&mut self) -> Result<Option<Room>, StoreError> {
+        if self.room.is_resting() {
+            return Ok(self.room.rest());
+        }
+        let mut room = self.store.room(self.room.entry_bytes_max)?;
+        if !self.waiting.is_empty() {
+            (room.bytes, room.is_full) = (0, true);
+        }
+        Ok(self.room.note(room))
     }
 
     /// How long it may wait for the next job; for ever if there is nothing to sync.
@@ -186,20 +341,21 @@ impl Persistence {
         self.is_dirty.then_some(left)
     }
 
-    async fn write(&mut self, write: Write) -> Result<Option<WriteNumber>, StoreError> {
+    async fn write(&mut self, write: &Write) -> Result<Option<WriteNumber>, StoreError> {
         match write {
             Write::HardState { number, state } => {
                 roles::disk_time(self.store.as_mut()).await;
-                self.store.save_hard_state(&state)?;
-                Ok(Some(number))
+                self.store.save_hard_state(state)?;
+                Ok(Some(*number))
             }
             Write::Append { number, first, entries } => {
-                self.store.append(first, &entries)?;
+                self.store.append(*first, entries)?;
+                self.room.take(entries);
                 self.is_dirty = true;
-                Ok(Some(number))
+                Ok(Some(*number))
             }
             Write::Trim { first } => {
-                self.store.trim(first)?;
+                self.store.trim(*first)?;
                 Ok(None)
             }
         }
@@ -265,6 +421,11 @@ impl Persistence {
                 Ok(Err(Unwritten::ByService(error))) => {
                     tracing::error!(index, %error, "the service could not write a snapshot");
                     Done::SnapshotTaken(None)
+                }
+                // Nothing rests on it yet: what was written of it is gone (P38).
+                Ok(Err(Unwritten::ByDisk(error @ StoreError::Full { .. }))) => {
+                    tracing::warn!(index, %error, "a snapshot is put off");
+                    Done::SnapshotPostponed
                 }
                 // Its log would grow full, and a leader would order nothing more, for ever (P38).
                 Ok(Err(Unwritten::ByDisk(error))) => Done::Failed(error),
@@ -342,16 +503,29 @@ impl Persistence {
     }
 
     fn keep_part(&mut self, offset: u64, data: &[u8]) -> Result<(), StoreError> {
+        let kept = self.write_part(offset, data);
+        self.unless_full(kept)
+    }
+
+    fn write_part(&mut self, offset: u64, data: &[u8]) -> Result<(), StoreError> {
         if offset == 0 {
+            self.sink = None;
             self.sink = Some(self.store.snapshots().create()?);
         }
         if let Some(sink) = &mut self.sink {
-            sink.write_all(data).map_err(|source| StoreError::Io {
-                action: format!("write {} bytes of a received snapshot", data.len()),
-                place: "the data directory".to_owned(),
-                source,
-            })?;
+            let action = || format!("write {} bytes of a received snapshot", data.len());
+            sink.write_all(data).map_err(|source| unwritten(action(), source))?;
         }
+        Ok(())
+    }
+
+    /// Puts off what is being received if the disk has no room for it.
+    fn unless_full(&mut self, result: Result<(), StoreError>) -> Result<(), StoreError> {
+        let Err(error @ StoreError::Full { .. }) = result else { return result };
+        tracing::warn!(%error, "a received snapshot is put off");
+        // With what was written of it: nothing rests on that yet.
+        self.sink = None;
+        self.tell(Done::ReceivedPostponed);
         Ok(())
     }
 
@@ -360,11 +534,18 @@ impl Persistence {
         let staged = match &mut self.sink {
             None => None,
             Some(sink) => match meta.check_written(sink.written()) {
-                Ok(()) => Some(sink.read_back().map_err(|source| StoreError::Io {
-                    action: "read a received snapshot".to_owned(),
-                    place: "the data directory".to_owned(),
-                    source,
-                })?),
+                Ok(()) => {
+                    let read = sink.read_back();
+                    let action = || "read a received snapshot".to_owned();
+                    let read = read.map_err(|source| unwritten(action(), source));
+                    match read {
+                        Ok(source) => Some(source),
+                        Err(error) => {
+                            self.unless_full(Err(error))?;
+                            None
+                        }
+                    }
+                }
                 Err(error) => {
                     tracing::error!(%error, "a received snapshot is not what it should be");
                     None
@@ -378,11 +559,13 @@ impl Persistence {
     /// The service has read what was received: it becomes the latest snapshot.
     fn install(&mut self, meta: &SnapshotMeta, keep_tail: bool) -> Result<(), StoreError> {
         let sink = self.sink.take().expect("it was staged, and no part has come since");
-        self.store.install(sink, meta, keep_tail)?;
-        // One of the same index may have other bytes.
-        self.open.clear();
-        self.tell(Done::Installed);
-        Ok(())
+        let installed = self.store.install(sink, meta, keep_tail);
+        if installed.is_ok() {
+            // One of the same index may have other bytes.
+            self.open.clear();
+            self.tell(Done::Installed);
+        }
+        self.unless_full(installed)
     }
 
     fn tell(&self, done: Done) {
@@ -428,6 +611,15 @@ impl io::Write for Watched<'_> {
     }
 }
 
+/// The error of a snapshot that could not be written.
+fn unwritten(action: String, source: io::Error) -> StoreError {
+    let place = "the data directory".to_owned();
+    if storage::is_full(&source) {
+        return StoreError::Full { action, place };
+    }
+    StoreError::Io { action, place, source }
+}
+
 fn write_snapshot(
     store: &Arc<dyn SnapshotStore>,
     mut meta: SnapshotMeta,
@@ -440,11 +632,7 @@ fn write_snapshot(
     // What is left in it after a failure is not tried again.
     let _ = buffered.into_parts();
     if let Some(source) = watched.failure {
-        return Err(Unwritten::ByDisk(StoreError::Io {
-            action: "write a snapshot".to_owned(),
-            place: "the data directory".to_owned(),
-            source,
-        }));
+        return Err(Unwritten::ByDisk(unwritten("write a snapshot".to_owned(), source)));
     }
     result.map_err(Unwritten::ByService)?;
     (meta.size_bytes, meta.checksum) = sink.written();
@@ -466,11 +654,15 @@ mod tests {
 
     /// A store that keeps nothing, and notes what it was asked to do, in order.
     #[derive(Clone, Default)]
-    struct Noting(Arc<Mutex<Vec<&'static str>>>);
+    struct Noting {
+        calls: Arc<Mutex<Vec<&'static str>>>,
+        /// Number of appends that find the disk full.
+        full: u32,
+    }
 
     impl Noting {
         fn note(&self, call: &'static str) {
-            self.0.lock().unwrap().push(call);
+            self.calls.lock().unwrap().push(call);
         }
     }
 
@@ -485,6 +677,11 @@ mod tests {
         }
 
         fn append(&mut self, _: Index, _: &[Entry]) -> Result<(), StoreError> {
+            if self.full > 0 {
+                self.full -= 1;
+                let (action, place) = ("append".to_owned(), "memory".to_owned());
+                return Err(StoreError::Full { action, place });
+            }
             self.note("append");
             Ok(())
         }
@@ -539,16 +736,55 @@ mod tests {
             let (tell, _done) = channel();
             // An interval that does not end by itself.
             let syncing = Syncing { durability, interval: Duration::from_hours(1) };
-            let persistence =
-                Persistence::new(Box::new(store.clone()), syncing, tell, Waker::noop().clone());
+            let persistence = Persistence::new(
+                Box::new(store.clone()),
+                syncing,
+                tell,
+                Waker::noop().clone(),
+                (1, Room::UNLIMITED),
+            );
             let entries = vec![noop(2)];
             jobs.send(Job::Write(Write::Append { number: 1, first: 1, entries })).unwrap();
             let writer: SnapshotWriter = Box::new(|out| out.write_all(b"state"));
             jobs.send(Job::TakeSnapshot(meta(), writer)).unwrap();
             drop(jobs);
             roles::finish(persistence.run(to_do));
-            assert_eq!(*store.0.lock().unwrap(), ["append", "sync", "publish"], "{durability:?}");
+            assert_eq!(
+                *store.calls.lock().unwrap(),
+                ["append", "sync", "publish"],
+                "{durability:?}"
+            );
         }
+    }
+
+    /// P38: what had no room, and all that comes after it, is done in order when there is.
+    #[test]
+    fn an_append_without_room_waits_for_it_and_stops_nothing() {
+        let store = Noting { full: 2, ..Noting::default() };
+        let (jobs, to_do) = channel();
+        let (tell, mut done) = channel();
+        let syncing = Syncing { durability: Durability::Sync, interval: Duration::ZERO };
+        let room = (1, Room::UNLIMITED);
+        let waker = Waker::noop().clone();
+        let persistence = Persistence::new(Box::new(store.clone()), syncing, tell, waker, room);
+        let storage = roles::spawn("storage", persistence.run(to_do)).unwrap();
+        let entries = vec![noop(2)];
+        jobs.send(Job::Write(Write::Append { number: 1, first: 1, entries })).unwrap();
+        jobs.send(Job::Write(Write::Trim { first: 1 })).unwrap();
+        let mut told = Vec::new();
+        while !told.contains(&"stored") {
+            told.extend(done.try_next().map(|done| match done {
+                Done::Stored(1) => "stored",
+                Done::Room(Room { bytes: 0, is_full: true, .. }) => "no room",
+                Done::Room(Room { is_full: false, .. }) => "room",
+                _ => "something else",
+            }));
+            std::thread::yield_now();
+        }
+        assert_eq!(told, ["no room", "room", "stored"]);
+        drop(jobs);
+        roles::finish(storage.join()).unwrap();
+        assert_eq!(*store.calls.lock().unwrap(), ["append", "trim", "sync"]);
     }
 
     /// A store whose latest snapshot is a newer one each time that it is opened.
@@ -628,7 +864,8 @@ mod tests {
         let (tell, mut done) = channel();
         let syncing = Syncing { durability: Durability::Memory, interval: Duration::ZERO };
         let store = Box::new(Changing::default());
-        let persistence = Persistence::new(store, syncing, tell, Waker::noop().clone());
+        let room = (1, Room::UNLIMITED);
+        let persistence = Persistence::new(store, syncing, tell, Waker::noop().clone(), room);
         // The first reader knows of snapshot 1, others have heard of newer ones.
         for (to, index) in [(2, 1), (2, 1), (3, 2), (2, 1), (3, 7), (2, 1), (3, 7)] {
             let (to, offset, bytes, question) = (NodeId(to), 20, 10, 1);

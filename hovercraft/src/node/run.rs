@@ -20,6 +20,7 @@ use super::{
 use crate::{
     admin::{ExchangeStatus, NetworkStatus},
     core::{self, Applier, Core, Settings, Start},
+    entry::Entry,
     state_machine::StateMachine,
     storage::{HardState, Loaded, LogStore},
 };
@@ -92,12 +93,16 @@ pub(crate) async fn replicate(
         },
         ..builder.settings
     };
-    let core = Core::new(Start { hard_state: state, loaded, settings, seed }, clock.now());
+    let entry_bytes_max = Entry::size_bytes_of_body(limits.request_bytes_max as usize) as u64;
+    let room = store.room(entry_bytes_max).map_err(NodeError::Store)?;
+    let mut core = Core::new(Start { hard_state: state, loaded, settings, seed }, clock.now());
+    core.handle_room(room);
     let application = Application::new(applier, builder.execution, link.waker())?;
     let (jobs, to_do) = channel();
     let (tell, done) = channel();
     let syncing = Syncing { durability: settings.durability, interval: builder.sync_interval };
-    let persistence = Persistence::new(store, syncing, tell, link.waker());
+    let waker = link.waker();
+    let persistence = Persistence::new(store, syncing, tell, waker, (entry_bytes_max, room));
     let storage = roles::spawn(&format!("storage-{id}"), persistence.run(to_do))?;
     let mut replica = Replica {
         core,

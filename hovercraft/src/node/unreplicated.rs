@@ -136,17 +136,17 @@ impl Unreplicated {
         let options = incoming.reply_options();
         let request = match request_of(self.digest_key, incoming) {
             Ok(request) => request,
-            Err(identity) => return self.endpoints.drop_request(path, identity),
+            Err(identity) => return self.endpoints.drop_request(path, identity, None),
         };
         if !request.is_sound() {
-            return self.endpoints.drop_request(path, request.identity());
+            return self.endpoints.drop_request(path, request.identity(), None);
         }
         self.arrived.push_back(Arrived { now, request, path, options });
     }
 
     fn execute(&mut self, Arrived { now, request, path, options }: Arrived) {
         if self.poisoned.is_some() {
-            return self.endpoints.drop_request(path, request.identity());
+            return self.endpoints.drop_request(path, request.identity(), None);
         }
         let is_read = !request.kind().is_write();
         let committed = Committed {

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     StoreError,
-    disk::{Disk, FileDisk},
+    disk::{Disk, FileDisk, is_full},
 };
 
 /// A step that loses nothing, after damage that a replica cannot repair (P38, P39).
@@ -70,6 +70,17 @@ pub(super) fn failed(action: &str, place: &Path) -> impl FnOnce(io::Error) -> St
     }
 }
 
+/// The same for what nothing rests on yet: that the disk is full is an error by itself.
+pub(super) fn failed_or_full(action: &str, place: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    move |source| {
+        if is_full(&source) { full(action, place) } else { failed(action, place)(source) }
+    }
+}
+
+pub(super) fn full(action: &str, place: &Path) -> StoreError {
+    StoreError::Full { action: action.to_owned(), place: place.display().to_string() }
+}
+
 pub(super) fn damaged(place: &Path, what: impl Into<String>) -> StoreError {
     StoreError::Damaged {
         place: place.display().to_string(),
@@ -98,18 +109,6 @@ pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
         .map_err(failed("sync the directory", path))
 }
 
-/// Gives a file new contents, atomically and durably.
-pub(super) fn replace_file(disk: &dyn Disk, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-    let fresh = format!("{name}.new");
-    disk.create(&fresh)
-        .and_then(|mut file| {
-            file.write_at(0, bytes)?;
-            file.sync()
-        })
-        .map_err(failed("write", &disk.path().join(&fresh)))?;
-    rename_durably(disk, &fresh, name)
-}
-
 /// Renames a file; the new name is durable when this returns.
 pub(super) fn rename_durably(disk: &dyn Disk, from: &str, to: &str) -> Result<(), StoreError> {
     disk.rename(from, to).map_err(failed("rename", &disk.path().join(from)))?;
@@ -119,23 +118,6 @@ pub(super) fn rename_durably(disk: &dyn Disk, from: &str, to: &str) -> Result<()
 /// Makes the names on a disk durable.
 pub(super) fn sync_names(disk: &dyn Disk) -> Result<(), StoreError> {
     disk.sync().map_err(failed("sync the directory", disk.path()))
-}
-
-/// Reads a small file; none if there is no such file.
-pub(super) fn read_small_file(disk: &dyn Disk, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-    /// Far above what a configuration takes; bounds what a stray file can make us read.
-    const SIZE_BYTES_MAX: u64 = 4 << 20;
-    let path = disk.path().join(name);
-    let file = match disk.open(name) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed("open", &path)(error)),
-    };
-    let size_bytes = file.size_bytes().map_err(failed("read", &path))?.min(SIZE_BYTES_MAX);
-    let mut bytes = vec![0; size_bytes as usize];
-    let count = file.read_at(0, &mut bytes).map_err(failed("read", &path))?;
-    bytes.truncate(count);
-    Ok(Some(bytes))
 }
 
 /// Removes a directory and all that is in it; none is fine.
@@ -159,16 +141,6 @@ mod tests {
         assert!(matches!(Directory::open(&path), Err(StoreError::Locked { .. })));
         drop(held);
         assert_eq!(Directory::open(&path).unwrap().path(), path);
-    }
-
-    #[test]
-    fn a_file_is_replaced_whole() {
-        let temporary = tempfile::tempdir().unwrap();
-        let disk = FileDisk::new(temporary.path());
-        assert_eq!(read_small_file(&*disk, "file").unwrap(), None);
-        replace_file(&*disk, "file", b"one").unwrap();
-        replace_file(&*disk, "file", b"two").unwrap();
-        assert_eq!(read_small_file(&*disk, "file").unwrap().unwrap(), b"two");
     }
 
     #[test]

@@ -11,8 +11,9 @@
 //! - a rename happens whole or not at all;
 //! - of what was not synced, a crash may keep any part, in any order, down to single sectors of 512
 //!   bytes, each of which is old or new;
+//! - a write below what [`DiskFile::reserve`] has reserved does not find the disk full;
 //! - after a failed write or sync nothing can be told of what was not synced before. Whoever sees
-//!   one stops (P38).
+//!   one stops, but where the disk is full and nothing rests on the file yet (P38).
 
 use std::{
     fmt,
@@ -63,6 +64,31 @@ pub trait DiskFile: Send + fmt::Debug {
 
     /// Makes what was written durable, and the file's size.
     fn sync(&mut self) -> io::Result<()>;
+
+    /// Reserves room for the first `size_bytes` of the file: writes there do not find the disk full.
+    /// The file may grow, by zeros. Durable after the next [`Self::sync`], which may be what finds
+    /// the disk full.
+    fn reserve(&mut self, size_bytes: u64) -> io::Result<()> {
+        write_zeros(self, size_bytes)
+    }
+}
+
+/// Whether an error says that the disk, or the share of it that this user may have, is used up.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Makes a file at least so long, by zeros that are written.
+fn write_zeros(file: &mut (impl DiskFile + ?Sized), size_bytes: u64) -> io::Result<()> {
+    const STEP_BYTES: usize = 1 << 20;
+    let mut end = file.size_bytes()?;
+    let zeros = vec![0; STEP_BYTES.min(usize::try_from(size_bytes).unwrap_or(STEP_BYTES))];
+    while end < size_bytes {
+        let count = zeros.len().min(usize::try_from(size_bytes - end).unwrap_or(STEP_BYTES));
+        file.write_at(end, &zeros[..count])?;
+        end += count as u64;
+    }
+    Ok(())
 }
 
 /// A directory of the file system.
@@ -150,6 +176,20 @@ impl DiskFile for File {
     fn sync(&mut self) -> io::Result<()> {
         self.sync_data()
     }
+
+    fn reserve(&mut self, size_bytes: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        loop {
+            match fallocate(&*self, FallocateFlags::KEEP_SIZE, 0, size_bytes) {
+                Err(rustix::io::Errno::INTR) => {}
+                // Not every file system can: there the room is taken by zeros.
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                    return write_zeros(self, size_bytes);
+                }
+                result => return Ok(result?),
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -181,6 +221,15 @@ pub(super) mod tests {
         assert_eq!(disk.open("b").unwrap().size_bytes().unwrap(), 1);
         disk.remove("b").unwrap();
         assert_eq!(file.size_bytes().unwrap(), 8, "an open file outlives its name");
+
+        let mut reserved = disk.create("r").unwrap();
+        reserved.write_at(0, b"r").unwrap();
+        reserved.reserve(9_000).unwrap();
+        reserved.sync().unwrap();
+        let mut buffer = vec![7; 9_000];
+        let count = reserved.read_at(0, &mut buffer).unwrap();
+        assert!(buffer[0] == b'r' && buffer[1..count].iter().all(|byte| *byte == 0));
+        disk.remove("r").unwrap();
 
         let inner = disk.directory("d").unwrap();
         inner.create("x").unwrap();

@@ -15,7 +15,8 @@ pub(super) struct Health {
 
 impl Health {
     /// Makes a call, unless one failed before; remembers its error. A snapshot that is not what
-    /// its meta says is refused before anything changes, so the store goes on after it.
+    /// its meta says is refused before anything changes, and so is what the disk has no room for:
+    /// the store goes on after these.
     pub(super) fn guard<T>(
         &self,
         place: &Path,
@@ -29,7 +30,7 @@ impl Health {
         }
         let result = call();
         if let Err(error) = &result
-            && !matches!(error, StoreError::SnapshotMismatch { .. })
+            && !matches!(error, StoreError::SnapshotMismatch { .. } | StoreError::Full { .. })
         {
             // Another thread may have been first; its error is as good.
             let _ = self.first_error.set(error.to_string());

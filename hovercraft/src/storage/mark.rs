@@ -1,46 +1,42 @@
 //! The mark: how much of the log is known to be on disk (P38).
 //!
 //! A file that holds the number of the last write that a sync has covered. It is written after each
-//! sync, in place and without a sync of its own, which costs a microsecond: it outlives the process
-//! at once, and the machine a little later. Whatever age it is found at, what it says was synced
-//! before, so a log that ends earlier has lost something at its tail.
+//! sync, in one of its two slots and without a sync of its own, which costs a microsecond: it
+//! outlives the process at once, and the machine a little later. Whatever age it is found at, what
+//! it says was synced before, so a log that ends earlier has lost something at its tail.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     StoreError,
-    directory::{failed, read_small_file, replace_file},
-    disk::{Disk, DiskFile},
+    disk::Disk,
     record::{RecordError, decode_synced, encode_synced},
+    slots::{Found, Layout, Slots},
 };
 
-const NAME: &str = "synced";
+const LAYOUT: Layout = Layout { name: "synced", slot_bytes: 512, copy_count: 1 };
 
 /// The file `synced` in a data directory.
 #[derive(Debug)]
 pub(super) struct SyncedMark {
-    disk: Arc<dyn Disk>,
-    /// None until there is a file with an intact record, which is then written over.
-    file: Option<Box<dyn DiskFile>>,
+    slots: Slots,
     number: Option<u64>,
 }
 
 impl SyncedMark {
     /// Reads the mark; one that is damaged is as good as none.
     pub(super) fn open(disk: Arc<dyn Disk>) -> Result<Self, StoreError> {
-        let number = match read_small_file(&*disk, NAME)?.map(|bytes| decode_synced(&bytes)) {
+        let decode = |record: &[u8]| decode_synced(record).map(|number| (number, number));
+        let (slots, found) = Slots::open(disk, LAYOUT, decode)?;
+        let number = match found {
             // No log gets beyond; what follows may count on.
-            Some(Ok(number)) => Some(number).filter(|&number| number <= u64::MAX / 2),
-            Some(Err(error @ RecordError::Version(_))) => {
-                return Err(error.at(&disk.path().join(NAME), "the mark"));
+            Found::Newest(number) => Some(number).filter(|&number| number <= u64::MAX / 2),
+            Found::Damaged(error @ RecordError::Version(_)) => {
+                return Err(error.at(&slots.path(), "the mark"));
             }
-            Some(Err(_)) | None => None,
+            Found::Nothing | Found::Damaged(_) => None,
         };
-        let mut mark = Self { disk, file: None, number };
-        if number.is_some() {
-            mark.file = Some(mark.open_file()?);
-        }
-        Ok(mark)
+        Ok(Self { slots, number })
     }
 
     /// The number of the last write that was known to be on disk.
@@ -48,33 +44,24 @@ impl SyncedMark {
         self.number
     }
 
-    /// Notes that everything up to the write with this number is on disk.
+    /// Notes that everything up to the write with this number is on disk. A mark that was lost, and
+    /// for which the disk has no room now, stays lost until there is.
     pub(super) fn record(&mut self, number: u64) -> Result<(), StoreError> {
-        let bytes = encode_synced(number);
-        if let Some(file) = &mut self.file {
-            let written = file.write_at(0, &bytes);
-            written.map_err(|source| failed("write", &self.path())(source))?;
-        } else {
-            replace_file(&*self.disk, NAME, &bytes)?;
-            self.file = Some(self.open_file()?);
+        match self.slots.write(&encode_synced(number), false) {
+            Ok(()) => {
+                self.number = Some(number);
+                Ok(())
+            }
+            Err(StoreError::Full { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
-        self.number = Some(number);
-        Ok(())
-    }
-
-    fn open_file(&self) -> Result<Box<dyn DiskFile>, StoreError> {
-        self.disk.open(NAME).map_err(failed("open", &self.path()))
-    }
-
-    fn path(&self) -> PathBuf {
-        self.disk.path().join(NAME)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::disk::FileDisk;
+    use crate::storage::{disk::FileDisk, sim_disk::SimDisk};
 
     #[test]
     fn the_mark_is_read_back_and_a_damaged_one_is_none() {
@@ -88,12 +75,28 @@ mod tests {
         assert_eq!(mark.number(), Some(9));
         assert_eq!(SyncedMark::open(disk.clone()).unwrap().number(), Some(9));
 
+        // Of two, the other one is as good as an older mark.
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[12] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(matches!(SyncedMark::open(disk.clone()).unwrap().number(), Some(7 | 9)));
+        bytes[512 + 12] ^= 1;
         std::fs::write(&path, bytes).unwrap();
         let mut damaged = SyncedMark::open(disk.clone()).unwrap();
         assert_eq!(damaged.number(), None);
         damaged.record(10).unwrap();
         assert_eq!(SyncedMark::open(disk).unwrap().number(), Some(10));
+    }
+
+    #[test]
+    fn a_lost_mark_stays_lost_while_the_disk_is_full() {
+        let disk = SimDisk::new(1);
+        let mut mark = SyncedMark::open(disk.root()).unwrap();
+        disk.limit(Some(0));
+        mark.record(7).unwrap();
+        assert_eq!(SyncedMark::open(disk.root()).unwrap().number(), None);
+        disk.limit(None);
+        mark.record(8).unwrap();
+        assert_eq!(SyncedMark::open(disk.root()).unwrap().number(), Some(8));
     }
 }

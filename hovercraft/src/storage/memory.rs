@@ -45,15 +45,19 @@ pub struct MemoryStore {
 #[derive(Debug)]
 struct Home {
     disk: Arc<dyn Disk>,
-    hard_state: HardStateFile,
+    /// None until it is loaded.
+    hard_state: Option<HardStateFile>,
     /// None on a disk that is nobody else's.
     _directory: Option<Directory>,
 }
 
 impl Home {
     fn new(disk: Arc<dyn Disk>, directory: Option<Directory>) -> Self {
-        let hard_state = HardStateFile::new(Arc::clone(&disk), WrittenBy::Memory);
-        Self { disk, hard_state, _directory: directory }
+        Self { disk, hard_state: None, _directory: directory }
+    }
+
+    fn save(&mut self, state: &HardState) -> Result<(), StoreError> {
+        self.hard_state.as_mut().expect("a store is loaded first").save(state)
     }
 }
 
@@ -93,10 +97,11 @@ impl MemoryStore {
     /// Reads the hard state, and the rest if the last run ended clean; returns whether there was a
     /// log that is gone.
     fn load_home(&mut self) -> Result<bool, StoreError> {
-        let Some(home) = &self.home else {
+        let Some(home) = &mut self.home else {
             return Ok(false);
         };
-        let Some(record) = home.hard_state.load()? else {
+        let file = HardStateFile::open(Arc::clone(&home.disk), WrittenBy::Memory)?;
+        let Some(record) = home.hard_state.insert(file).load() else {
             // What a stop in good order wrote before the hard state is void without it.
             memory_image::remove(&*home.disk)?;
             return Ok(false);
@@ -131,7 +136,7 @@ impl MemoryStore {
     }
 
     fn save_home(&mut self, state: &HardState) -> Result<(), StoreError> {
-        let Some(home) = &self.home else {
+        let Some(home) = &mut self.home else {
             return Ok(());
         };
         if state.clean {
@@ -143,9 +148,9 @@ impl MemoryStore {
                 snapshot: latest.map(|latest| (latest.meta, latest.data)),
             };
             memory_image::write(&*home.disk, &image)?;
-            home.hard_state.save(state)
+            home.save(state)
         } else {
-            home.hard_state.save(state)?;
+            home.save(state)?;
             memory_image::remove(&*home.disk)
         }
     }

@@ -14,6 +14,7 @@ mod record;
 mod segmented;
 mod sim_disk;
 mod sled;
+mod slots;
 mod snapshot_file;
 mod snapshots;
 pub mod suite;
@@ -27,6 +28,7 @@ use std::{
 
 use rkyv::{Archive, Deserialize, Serialize};
 
+pub(crate) use self::disk::is_full;
 pub use self::{
     disk::{Disk, DiskFile, FileDisk},
     memory::MemoryStore,
@@ -226,6 +228,14 @@ pub enum StoreError {
         /// The version that this build reads.
         expected: u32,
     },
+    /// The disk is full. Nothing has changed, and the store goes on (P38).
+    #[error("cannot {action} in {place}: the disk is full; make room on it, which is all it needs")]
+    Full {
+        /// What was tried, as a verb phrase.
+        action: String,
+        /// The directory or file.
+        place: String,
+    },
     /// Another process holds the directory.
     #[error("{place} is in use by another process; stop that one first")]
     Locked {
@@ -274,6 +284,23 @@ pub enum StoreError {
     },
 }
 
+/// Room that is reserved on the disk for the log, whatever else is written to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Appends whose entries have no more than this many bytes in all, by
+    /// [`Entry::size_bytes`] and 64 bytes for each append, do not find the disk full.
+    pub bytes: u64,
+    /// How many of these bytes are for what a leader makes itself, and for truncations.
+    pub spare_bytes: u64,
+    /// The disk had no more.
+    pub is_full: bool,
+}
+
+impl Room {
+    /// Of a store that reserves nothing.
+    pub const UNLIMITED: Self = Self { bytes: u64::MAX, spare_bytes: 0, is_full: false };
+}
+
 /// Opens the store for a durability: [`MemoryStore`] for `memory`, else one of this kind.
 pub fn open(
     directory: &Path,
@@ -296,7 +323,7 @@ pub fn open(
 /// - `append` is atomic: after a crash its truncation and its entries are all there or none is, or
 ///   (only of entries that no sync follows) a prefix of the entries is there with the truncation.
 /// - After an error the store refuses every further call (P38), but for
-///   [`StoreError::SnapshotMismatch`].
+///   [`StoreError::SnapshotMismatch`] and [`StoreError::Full`], before which nothing has changed.
 /// - A hard state is saved before anything is appended. A log without one is damaged, because the
 ///   vote is lost.
 /// - `load` puts log and snapshot together by [`Tail::of`], and refuses a log that contradicts
@@ -323,6 +350,13 @@ pub trait LogStore: Send {
 
     /// Puts everything that was appended on disk.
     fn sync(&mut self) -> Result<(), StoreError>;
+
+    /// Reserves room for the log, so that the next entries, of which one may have this size, do not
+    /// find the disk full. Says what there is; that the disk has no more is no error.
+    fn room(&mut self, entry_bytes_max: u64) -> Result<Room, StoreError> {
+        let _ = entry_bytes_max;
+        Ok(Room::UNLIMITED)
+    }
 
     /// Removes entries below `first`, as soon and as far as is cheap; those that no complete
     /// snapshot holds the effect of stay.

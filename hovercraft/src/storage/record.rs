@@ -15,7 +15,7 @@
 //!
 //! | kind | archive |
 //! |---|---|
-//! | hard state | which store wrote it, [`HardState`](super::HardState) |
+//! | hard state | which store wrote it, its number u64, [`HardState`](super::HardState) |
 //! | run | first index u64, number u64, number of the run before u64, entries |
 //! | – entry | term u64, log time u64 (µs), session delta u32 (µs), payload |
 //! | – payload | nothing, or a [`Configuration`], or a request |
@@ -86,6 +86,9 @@ pub(super) enum RecordError {
     /// It is intact, and of another format.
     #[error("it has format version {0}")]
     Version(u8),
+    /// A number is higher than any writer counts.
+    #[error("its number is out of range")]
+    Number,
     /// The archive is not well-formed.
     #[error("its archive is malformed: {0}")]
     Archive(String),
@@ -225,6 +228,8 @@ pub(super) enum WrittenBy {
 #[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
 pub(super) struct HardStateRecord {
     pub(super) written_by: WrittenBy,
+    /// Grows with every record, so that the newest of two is known.
+    pub(super) number: u64,
     pub(super) state: HardState,
 }
 
@@ -414,7 +419,7 @@ mod tests {
         fn a_hard_state_and_a_meta_come_back(seed: u64) {
             let mut sample = Sample::new(seed);
             let state = sample.hard_state();
-            let record = HardStateRecord { written_by: WrittenBy::Memory, state };
+            let record = HardStateRecord { written_by: WrittenBy::Memory, number: 7, state };
             prop_assert_eq!(decode_hard_state(&encode_hard_state(&record)).unwrap(), record);
             let meta = sample.meta(seed, 3, b"data");
             prop_assert_eq!(decode_snapshot_meta(&encode_snapshot_meta(&meta)).unwrap(), meta);
@@ -495,14 +500,14 @@ mod tests {
         let meta = sample.meta(9, 8, b"data");
         let records = [
             encode_run(5, 6, 4, &entries),
-            encode_hard_state(&HardStateRecord { written_by: WrittenBy::Sled, state }),
+            encode_hard_state(&HardStateRecord { written_by: WrittenBy::Sled, number: 7, state }),
             encode_snapshot_meta(&meta),
             encode_synced(77),
         ];
         let checksums = records.map(|record| (record.len(), crc32fast::hash(&record)));
         let version_2 = [
             (77_965, 1_903_708_156),
-            (117, 239_301_288),
+            (125, 1_119_800_340),
             (184, 1_687_959_970),
             (20, 2_332_075_135),
         ];

@@ -18,8 +18,8 @@ use std::{
 
 use super::{
     SnapshotMeta, SnapshotSink, SnapshotSource, StoreError,
-    directory::{damaged, failed, rename_durably},
-    disk::{Disk, DiskFile},
+    directory::{damaged, failed, failed_or_full, sync_names},
+    disk::{Disk, DiskFile, is_full},
     record::{decode_snapshot_meta, encode_snapshot_meta},
 };
 
@@ -46,7 +46,8 @@ impl Part {
         name: String,
         installs: u64,
     ) -> Result<Self, StoreError> {
-        let file = disk.create(&name).map_err(failed("create", &disk.path().join(&name)))?;
+        let file = disk.create(&name);
+        let file = file.map_err(failed_or_full("create", &disk.path().join(&name)))?;
         Ok(Self {
             file: BufWriter::with_capacity(256 << 10, Appender { file, size_bytes: 0 }),
             disk,
@@ -69,7 +70,7 @@ impl Part {
             .and_then(|()| self.file.write_all(MAGIC))
             .and_then(|()| self.file.flush())
             .and_then(|()| self.file.get_mut().file.sync())
-            .map_err(failed("complete", &self.disk.path().join(&self.name)))
+            .map_err(failed_or_full("complete", &self.disk.path().join(&self.name)))
     }
 
     /// Gives the sealed file its name, durably.
@@ -77,7 +78,13 @@ impl Part {
         // Set before the attempt: after a failed one it cannot be told which name the file has,
         // and to remove it might be to remove what is complete.
         self.renamed = true;
-        rename_durably(&*self.disk, &self.name, name)
+        let renamed = self.disk.rename(&self.name, name);
+        renamed.map_err(|error| {
+            // Without room for the name nothing has happened.
+            self.renamed = !is_full(&error);
+            failed_or_full("rename", &self.disk.path().join(&self.name))(error)
+        })?;
+        if planted!("name-not-synced") { Ok(()) } else { sync_names(&*self.disk) }
     }
 
     /// How many installs there were when it was begun.
@@ -115,6 +122,8 @@ impl SnapshotSink for Part {
 
     fn read_back(&mut self) -> io::Result<Box<dyn SnapshotSource>> {
         self.file.flush()?;
+        // That the disk is full is found now, and not when the service has read it (P36, P38).
+        self.file.get_mut().file.sync()?;
         let file = self.disk.open(&self.name)?;
         Ok(Box::new(FileSource { file, size_bytes: self.size_bytes, position: 0 }))
     }

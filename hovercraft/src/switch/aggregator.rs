@@ -283,7 +283,7 @@ impl Aggregator {
         if !is_for_us && !planted!("agg-old-answers") {
             return false;
         }
-        let Acknowledge { round, acknowledged, applied, poisoned, disk_wait_us, .. } = acknowledge;
+        let Acknowledge { round, acknowledged, applied, .. } = acknowledge;
         let from = follower.from;
         let voter = serving.voters.iter_mut().find(|voter| voter.member.id == from);
         let Some(voter) = voter.filter(|voter| {
@@ -300,7 +300,9 @@ impl Aggregator {
         let is_newer = (round, applied) > (progress.round, progress.applied);
         if round > progress.round || (round == progress.round && is_newer) {
             (progress.round, progress.applied) = (round, applied);
-            (progress.poisoned, progress.disk_wait_us) = (poisoned, disk_wait_us);
+            progress.poisoned = acknowledge.poisoned;
+            progress.disk_wait_us = acknowledge.disk_wait_us;
+            progress.lacks_room = acknowledge.lacks_room;
         }
         true
     }
@@ -422,6 +424,7 @@ mod tests {
             applied: acknowledged,
             poisoned: false,
             disk_wait_us: 0,
+            lacks_room: false,
         })
     }
 

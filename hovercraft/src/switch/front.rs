@@ -529,6 +529,7 @@ mod tests {
             applied: 0,
             poisoned: false,
             disk_wait_us: 0,
+            lacks_room: false,
         };
         let mut bytes = Vec::new();
         envelope(2, 1, Message::Acknowledge(answer)).encode(&mut bytes);

@@ -26,6 +26,11 @@ pub(crate) fn entry(index: Index, term: Term) -> Entry {
     let mut body = vec![(index ^ term) as u8; 16 + (index * 37 + term * 101) as usize % 700];
     body[..8].copy_from_slice(&index.to_le_bytes());
     body[8..16].copy_from_slice(&term.to_le_bytes());
+    entry_of(index, term, body)
+}
+
+/// An entry whose request has this body.
+pub(crate) fn entry_of(index: Index, term: Term, body: Vec<u8>) -> Entry {
     let body = Bytes::from(body);
     let identity = Identity::Session { client: 1, sequence: index };
     let request = Request::new(DIGEST_KEY, identity, 1, Kind::Write, body);

@@ -77,7 +77,7 @@ impl Image {
         match job {
             Job::Write(write) => self.write(write),
             Job::Install { snapshot, keep_tail } => self.install(snapshot, keep_tail),
-            Job::TakeSnapshot(_) | Job::Stage | Job::ReadOwn => {}
+            Job::TakeSnapshot(_) | Job::Stage | Job::ReadOwn | Job::NoInstall => {}
         }
     }
 

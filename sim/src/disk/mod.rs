@@ -14,7 +14,7 @@ use bytes::Bytes;
 use hovercraft::{
     Index, Term,
     core::{Write, WriteNumber},
-    storage::{Durability, HardState, Loaded, SnapshotMeta, Torn},
+    storage::{Durability, HardState, Loaded, Room, SnapshotMeta, Torn},
 };
 use r2p2::Time;
 
@@ -26,6 +26,26 @@ use crate::{
 
 pub(crate) use self::store::Damage;
 use self::{image::Image, store::Store};
+
+/// What of a full disk's room is for what a leader makes itself, and for truncations.
+const SPARE_BYTES: u64 = 4096;
+
+/// What the log reserves beyond that, at most.
+const ROOM_BYTES_MAX: u64 = 8 << 10;
+
+/// What an append takes beside its entries, see [`Room::bytes`].
+const APPEND_BYTES: u64 = 64;
+
+/// What became of a snapshot that a replica took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Published {
+    /// It is the latest.
+    Latest,
+    /// The service could not write it.
+    Spoiled,
+    /// The disk is full.
+    Postponed,
+}
 
 /// A snapshot and its bytes.
 #[derive(Debug, Clone)]
@@ -42,6 +62,8 @@ enum Job {
         snapshot: Snapshot,
         keep_tail: bool,
     },
+    /// An install that the disk had no room for.
+    NoInstall,
     /// Checks what was received, for the service to read.
     Stage,
     /// Reads the latest snapshot again.
@@ -60,6 +82,8 @@ pub(crate) enum Done {
     Staged(Option<Box<Snapshot>>),
     /// What was received is the latest snapshot.
     Installed,
+    /// There was no room to install it, and it is gone.
+    ReceivedPostponed,
     /// The latest snapshot, if there is one.
     Own(Option<Box<Snapshot>>),
 }
@@ -78,8 +102,8 @@ pub(crate) struct Disk {
     done: usize,
     /// How many are being done now.
     under_way: usize,
-    /// The snapshot that is being received.
-    parts: Vec<u8>,
+    /// The snapshot that is being received; none if there was no room for it.
+    parts: Option<Vec<u8>>,
     /// The one that was received, until it is installed or discarded.
     staged: Option<Snapshot>,
     /// How many times slower than usual it is.
@@ -93,8 +117,11 @@ pub(crate) struct Disk {
     pub(crate) snapshot_since: Option<Time>,
     /// Its next write fails.
     pub(crate) fails: bool,
-    /// Every write fails until there is room again.
-    pub(crate) is_full: bool,
+    /// Bytes that the log reserves again after each batch, unless the disk is full.
+    reserve_bytes: u64,
+    /// Bytes that it has reserved and not used.
+    left_bytes: u64,
+    is_full: bool,
     /// What it holds is damaged before the tail: it is refused at the start.
     pub(crate) is_damaged: bool,
     /// Number of starts at which the log held another entry at the snapshot's index, since this
@@ -108,13 +135,17 @@ impl Disk {
         options: DiskOptions,
         durability: Durability,
         hard_state: HardState,
+        entry_bytes_max: u64,
         mut rng: fastrand::Rng,
     ) -> Self {
+        let entry_bytes_max = entry_bytes_max + APPEND_BYTES + rng.u64(..ROOM_BYTES_MAX);
+        let reserve_bytes = SPARE_BYTES + entry_bytes_max;
         // In `memory` there is no log on disk.
         let is_real = options.segmented && durability != Durability::Memory;
         let syncs_lie = options.syncs_lie && durability == Durability::Interval;
         let options = DiskOptions { syncs_lie, ..options };
-        let store = is_real.then(|| Store::new(rng.fork(), &hard_state, syncs_lie));
+        let store =
+            is_real.then(|| Store::new(rng.fork(), &hard_state, (syncs_lie, reserve_bytes)));
         let durable = Image::new(hard_state);
         Self {
             store,
@@ -124,7 +155,7 @@ impl Disk {
             jobs: VecDeque::new(),
             done: 0,
             under_way: 0,
-            parts: Vec::new(),
+            parts: None,
             staged: None,
             slowness: 1,
             stalled_until: Time::ZERO,
@@ -132,6 +163,8 @@ impl Disk {
             writing_since: None,
             snapshot_since: None,
             fails: false,
+            reserve_bytes,
+            left_bytes: reserve_bytes,
             is_full: false,
             is_damaged: false,
             stale_logs: 0,
@@ -144,18 +177,24 @@ impl Disk {
         self.jobs.push_back(Job::Write(write));
     }
 
-    /// Keeps a part of a snapshot that is being received.
-    pub(crate) fn keep_part(&mut self, offset: u64, data: &[u8]) {
+    /// Keeps a part of a snapshot that is being received; false if there is no room for it.
+    pub(crate) fn keep_part(&mut self, offset: u64, data: &[u8]) -> bool {
         if offset == 0 {
-            self.parts.clear();
+            self.parts = Some(Vec::new());
         }
-        assert_eq!(offset, self.parts.len() as u64, "parts of a snapshot come in order");
-        self.parts.extend_from_slice(data);
+        let Some(parts) = &mut self.parts else { return true };
+        assert_eq!(offset, parts.len() as u64, "parts of a snapshot come in order");
+        parts.extend_from_slice(data);
+        let has_room = self.has_room();
+        if !has_room {
+            self.parts = None;
+        }
+        has_room
     }
 
     /// Takes the job to check what was received.
     pub(crate) fn stage(&mut self, meta: SnapshotMeta) {
-        let data = Bytes::from(std::mem::take(&mut self.parts));
+        let data = Bytes::from(self.parts.take().unwrap_or_default());
         self.staged = Some(Snapshot { meta, data });
         self.jobs.push_back(Job::Stage);
     }
@@ -186,11 +225,14 @@ impl Disk {
         self.jobs.push_back(Job::TakeSnapshot(snapshot));
     }
 
-    /// A snapshot that this replica took is complete; false if it could not be written.
-    pub(crate) fn publish(&mut self, snapshot: Snapshot) -> bool {
+    /// A snapshot that this replica took is complete, if it can be written.
+    pub(crate) fn publish(&mut self, snapshot: Snapshot) -> Published {
         self.snapshot_since = None;
         if happens(&mut self.rng, self.options.spoiled_per_mille) {
-            return false;
+            return Published::Spoiled;
+        }
+        if !self.has_room() {
+            return Published::Postponed;
         }
         let latest = self.durable.snapshot.as_ref().map(|latest| latest.meta.index);
         if let Some(store) = &mut self.store {
@@ -199,7 +241,7 @@ impl Disk {
         if latest.is_none_or(|latest| snapshot.meta.index > latest) {
             self.durable.snapshot = Some(snapshot);
         }
-        true
+        Published::Latest
     }
 
     /// Begins what waits, in one batch. Returns how long it will take; none if the disk is busy or
@@ -229,6 +271,12 @@ impl Disk {
         let mut stored = None;
         let first = self.done;
         self.done += std::mem::take(&mut self.under_way);
+        if !self.has_room() {
+            let installs = self.jobs.range_mut(first..self.done);
+            let installs = installs.filter(|job| matches!(job, Job::Install { .. }));
+            // The last bytes of a received snapshot may be what has no room.
+            installs.filter(|_| self.rng.bool()).for_each(|job| *job = Job::NoInstall);
+        }
         if let Some(store) = &mut self.store {
             store
                 .work(self.jobs.range(first..self.done), self.durability)
@@ -236,6 +284,11 @@ impl Disk {
         }
         let mut sync_to = if self.durability == Durability::Interval { 0 } else { self.done };
         for (position, job) in self.jobs.iter().enumerate().take(self.done).skip(first) {
+            if let Job::Write(Write::Append { entries, .. }) = job {
+                let bytes = entries.iter().map(|it| it.size_bytes() as u64).sum::<u64>();
+                let left = self.left_bytes.checked_sub(bytes + APPEND_BYTES);
+                self.left_bytes = left.expect("no entry is handed over without room for it (P38)");
+            }
             match job {
                 Job::Write(Write::HardState { number, state }) => {
                     // Synced whatever else is; the log is another file.
@@ -255,6 +308,7 @@ impl Disk {
                     sync_to = sync_to.max(position + 1);
                     news.push(Done::Installed);
                 }
+                Job::NoInstall => news.push(Done::ReceivedPostponed),
                 Job::TakeSnapshot(snapshot) => {
                     if !(self.options.syncs_lie && self.rng.u8(..16) > 0) {
                         sync_to = sync_to.max(position + 1);
@@ -264,6 +318,9 @@ impl Disk {
             }
         }
         self.sync(sync_to);
+        if !self.is_full {
+            self.left_bytes = self.reserve_bytes;
+        }
         news.extend(stored.map(Done::Stored));
         news
     }
@@ -295,10 +352,47 @@ impl Disk {
         }
         self.durable.hard_state = state;
         self.jobs.clear();
-        self.parts.clear();
+        self.parts = None;
         self.staged = None;
         (self.done, self.under_way, self.durable.hard_state_write) = (0, 0, 0);
         (self.writing_since, self.snapshot_since) = (None, None);
+    }
+
+    /// Nothing can grow from here on, but the log within what it has reserved.
+    pub(crate) fn fill(&mut self) {
+        self.is_full = true;
+        self.limit_store();
+    }
+
+    /// There is room again.
+    pub(crate) fn empty(&mut self) {
+        (self.is_full, self.left_bytes) = (false, self.reserve_bytes);
+        self.limit_store();
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    /// The room that the log has.
+    pub(crate) fn room(&self) -> Room {
+        if self.durability == Durability::Memory {
+            return Room::UNLIMITED;
+        }
+        // A crash may have taken what was reserved.
+        let bytes = self.store.as_ref().map_or(u64::MAX, Store::room_bytes).min(self.left_bytes);
+        Room { bytes, spare_bytes: SPARE_BYTES, is_full: self.is_full }
+    }
+
+    fn limit_store(&mut self) {
+        if let Some(store) = &mut self.store {
+            store.limit(self.is_full);
+        }
+    }
+
+    /// Whether a snapshot can be written.
+    fn has_room(&self) -> bool {
+        !self.is_full || self.durability == Durability::Memory
     }
 
     /// The process dies. Of what was not synced some is there. What the log's recovery makes of it
@@ -309,6 +403,7 @@ impl Disk {
             // What waits is only in the memory of the process.
             let begun = self.jobs.drain(..self.done + self.under_way).skip(self.done);
             store.crash(begun.collect(), self.durability, leaves);
+            self.limit_store();
             self.forget();
             return false;
         }
@@ -347,14 +442,15 @@ impl Disk {
 
     /// Whether a process can start on it.
     pub(crate) fn is_usable(&self) -> bool {
-        !self.is_full && !self.is_damaged
+        !self.is_damaged
     }
 
     /// Nothing is wrong with it any more, but for a stall that lasts longer.
     pub(crate) fn repair(&mut self) {
         (self.options.spoiled_per_mille, self.options.unreadable_per_mille) = (0, 0);
         self.slowness = 1;
-        (self.fails, self.is_full, self.is_damaged) = (false, false, false);
+        (self.fails, self.is_damaged) = (false, false);
+        self.empty();
     }
 
     /// What a process that starts finds.
@@ -447,7 +543,7 @@ impl Disk {
     /// The process is gone, and what was only in its memory with it.
     fn forget(&mut self) {
         self.jobs.clear();
-        self.parts.clear();
+        self.parts = None;
         self.staged = None;
         (self.done, self.under_way, self.durable.hard_state_write) = (0, 0, 0);
         (self.writing_since, self.snapshot_since) = (None, None);

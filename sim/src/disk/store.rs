@@ -10,8 +10,8 @@ use bytes::Bytes;
 use hovercraft::{
     core::Write,
     storage::{
-        Crash, Durability, HardState, Loaded, LogStore, SegmentedStore, SimDisk, SnapshotMeta,
-        StoreError,
+        Crash, Durability, HardState, Loaded, LogStore, Room, SegmentedStore, SimDisk,
+        SnapshotMeta, StoreError,
     },
 };
 
@@ -32,6 +32,11 @@ pub(super) struct Store {
     rng: fastrand::Rng,
     /// Most syncs of the log put nothing on the disk.
     syncs_lie: bool,
+    /// Bytes of entries that the log must have room for at any time.
+    reserve_bytes: u64,
+    /// What it said last.
+    room: Room,
+    is_full: bool,
     /// What the process was doing when it died, in order: some of it may be on the disk.
     begun: Vec<Job>,
 }
@@ -60,9 +65,15 @@ impl Damage {
 
 impl Store {
     /// On an empty disk that `init` has written to.
-    pub(super) fn new(mut rng: fastrand::Rng, state: &HardState, syncs_lie: bool) -> Self {
+    pub(super) fn new(
+        mut rng: fastrand::Rng,
+        state: &HardState,
+        (syncs_lie, reserve_bytes): (bool, u64),
+    ) -> Self {
         let disk = SimDisk::new(rng.u64(..));
-        let mut store = Self { disk, open: None, rng, syncs_lie, begun: Vec::new() };
+        let (open, begun) = (None, Vec::new());
+        let (room, is_full) = (Room::UNLIMITED, false);
+        let mut store = Self { disk, open, rng, syncs_lie, reserve_bytes, room, is_full, begun };
         store.load_whole();
         store.save(state);
         store.open = None;
@@ -83,7 +94,34 @@ impl Store {
         for job in jobs {
             self.job(job)?;
         }
-        if durability == Durability::Sync { self.process().sync() } else { Ok(()) }
+        if durability == Durability::Sync {
+            self.process().sync()?;
+        }
+        self.reserve()
+    }
+
+    /// Nothing can grow any more, or there is room again.
+    pub(super) fn limit(&mut self, is_full: bool) {
+        self.is_full = is_full;
+        let size_bytes = self.disk.size_bytes();
+        self.disk.limit(is_full.then_some(size_bytes));
+        if self.open.is_some() {
+            // A disk that is about to break is not asked for long.
+            let _ = self.reserve();
+        }
+    }
+
+    /// Bytes of entries that the log has room for.
+    pub(super) fn room_bytes(&self) -> u64 {
+        self.room.bytes
+    }
+
+    fn reserve(&mut self) -> Result<(), StoreError> {
+        let reserve_bytes = self.reserve_bytes;
+        self.room = self.process().room(reserve_bytes)?;
+        let is_there = self.room.is_full || self.room.bytes >= reserve_bytes;
+        assert!(is_there, "what is reserved is there: {:?}", self.room);
+        Ok(())
     }
 
     pub(super) fn sync(&mut self) {
@@ -143,10 +181,17 @@ impl Store {
     pub(super) fn damaged(&mut self, durable: &Image, durability: Durability) -> Damage {
         let disk = self.disk.fork(self.rng.u64(..));
         let files: Vec<_> = disk.files().into_iter().filter(|(_, bytes)| *bytes > 0).collect();
-        let (path, size_bytes) = &files[self.rng.usize(..files.len())];
-        // Most of a segment is empty, and what is in it stands at its beginning.
-        let end = if self.rng.bool() { *size_bytes } else { (*size_bytes).min(2048) };
-        let (offset, bit) = (self.rng.u64(..end), self.rng.u8(..8));
+        let of_log: Vec<_> =
+            files.iter().filter(|(path, _)| path.starts_with("log/segment-")).collect();
+        let (path, size_bytes) = if self.rng.bool() && !of_log.is_empty() {
+            of_log[self.rng.usize(..of_log.len())]
+        } else {
+            &files[self.rng.usize(..files.len())]
+        };
+        // Most of a file is empty, and what was written last is what a crash might have torn.
+        let end = written_bytes(&disk, path, *size_bytes);
+        let start = if self.rng.bool() { 0 } else { end.saturating_sub(512) };
+        let (offset, bit) = (self.rng.u64(start..end), self.rng.u8(..8));
         disk.flip_bit(path, offset, bit);
         match open(&disk, self.rng.u64(..)) {
             Err(_) => Damage::Refused,
@@ -163,21 +208,25 @@ impl Store {
     }
 
     fn job(&mut self, job: &Job) -> Result<(), StoreError> {
-        let store = self.process();
+        let store = self.open.as_mut().expect("only a process that runs writes");
         match job {
             Job::TakeSnapshot(_) => self.sync_log(),
-            Job::Stage | Job::ReadOwn => Ok(()),
+            Job::Stage | Job::ReadOwn | Job::NoInstall => Ok(()),
             Job::Write(Write::HardState { state, .. }) => store.save_hard_state(state),
             Job::Write(Write::Append { first, entries, .. }) => store.append(*first, entries),
             Job::Write(Write::Trim { first }) => store.trim(*first),
             Job::Install { snapshot, keep_tail } => {
+                // What was received is on the disk already, whether or not that is full since.
+                self.disk.limit(None);
                 let mut sink = store.snapshots().create()?;
                 sink.write_all(&snapshot.data).map_err(|source| StoreError::Io {
                     action: "write a snapshot".to_owned(),
                     place: "the simulated disk".to_owned(),
                     source,
                 })?;
-                store.install(sink, &snapshot.meta, *keep_tail)
+                let installed = store.install(sink, &snapshot.meta, *keep_tail);
+                self.limit(self.is_full);
+                installed
             }
         }
     }
@@ -191,6 +240,7 @@ impl Store {
         let (store, found) =
             open(&self.disk, self.rng.u64(..)).unwrap_or_else(|error| failed(&error));
         self.open = Some(store);
+        self.reserve().unwrap_or_else(|error| failed(&error));
         found
     }
 
@@ -232,6 +282,17 @@ pub(super) struct Found {
     pub(super) loaded: Loaded,
     /// The latest snapshot, with its bytes.
     pub(super) snapshot: Option<Snapshot>,
+}
+
+/// Where what was written to a file ends: behind it there are zeros. At least 1.
+fn written_bytes(disk: &SimDisk, path: &str, size_bytes: u64) -> u64 {
+    let (directory, name) = path.rsplit_once('/').unwrap_or((".", path));
+    let root = disk.root();
+    let inner = if directory == "." { Ok(root) } else { root.directory(directory) };
+    let mut bytes = vec![0; size_bytes as usize];
+    let read = inner.and_then(|inner| inner.open(name)?.read_at(0, &mut bytes));
+    read.expect("the disk is whole");
+    bytes.iter().rposition(|byte| *byte != 0).map_or(1, |at| at as u64 + 1)
 }
 
 fn open(disk: &SimDisk, seed: u64) -> Result<(SegmentedStore, Found), StoreError> {

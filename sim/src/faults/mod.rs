@@ -172,7 +172,7 @@ pub enum Fault {
     SyncStall { target: Target, for_us: u64 },
     /// The next write of a disk fails: the replica stops, and starts again after a while.
     WriteError { target: Target, down_us: u64 },
-    /// A disk is full: every write fails until there is room again.
+    /// A disk is full: nothing grows but the log, within the room that it has reserved.
     FullDisk { target: Target, for_us: u64 },
     /// Something that was synced is damaged on disk while the process is down, before the tail: the
     /// replica refuses to start until its disk is put right.

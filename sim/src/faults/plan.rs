@@ -91,6 +91,8 @@ impl FaultOptions {
     pub(crate) fn plan(&self, options: &Options) -> Vec<Timed> {
         let mut faults = Vec::new();
         let seed = Seed(options.seed);
+        // What fills one of several equal disks fills all of them.
+        let are_disks_equal = seed.stream("equal disks", 0).bool();
         for kind in &self.kinds {
             let mut rng = seed.stream("fault", *kind as u64);
             if kind.is_of_packets() && self.steady {
@@ -104,11 +106,15 @@ impl FaultOptions {
             while at_us < options.chaos_us {
                 let length_us = rng.u64(1..=self.length_max_us);
                 let fault = self.draw(*kind, &mut rng, options, length_us);
+                let all = (1..=usize::from(options.cluster.replicas)).map(Target::Replica);
                 match fault {
                     Fault::Pause { for_us, .. } if self.together => {
-                        let all = (1..=usize::from(options.cluster.replicas)).map(Target::Replica);
                         let pause = |target| Fault::Pause { target, for_us };
                         faults.extend(all.map(|target| Timed { at_us, fault: pause(target) }));
+                    }
+                    Fault::FullDisk { for_us, .. } if are_disks_equal => {
+                        let full = |target| Fault::FullDisk { target, for_us };
+                        faults.extend(all.map(|target| Timed { at_us, fault: full(target) }));
                     }
                     fault => faults.push(Timed { at_us, fault }),
                 }

@@ -155,7 +155,8 @@ impl Fallback {
 
 fn is_full(replica: &Replica) -> bool {
     let bound = 2 * replica.settings.log_bytes_max as u64;
-    replica.life.as_ref().is_some_and(|life| life.core.status().log_bytes >= bound)
+    replica.disk.is_full()
+        || replica.life.as_ref().is_some_and(|life| life.core.status().log_bytes >= bound)
 }
 
 /// How often something goes over the network until an entry is committed that was lost with an

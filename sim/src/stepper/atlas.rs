@@ -21,7 +21,6 @@ impl Stepper {
             Fault::Blackout { .. } => self.durability() == Durability::Sync,
             Fault::Kill { target, .. }
             | Fault::WriteError { target, .. }
-            | Fault::FullDisk { target, .. }
             | Fault::Damage { target, .. } => self.may_lose(self.find(*target)),
             Fault::KillAggregator { .. } | Fault::CutAggregator { .. } => !self.machines.is_empty(),
             _ => true,
@@ -42,7 +41,7 @@ impl Stepper {
             let incarnation = replica.disk.durable_hard_state().incarnation;
             let named = configuration.member(replica.node).map(|member| member.incarnation);
             // One whose disk is about to fail is as good as lost.
-            replica.lost || replica.disk.fails || replica.disk.is_full || named != Some(incarnation)
+            replica.lost || replica.disk.fails || named != Some(incarnation)
         };
         let others = self.replicas.iter().enumerate().filter(|(other, _)| *other != at);
         let lost = others.filter(|(_, replica)| is_lost(replica)).count();

@@ -79,7 +79,9 @@ impl Stepper {
                     self.tell_switch(at, identity);
                     self.answer(at, to, identity, outcome, body);
                 }
-                Effect::Drop { to, identity } => {
+                Effect::Drop { to, identity, refusal } => {
+                    self.coverage
+                        .add("requests refused for want of room", u64::from(refusal.is_some()));
                     self.tell_switch(at, identity);
                     self.trace.tell(self.now, Place::At(at), || {
                         let identity = trace::identity_of(&identity);

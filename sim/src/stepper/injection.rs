@@ -110,8 +110,9 @@ impl Stepper {
             }
             Fault::FullDisk { target, .. } => {
                 let at = self.find(target);
-                self.replicas[at].disk.is_full = true;
-                Relief::Repair(at)
+                self.replicas[at].disk.fill();
+                self.tell_room(at);
+                Relief::MakeRoom(at)
             }
             Fault::SyncStall { target, for_us } => {
                 let at = self.find(target);
@@ -155,9 +156,12 @@ impl Stepper {
             Relief::Restart(at) => self.restart(at),
             Relief::RestartAll => (0..self.replicas.len()).for_each(|at| self.restart(at)),
             Relief::Repair(at) => {
-                let disk = &mut self.replicas[at].disk;
-                (disk.is_full, disk.is_damaged) = (false, false);
+                self.replicas[at].disk.is_damaged = false;
                 self.restart(at);
+            }
+            Relief::MakeRoom(at) => {
+                self.replicas[at].disk.empty();
+                self.tell_room(at);
             }
             Relief::QuickDisk(at) => self.replicas[at].disk.set_slowness(1),
             Relief::QuickNode(at) => self.replicas[at].slow_us = 0,
@@ -187,8 +191,15 @@ impl Stepper {
         for at in 0..self.replicas.len() {
             self.replicas[at].slow_us = 0;
             self.replicas[at].disk.repair();
+            self.tell_room(at);
             self.restart(at);
         }
+    }
+
+    /// A process hears what room its log has.
+    fn tell_room(&mut self, at: usize) {
+        let room = self.replicas[at].disk.room();
+        self.agenda.add(self.now, Event::Room(self.process(at), room));
     }
 
     pub(super) fn kill(&mut self, at: usize, leaves: Leaves) {
@@ -234,7 +245,7 @@ impl Stepper {
         }
         if !self.replicas[at].disk.is_usable() {
             self.coverage.add("starts refused by the disk", 1);
-            let what = || format!("{} cannot start: its disk is full or damaged", at + 1);
+            let what = || format!("{} cannot start: its disk is damaged", at + 1);
             self.trace.fault(self.now, Place::At(at), what);
             return;
         }

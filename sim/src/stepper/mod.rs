@@ -15,7 +15,7 @@ use bytes::Bytes;
 use hovercraft::{
     Configuration, Identity, Incarnation, Member, NodeId, Outcome, Request, ReturnPath, Term,
     messages::Envelope,
-    storage::{Birth, Durability, HardState},
+    storage::{Birth, Durability, HardState, Room},
 };
 use r2p2::Time;
 
@@ -80,6 +80,8 @@ enum Event {
     Wake(Process),
     /// A batch of writes is done.
     Disk(Process),
+    /// A process hears what room its log has.
+    Room(Process, Room),
     /// Time for the next sync in the durability `interval`.
     Sync(Process),
     /// An application thread has executed an entry.
@@ -102,6 +104,8 @@ enum Relief {
     RestartAll,
     /// Of a disk, and the replica that it stopped.
     Repair(usize),
+    /// Of a disk that is full.
+    MakeRoom(usize),
     QuickDisk(usize),
     QuickNode(usize),
     /// Of an aggregator that is down.
@@ -191,6 +195,9 @@ const STANDING_MAX: u64 = 100_000;
 /// What most messages take, encoded.
 const USUAL_MESSAGE_BYTES: usize = 512;
 
+/// What an entry takes beside the body of an operation, at most.
+const ENTRY_BYTES: u64 = 1024;
+
 /// What a paused replica's socket holds; the rest is lost.
 const INBOX_MAX: usize = 2000;
 
@@ -221,7 +228,7 @@ impl Stepper {
             now: Time::ZERO,
             agenda: Agenda::new(),
             network: Network::new(seed, options.network, count + clients + aggregators),
-            replicas: (0..count).map(|at| replica(options, &configuration, at)).collect(),
+            replicas: (0..count).map(|at| replica(&schedule, &configuration, at)).collect(),
             clients: options.clients.iter().enumerate().map(client).collect(),
             machines: (0..aggregators).map(|_| Some(Machine::new(options))).collect(),
             preferred: vec![0; clients],
@@ -347,6 +354,7 @@ impl Stepper {
             Event::Turn(process) => self.turn(process),
             Event::Wake(process) => self.wake(process),
             Event::Disk(process) => self.disk_done(process),
+            Event::Room(process, room) => self.input(process, Input::Room(room)),
             Event::Sync(process) => {
                 if self.is_running(process) {
                     let disk = &mut self.replicas[process.at].disk;
@@ -559,7 +567,8 @@ fn configuration(options: &Options) -> Configuration {
     Configuration::new(1, members, options.cluster.limits())
 }
 
-fn replica(options: &Options, configuration: &Configuration, at: usize) -> Replica {
+fn replica(schedule: &Schedule, configuration: &Configuration, at: usize) -> Replica {
+    let options = &schedule.options;
     let (settings, seed) = (options.cluster.settings(at), Seed(options.seed));
     let Member { id, incarnation, .. } = configuration.members[at];
     let birth = Birth {
@@ -578,7 +587,10 @@ fn replica(options: &Options, configuration: &Configuration, at: usize) -> Repli
         clean: true,
     };
     let stream = |name| seed.stream(name, at as u64);
-    let disk = Disk::new(options.disk, settings.durability, hard_state, stream("disk"));
+    let largest = schedule.operations.iter().map(|it| it.body.len() + it.padding).max();
+    let entry_bytes_max = ENTRY_BYTES + largest.unwrap_or(0) as u64;
+    let disk =
+        Disk::new(options.disk, settings.durability, hard_state, entry_bytes_max, stream("disk"));
     let mut rng = stream("clock");
     let drift = u64::from(options.drift_ppm_max);
     let speed_ppm = 1_000_000 - drift + rng.u64(..=2 * drift);

@@ -84,17 +84,27 @@ impl Stepper {
             self.agenda.add(disk.stalled_until, Event::Disk(process));
             return Ok(());
         }
-        if std::mem::take(&mut disk.fails) || disk.is_full {
+        if std::mem::take(&mut disk.fails) {
             // The first write that fails stops the node (P38).
             self.coverage.add("stops because a write failed", 1);
             self.kill(process.at, Leaves::Prefix);
             return Ok(());
         }
-        for done in disk.complete() {
+        let done = disk.complete();
+        let room = disk.is_full().then(|| disk.room());
+        // Before what it is less for is said to be stored.
+        if let Some(room) = room {
+            self.input(process, Input::Room(room))?;
+        }
+        for done in done {
             match done {
                 Done::Stored(number) => self.input(process, Input::Stored(number))?,
                 Done::Staged(snapshot) => self.input(process, Input::Staged(snapshot))?,
                 Done::Installed => self.input(process, Input::Installed)?,
+                Done::ReceivedPostponed => {
+                    self.coverage.add("installs put off for want of room", 1);
+                    self.input(process, Input::ReceivedPostponed)?;
+                }
                 Done::Own(snapshot) => self.input(process, Input::OwnSnapshot(snapshot))?,
                 Done::SnapshotBegun(snapshot) => {
                     let after = self.replicas[process.at].disk.duration();

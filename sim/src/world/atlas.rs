@@ -23,7 +23,6 @@ impl World {
             Fault::Blackout { .. } => self.survives_blackouts(),
             Fault::Kill { target, .. }
             | Fault::WriteError { target, .. }
-            | Fault::FullDisk { target, .. }
             | Fault::Damage { target, .. } => self.may_lose(self.find(*target)),
             _ => true,
         }

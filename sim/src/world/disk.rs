@@ -9,8 +9,8 @@ use std::{
 use hovercraft::{
     Entry, Index,
     storage::{
-        Crash, Durability, HardState, Loaded, LogStore, MemoryStore, OpenSnapshot, SegmentedStore,
-        SimDisk, SnapshotMeta, SnapshotSink, SnapshotStore, StoreError,
+        Crash, Durability, HardState, Loaded, LogStore, MemoryStore, OpenSnapshot, Room,
+        SegmentedStore, SimDisk, SnapshotMeta, SnapshotSink, SnapshotStore, StoreError,
     },
 };
 use madsim::time::TimeHandle;
@@ -165,8 +165,7 @@ impl Disk {
     /// Whether a process can start on it.
     pub(super) fn is_usable(&self) -> bool {
         let state = self.state();
-        let Trouble { is_full, is_condemned, .. } = state.trouble;
-        !is_full && !is_condemned && state.before_damage.is_none()
+        !state.trouble.is_condemned && state.before_damage.is_none()
     }
 
     /// No process starts on it any more.
@@ -226,7 +225,9 @@ fn judge(whole: &Loaded, damaged: Result<Loaded, StoreError>) -> Result<Damage, 
 
 impl State {
     fn fill(&mut self) {
-        (self.trouble.is_full, self.trouble.may_fail) = (true, true);
+        self.trouble.is_full = true;
+        // Only a stop in good order needs room there.
+        self.trouble.may_fail |= self.durability == Durability::Memory;
         self.disk.limit(Some(self.disk.size_bytes()));
     }
 
@@ -287,6 +288,10 @@ impl LogStore for TimedStore {
         let lies = may_lie && state.rng.u8(..16) > 0;
         drop(state);
         if lies { Ok(()) } else { self.store.sync() }
+    }
+
+    fn room(&mut self, entry_bytes_max: u64) -> Result<Room, StoreError> {
+        self.store.room(entry_bytes_max)
     }
 
     fn trim(&mut self, first: Index) -> Result<(), StoreError> {

@@ -72,8 +72,8 @@ pub fn inspect(
     let no_log = || StoreError::NoLog { place: directory.display().to_string() };
     let directory = Directory::open_existing(directory)?.ok_or_else(no_log)?;
     let disk = directory.disk();
-    let hard_state = HardStateFile::new(directory.disk(), WrittenBy::Segmented);
-    let record = hard_state.load()?;
+    let mut hard_state = HardStateFile::open(directory.disk(), WrittenBy::Segmented)?;
+    let record = hard_state.load();
     refuse_other_store(disk.path(), record.as_ref())?;
     let log = FileDisk::new(&disk.path().join("log"));
     if !disk.path().join("log").is_dir() || !disk.path().join("snapshots").is_dir() {

@@ -7,18 +7,24 @@
 use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 
 use super::{
-    format::{RECORD_HEADER_BYTES, RecordHeader, RecordKind, encode_entry},
-    recovery::{Found, Seen, lower_ends, read_log},
-    segment::{Active, Files, Listing, Sealed, segment_name},
+    format::{RECORD_HEADER_BYTES, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, encode_entry},
+    recovery::{Found, Last, Seen, lower_ends, read_log},
+    segment::{Active, Files, Listing, Sealed, segment_name, smallest},
 };
 use crate::{
     entry::{Entry, Index},
-    storage::{StoreError, directory::failed, disk::Disk},
+    storage::{Room, StoreError, directory::failed, disk::Disk},
 };
 
 /// A record is closed when its entries take this many bytes, or a quarter of a segment; a larger
 /// entry is one by itself.
 const RECORD_BYTES_MAX: u64 = 1 << 20;
+
+/// What an append takes beside its entries, at most: see [`Entry::size_bytes`].
+const APPEND_BYTES: u64 = 64;
+
+/// A part of a segment like this is for what a leader makes itself, and for truncations.
+const SPARE_SHARE: u64 = 8;
 
 /// The buffer goes to the file when it holds this much, sync or no sync.
 const BUFFER_BYTES_MAX: usize = 4 << 20;
@@ -27,6 +33,7 @@ const BUFFER_BYTES_MAX: usize = 4 << 20;
 #[derive(Debug)]
 pub(super) struct SegmentedLog {
     files: Files,
+    segment_bytes: u64,
     record_bytes_max: usize,
     sealed: VecDeque<Sealed>,
     /// None until the first record.
@@ -59,16 +66,14 @@ impl SegmentedLog {
         let mut found = read_log(&*disk, &listing, synced, &mut |_: Seen<'_>| {})?;
         let segment_number = listing.segments.last().copied().unwrap_or(0);
         let mut files = Files::new(disk, seed, segment_bytes);
-        files.adopt(listing);
-        let active = found.last.take().map(|last| Active {
-            header: last.header,
-            file: last.file,
-            offset: last.offset,
-            size_bytes: last.size_bytes,
-            capacity_bytes: segment_bytes,
-        });
+        files.adopt(listing)?;
+        let last = found.last.take();
+        let reopen =
+            |last: Last| files.reopen(last.header, last.file, (last.offset, last.size_bytes));
+        let active = last.map(reopen).transpose()?;
         let mut log = Self {
             files,
+            segment_bytes,
             record_bytes_max: RECORD_BYTES_MAX.min(segment_bytes / 4) as usize,
             active,
             segment_number,
@@ -90,9 +95,70 @@ impl SegmentedLog {
     /// Makes the first segment, if there is none, durably.
     pub(super) fn prepare(&mut self) -> Result<(), StoreError> {
         if self.active.is_none() {
+            self.files.reserve(&[self.files.capacity_bytes(0)])?;
             self.roll(0)?;
         }
         Ok(())
+    }
+
+    /// See [`LogStore::room`](crate::storage::LogStore::room).
+    pub(super) fn room(&mut self, entry_bytes_max: u64) -> Result<Room, StoreError> {
+        let spare_bytes = self.segment_bytes / SPARE_SHARE;
+        let record_bytes = entry_bytes_max + APPEND_BYTES + spare_bytes;
+        let capacities = [self.files.capacity_bytes(record_bytes)];
+        let is_full = match self.files.reserve_at_any_cost(&capacities) {
+            Ok(()) => false,
+            Err(StoreError::Full { .. }) => true,
+            Err(error) => return Err(error),
+        };
+        // They go to the segment that is written, or else from some record on to the spare.
+        let bytes = self.rest_bytes().max(self.files.spare_room_bytes());
+        Ok(Room { bytes, spare_bytes, is_full })
+    }
+
+    /// Reserves room for an append of these entries, before anything changes.
+    pub(super) fn make_room(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        if append_bytes(entries) <= self.rest_bytes() {
+            return Ok(());
+        }
+        // More spares may be used in another order: that shows when it is tried again.
+        while let Some(capacities) = self.lacking(entries) {
+            self.files.reserve_at_any_cost(&capacities)?;
+        }
+        Ok(())
+    }
+
+    /// Finds the segments for records of these entries, as [`Self::append`] makes them. Returns the
+    /// capacities up to that of the first one for which no spare is large enough.
+    fn lacking(&self, entries: &[Entry]) -> Option<Vec<u64>> {
+        let mut rest_bytes = self.rest_bytes();
+        let (mut spares, mut used) = (self.files.reserved_bytes(), Vec::new());
+        let mut rest = entries;
+        loop {
+            let (record, after) = rest.split_at(self.record_length(rest));
+            let record_bytes = append_bytes(record);
+            if record_bytes > rest_bytes {
+                let capacity_bytes = self.files.capacity_bytes(record_bytes);
+                let Some(at) = smallest(&spares, capacity_bytes) else {
+                    used.push(capacity_bytes);
+                    return Some(used);
+                };
+                let spare_bytes = spares.remove(at);
+                used.push(spare_bytes);
+                rest_bytes = spare_bytes - SEGMENT_HEADER_BYTES as u64;
+            }
+            rest_bytes -= record_bytes;
+            rest = after;
+            if rest.is_empty() {
+                return None;
+            }
+        }
+    }
+
+    /// The bytes of records that the segment which is written has still room for.
+    fn rest_bytes(&self) -> u64 {
+        let room_bytes = self.active.as_ref().map_or(0, Active::room_bytes);
+        room_bytes.saturating_sub(self.buffer.len() as u64)
     }
 
     /// See [`LogStore::append`](crate::storage::LogStore::append).
@@ -102,6 +168,7 @@ impl SegmentedLog {
         if entries.is_empty() && first == next {
             return Ok(());
         }
+        self.make_room(entries)?;
         if first < next {
             lower_ends(&mut self.sealed, first);
             self.next_index = first;
@@ -176,15 +243,8 @@ impl SegmentedLog {
     fn push_record<'a>(&mut self, entries: &'a [Entry]) -> Result<&'a [Entry], StoreError> {
         let start = self.buffer.len();
         self.buffer.resize(start + RECORD_HEADER_BYTES, 0);
-        let mut count = 0;
-        for entry in entries {
-            let length_bytes = self.buffer.len() - start;
-            if count > 0 && length_bytes + entry.size_bytes() > self.record_bytes_max {
-                break;
-            }
-            encode_entry(entry, &mut self.buffer);
-            count += 1;
-        }
+        let count = self.record_length(entries);
+        entries[..count].iter().for_each(|entry| encode_entry(entry, &mut self.buffer));
         let length_bytes = self.buffer.len() - start - RECORD_HEADER_BYTES;
         let kind = if self.restarts { RecordKind::Restart } else { RecordKind::Append };
         let header = RecordHeader {
@@ -206,11 +266,22 @@ impl SegmentedLog {
         Ok(&entries[count..])
     }
 
+    /// How many of these entries the next record takes.
+    fn record_length(&self, entries: &[Entry]) -> usize {
+        let mut size_bytes = 0;
+        let fits = |entry: &&Entry| {
+            let is_first = size_bytes == 0;
+            size_bytes += entry.size_bytes();
+            is_first || size_bytes <= self.record_bytes_max
+        };
+        entries.iter().take_while(fits).count()
+    }
+
     /// Seals the record at the end of the buffer, in a new segment if the present one is full.
     fn place(&mut self, start: usize, header: RecordHeader) -> Result<(), StoreError> {
         let end = self.buffer.len() as u64;
         let mut start = start;
-        if !self.active.as_ref().is_some_and(|active| active.has_room(end)) {
+        if self.active.as_ref().is_none_or(|active| active.room_bytes() < end) {
             let record = self.buffer.split_off(start);
             self.write_out()?;
             if self.synced_number < self.last_number {
@@ -264,6 +335,11 @@ impl SegmentedLog {
         self.synced_number = self.last_number;
         Ok(())
     }
+}
+
+/// What an append or a record of these entries takes, at most.
+fn append_bytes(entries: &[Entry]) -> u64 {
+    APPEND_BYTES + entries.iter().map(|it| it.size_bytes() as u64).sum::<u64>()
 }
 
 /// What [`SegmentedLog::open`] found.

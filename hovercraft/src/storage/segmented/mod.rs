@@ -24,9 +24,9 @@ pub use self::fuzz::fuzz_recovery;
 pub use self::inspect::{Inspection, RecordView, inspect};
 use self::log::{Opened, SegmentedLog};
 use super::{
-    HardState, Loaded, LogStore, SnapshotMeta, SnapshotSink, SnapshotStore, StoreError, StoreKind,
-    Tail, Torn,
-    directory::{Directory, failed},
+    HardState, Loaded, LogStore, Room, SnapshotMeta, SnapshotSink, SnapshotStore, StoreError,
+    StoreKind, Tail, Torn,
+    directory::{Directory, failed, full},
     disk::Disk,
     hard_state::HardStateFile,
     health::Health,
@@ -84,8 +84,8 @@ impl SegmentedStore {
         segment_bytes: u64,
         directory: Option<Directory>,
     ) -> Result<Self, StoreError> {
-        let hard_state = HardStateFile::new(Arc::clone(disk), WrittenBy::Segmented);
-        let record = hard_state.load()?;
+        let mut hard_state = HardStateFile::open(Arc::clone(disk), WrittenBy::Segmented)?;
+        let record = hard_state.load();
         refuse_other_store(disk.path(), record.as_ref())?;
         let inner = |name| disk.directory(name).map_err(failed("create a directory", disk.path()));
         let health = Arc::new(Health::default());
@@ -114,6 +114,9 @@ impl SegmentedStore {
         let is_empty = store.found.entries.is_empty() && store.found.snapshot.is_none();
         if record.is_none() && !is_empty {
             return Err(store.hard_state.missing());
+        }
+        if record.is_none() && store.mark.number().is_none() {
+            return Err(full("make the mark", disk.path()));
         }
         store.found.hard_state = record.map(|record| record.state);
         Ok(store)
@@ -198,6 +201,10 @@ impl LogStore for SegmentedStore {
         self.guard(|store| store.log.append(first, entries))
     }
 
+    fn room(&mut self, entry_bytes_max: u64) -> Result<Room, StoreError> {
+        self.guard(|store| store.log.room(entry_bytes_max))
+    }
+
     fn sync(&mut self) -> Result<(), StoreError> {
         self.guard(Self::sync_log)
     }
@@ -222,6 +229,9 @@ impl LogStore for SegmentedStore {
         self.guard(|store| {
             let snapshots = Arc::clone(&store.snapshots);
             let next = meta.index + 1;
+            // To begin the log anew is a record, for which there must be room before anything
+            // changes.
+            store.log.make_room(&[])?;
             // The tail is what follows the snapshot without a gap.
             if keep_tail && (store.log.first_index()..=store.log.next_index()).contains(&next) {
                 store.sync_log()?;

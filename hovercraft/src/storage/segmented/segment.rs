@@ -4,7 +4,11 @@
 //! |---|---|
 //! | `segment-<number>` | a segment; they are numbered without gaps |
 //! | `spare-<number>` | a segment that was trimmed, to be used again |
-//! | `fresh` | a segment that is being made; what a crash left of one is written over |
+//! | `blank-<number>` | a file with the room for a segment, which never was one |
+//!
+//! **Room.** A segment is made of a spare or a blank, whose room on the disk is reserved before, and
+//! no record begins without: so no record finds the disk full. One is always there, and is not given
+//! back; while another cannot be had, the log has no more room than the rest of its last segment.
 //!
 //! **Growth.** Where writes are small, a segment grows ahead of its records, by zeros, in larger
 //! steps: to write over blocks that have been written before costs a sync no change of the file
@@ -20,8 +24,8 @@ use crate::{
     entry::Index,
     storage::{
         StoreError,
-        directory::{failed, rename_durably, sync_names},
-        disk::{Disk, DiskFile},
+        directory::{failed, failed_or_full, rename_durably, sync_names},
+        disk::{Disk, DiskFile, is_full},
     },
 };
 
@@ -36,7 +40,13 @@ const LARGE_WRITE_BYTES: usize = 32 << 10;
 /// How many trimmed segments are kept to be used again.
 const SPARE_COUNT_MAX: usize = 2;
 
-const FRESH: &str = "fresh";
+/// A file to make a segment of.
+#[derive(Debug)]
+struct Spare {
+    name: String,
+    /// Room that is reserved for it; 0 until that is asked for.
+    reserved_bytes: u64,
+}
 
 /// A segment that is written no more.
 #[derive(Debug, Clone, Copy)]
@@ -56,13 +66,14 @@ pub(super) struct Active {
     pub(super) offset: u64,
     /// The file's size: what is beyond the records was written before.
     pub(super) size_bytes: u64,
-    /// It is not grown beyond this, but for a record that is larger alone.
+    /// Room that is reserved for it; records do not go beyond.
     pub(super) capacity_bytes: u64,
 }
 
 impl Active {
-    pub(super) fn has_room(&self, size_bytes: u64) -> bool {
-        self.offset + size_bytes <= self.capacity_bytes
+    /// The bytes that there is still room for.
+    pub(super) fn room_bytes(&self) -> u64 {
+        self.capacity_bytes.saturating_sub(self.offset)
     }
 
     /// Writes records behind the others; `bytes` is of no use afterwards.
@@ -91,7 +102,10 @@ pub(super) struct Files {
     disk: Arc<dyn Disk>,
     segment_bytes: u64,
     rng: fastrand::Rng,
-    spares: Vec<String>,
+    /// Those with the most room reserved come first.
+    spares: Vec<Spare>,
+    /// Counts the blanks, to name them.
+    blank_count: u64,
     /// A spare has been given its name, which may not be durable.
     has_new_spares: bool,
     /// To be removed, one with each sync: that may take the file system milliseconds.
@@ -115,7 +129,7 @@ impl Listing {
             let number = |prefix| name.strip_prefix(prefix).and_then(|rest| rest.parse().ok());
             if let Some(number) = number("segment-") {
                 listing.segments.push(number);
-            } else if number("spare-").is_some() {
+            } else if number("spare-").or(number("blank-")).is_some() {
                 listing.spares.push(name);
             }
         }
@@ -134,6 +148,11 @@ impl Listing {
     }
 }
 
+/// The place of the smallest spare of at least this capacity, the largest first.
+pub(super) fn smallest(reserved_bytes: &[u64], capacity_bytes: u64) -> Option<usize> {
+    reserved_bytes.iter().rposition(|bytes| *bytes >= capacity_bytes)
+}
+
 pub(super) fn segment_name(number: u64) -> String {
     format!("segment-{number}")
 }
@@ -145,22 +164,130 @@ impl Files {
             segment_bytes,
             rng: fastrand::Rng::with_seed(seed),
             spares: Vec::new(),
+            blank_count: 0,
             has_new_spares: false,
             doomed: VecDeque::new(),
         }
     }
 
-    /// Takes over what was found: spares, and what crashes have left.
-    pub(super) fn adopt(&mut self, listing: Listing) {
+    /// Takes over what was found: spares, with the room that earlier runs have reserved for them, and
+    /// what crashes have left.
+    pub(super) fn adopt(&mut self, listing: Listing) -> Result<(), StoreError> {
         self.doomed = listing.rest.into();
         for name in listing.spares {
+            let number = name.strip_prefix("blank-").and_then(|rest| rest.parse().ok());
+            self.blank_count = self.blank_count.max(number.unwrap_or(0));
             if self.spares.len() < SPARE_COUNT_MAX {
-                self.spares.push(name);
+                let reserved_bytes = match self.reserve_in(&name, false, self.segment_bytes) {
+                    Ok(()) => self.segment_bytes,
+                    Err(StoreError::Full { .. }) => 0,
+                    Err(error) => return Err(error),
+                };
+                self.keep(Spare { name, reserved_bytes });
             } else {
                 self.doomed.push_back(name);
             }
         }
         self.has_new_spares = true;
+        Ok(())
+    }
+
+    /// Reserves room for segments of these capacities. If the disk is full there may be more than
+    /// before, and less than was asked for.
+    pub(super) fn reserve(&mut self, capacities: &[u64]) -> Result<(), StoreError> {
+        let mut wanted = capacities.to_vec();
+        wanted.sort_unstable_by(|a, b| b.cmp(a));
+        for (position, &capacity_bytes) in wanted.iter().enumerate() {
+            if self.spares.get(position).is_none_or(|it| it.reserved_bytes < capacity_bytes) {
+                self.reserve_another(position, capacity_bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes one of the spares from a position on large enough; a new one if there is none.
+    fn reserve_another(&mut self, position: usize, capacity_bytes: u64) -> Result<(), StoreError> {
+        // The last one has the least: it costs the least to make it large enough. But an earlier run
+        // may have reserved more for another one, which a full disk has room for.
+        let mut refusal = None;
+        for at in (position..self.spares.len()).rev() {
+            match self.reserve_in(&self.spares[at].name, false, capacity_bytes) {
+                Ok(()) => {
+                    let spare = self.spares.remove(at);
+                    self.keep(Spare { reserved_bytes: capacity_bytes, ..spare });
+                    return Ok(());
+                }
+                Err(error @ StoreError::Full { .. }) => refusal = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
+        let name = format!("blank-{}", self.blank_count + 1);
+        self.reserve_in(&name, true, capacity_bytes)?;
+        self.blank_count += 1;
+        self.keep(Spare { name, reserved_bytes: capacity_bytes });
+        Ok(())
+    }
+
+    /// The same; if the disk is full, what is of no use is removed first.
+    pub(super) fn reserve_at_any_cost(&mut self, capacities: &[u64]) -> Result<(), StoreError> {
+        // Almost always there is what is asked for.
+        if let &[capacity_bytes] = capacities
+            && self.spares.first().is_some_and(|it| it.reserved_bytes >= capacity_bytes)
+        {
+            return Ok(());
+        }
+        let reserved = self.reserve(capacities);
+        if !matches!(reserved, Err(StoreError::Full { .. })) || self.doomed.is_empty() {
+            return reserved;
+        }
+        while !self.doomed.is_empty() {
+            self.remove_one()?;
+        }
+        sync_names(&*self.disk)?;
+        self.reserve(capacities)
+    }
+
+    /// Reserves room in a file, durably. One that is made for it and has none is removed: nothing
+    /// rests on it.
+    fn reserve_in(&self, name: &str, is_new: bool, size_bytes: u64) -> Result<(), StoreError> {
+        let reserve = || {
+            let mut file = if is_new { self.disk.create(name)? } else { self.disk.open(name)? };
+            file.reserve(size_bytes)?;
+            file.sync()?;
+            // A crash must not give it back.
+            if is_new { self.disk.sync() } else { Ok(()) }
+        };
+        reserve().map_err(|error| {
+            if is_new {
+                // What cannot be removed now is a spare of the next start.
+                let _ = self.disk.remove(name);
+            }
+            failed_or_full("reserve room for the log", &self.path_of(name))(error)
+        })
+    }
+
+    fn keep(&mut self, spare: Spare) {
+        let at = self.spares.partition_point(|it| it.reserved_bytes >= spare.reserved_bytes);
+        self.spares.insert(at, spare);
+    }
+
+    /// The room that is reserved for each spare, the most first.
+    pub(super) fn reserved_bytes(&self) -> Vec<u64> {
+        self.spares.iter().map(|spare| spare.reserved_bytes).collect()
+    }
+
+    /// The bytes of records that the largest spare has room for.
+    pub(super) fn spare_room_bytes(&self) -> u64 {
+        let reserved = self.spares.first().map_or(0, |spare| spare.reserved_bytes);
+        reserved.saturating_sub(SEGMENT_HEADER_BYTES as u64)
+    }
+
+    /// The capacity of a segment whose first record has this size.
+    pub(super) fn capacity_bytes(&self, record_bytes: u64) -> u64 {
+        self.segment_bytes.max(SEGMENT_HEADER_BYTES as u64 + record_bytes)
     }
 
     /// Makes a segment, durably, with room for a first record of this size.
@@ -170,45 +297,77 @@ impl Files {
         previous: u64,
         record_bytes: u64,
     ) -> Result<Active, StoreError> {
+        let capacity_bytes = self.capacity_bytes(record_bytes);
+        // It was reserved before anything changed. After that a full disk is an error like any other.
+        self.reserve(&[capacity_bytes]).map_err(|error| match error {
+            StoreError::Full { action, place } => {
+                StoreError::Io { action, place, source: io::ErrorKind::StorageFull.into() }
+            }
+            error => error,
+        })?;
+        let at = smallest(&self.reserved_bytes(), capacity_bytes);
+        let spare = self.spares.remove(at.expect("it was reserved"));
+        // All of what it has: that is the room which the store has promised.
+        let reserved_bytes = spare.reserved_bytes;
+        let capacity_bytes = if planted!("spare-cut") { capacity_bytes } else { reserved_bytes };
+        // A segment must not be written over while a crash may bring back its old name.
+        if std::mem::take(&mut self.has_new_spares) {
+            sync_names(&*self.disk)?;
+        }
+        let path = self.path_of(&spare.name);
         let header = SegmentHeader { number, salt: self.rng.u64(..), previous };
-        let header_bytes = SEGMENT_HEADER_BYTES as u64;
-        let capacity_bytes = self.segment_bytes.max(header_bytes + record_bytes);
-        let (name, mut file) = self.blank(capacity_bytes)?;
-        let path = self.disk.path().join(&name);
+        let mut file = self.disk.open(&spare.name).map_err(failed("open", &path))?;
         file.write_at(0, &header.encode()).map_err(failed("write", &path))?;
         file.sync().map_err(failed("sync", &path))?;
         let size_bytes = file.size_bytes().map_err(failed("read", &path))?;
-        rename_durably(&*self.disk, &name, &segment_name(number))?;
-        Ok(Active { header, file, offset: header_bytes, size_bytes, capacity_bytes })
+        rename_durably(&*self.disk, &spare.name, &segment_name(number))?;
+        let offset = SEGMENT_HEADER_BYTES as u64;
+        Ok(Active { header, file, offset, size_bytes, capacity_bytes })
     }
 
-    /// A spare if there is one and it is not too small, else an empty file.
-    fn blank(&mut self, capacity_bytes: u64) -> Result<(String, Box<dyn DiskFile>), StoreError> {
-        if capacity_bytes == self.segment_bytes
-            && let Some(name) = self.spares.pop()
-        {
-            // A segment must not be written over while a crash may bring back its old name.
-            if std::mem::take(&mut self.has_new_spares) {
-                sync_names(&*self.disk)?;
+    /// Goes on with a segment that was found: as far as room can be reserved for it.
+    pub(super) fn reopen(
+        &self,
+        header: SegmentHeader,
+        mut file: Box<dyn DiskFile>,
+        (offset, size_bytes): (u64, u64),
+    ) -> Result<Active, StoreError> {
+        // A copy of a file may have gaps where the original has room.
+        let mut capacity_bytes = offset;
+        for wanted_bytes in [self.segment_bytes.max(size_bytes), size_bytes] {
+            match file.reserve(wanted_bytes) {
+                Ok(()) => {
+                    capacity_bytes = wanted_bytes;
+                    break;
+                }
+                Err(error) if is_full(&error) => {}
+                Err(error) => {
+                    let path = self.path_of(&segment_name(header.number));
+                    return Err(failed("reserve room for the log", &path)(error));
+                }
             }
-            let file = self.disk.open(&name).map_err(failed("open", &self.path_of(&name)))?;
-            return Ok((name, file));
         }
-        let name = FRESH.to_owned();
-        let file = self.disk.create(&name).map_err(failed("create", &self.path_of(&name)))?;
-        Ok((name, file))
+        Ok(Active { header, file, offset, size_bytes, capacity_bytes })
     }
 
     /// Gives up a segment. Its name may come back in a crash.
     pub(super) fn retire(&mut self, sealed: Sealed) -> Result<(), StoreError> {
         let name = segment_name(sealed.number);
-        if self.spares.len() == SPARE_COUNT_MAX || sealed.size_bytes > self.segment_bytes {
+        if self.spares.len() >= SPARE_COUNT_MAX || sealed.size_bytes > self.segment_bytes {
             self.doomed.push_back(name);
             return Ok(());
         }
         let spare = format!("spare-{}", sealed.number);
-        self.disk.rename(&name, &spare).map_err(failed("rename", &self.path_of(&name)))?;
-        self.spares.push(spare);
+        match self.disk.rename(&name, &spare) {
+            Ok(()) => {}
+            // Not even for the name is there room, and to remove it needs none.
+            Err(error) if is_full(&error) => {
+                self.doomed.push_back(name);
+                return Ok(());
+            }
+            Err(error) => return Err(failed("rename", &self.path_of(&name))(error)),
+        }
+        self.keep(Spare { name: spare, reserved_bytes: 0 });
         self.has_new_spares = true;
         Ok(())
     }
@@ -267,9 +426,9 @@ mod tests {
         assert_eq!((active.offset, active.size_bytes), (134_196, 134_196));
         active.write(&mut vec![7; 100]).unwrap();
         assert_eq!((active.offset, active.size_bytes), (134_296, 262_144));
-        assert!(active.has_room((1 << 20) - 134_296) && !active.has_room(1 << 20));
+        assert_eq!(active.room_bytes(), (1 << 20) - 134_296);
         let mut large = files.create(2, 0, 3 << 20).unwrap();
-        assert!(large.has_room(3 << 20));
+        assert_eq!(large.room_bytes(), 3 << 20);
         large.write(&mut vec![7; 3 << 20]).unwrap();
         assert_eq!(large.size_bytes, (3 << 20) + 4_096);
     }
@@ -291,6 +450,40 @@ mod tests {
             files.remove_one().unwrap();
         }
         assert_eq!(names(&disk), ["segment-5", "segment-6", "spare-2"]);
+    }
+
+    #[test]
+    fn room_that_is_reserved_outlives_a_full_disk_and_what_cannot_be_had_leaves_nothing() {
+        let disk = SimDisk::new(1);
+        let mut files = Files::new(disk.root(), 1, 1 << 16);
+        files.reserve(&[1 << 16]).unwrap();
+        disk.limit(Some(disk.size_bytes() + 4_096));
+        let is_full = |result| matches!(result, Err(StoreError::Full { .. }));
+        assert!(is_full(files.reserve(&[1 << 16, 1 << 16])));
+        assert_eq!(names(&disk), ["blank-1"]);
+        let mut active = files.create(1, 0, 100).unwrap();
+        active.write(&mut vec![7; (1 << 16) - 4_096]).unwrap();
+        active.file.sync().unwrap();
+        assert_eq!((active.room_bytes(), files.spare_room_bytes()), (0, 0));
+        assert!(is_full(files.reserve(&[1 << 16])));
+        assert!(matches!(files.create(2, 0, 100), Err(StoreError::Io { .. })));
+        assert_eq!(names(&disk), ["segment-1"]);
+        disk.limit(None);
+        files.create(2, 0, 100).unwrap();
+    }
+
+    #[test]
+    fn what_an_earlier_run_reserved_is_found_on_a_full_disk() {
+        let disk = SimDisk::new(1);
+        Files::new(disk.root(), 1, 1 << 16).reserve(&[1 << 17]).unwrap();
+        disk.root().create("spare-9").unwrap().sync().unwrap();
+        disk.crash(Crash::KeepAll);
+        disk.limit(Some(disk.size_bytes()));
+        let mut files = Files::new(disk.root(), 2, 1 << 16);
+        files.adopt(Listing::of(&*disk.root()).unwrap()).unwrap();
+        assert_eq!(files.spare_room_bytes(), (1 << 16) - 4_096);
+        files.reserve(&[1 << 17]).unwrap();
+        assert_eq!(files.spare_room_bytes(), (1 << 17) - 4_096);
     }
 
     fn header_of(disk: &SimDisk, name: &str) -> Option<SegmentHeader> {
@@ -334,13 +527,13 @@ mod tests {
     #[test]
     fn what_is_before_a_gap_is_left_over() {
         let disk = SimDisk::new(1);
-        for name in ["segment-2", "segment-4", "segment-5", "spare-3", "fresh", "other"] {
+        for name in ["segment-2", "segment-4", "segment-5", "spare-3", "blank-1", "other"] {
             disk.root().create(name).unwrap();
         }
         let mut listing = Listing::of(&*disk.root()).unwrap();
         listing.drop_before_gaps();
         assert_eq!(listing.segments, [4, 5]);
-        assert_eq!(listing.spares, ["spare-3"]);
+        assert_eq!(listing.spares, ["blank-1", "spare-3"]);
         assert_eq!(listing.rest, ["segment-2"]);
     }
 }

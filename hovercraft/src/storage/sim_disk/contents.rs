@@ -13,11 +13,23 @@ const ZEROS: &Page = &[0; PAGE_BYTES];
 pub(super) struct Contents {
     pages: Vec<Option<Arc<Page>>>,
     len: usize,
+    /// There is room for so many bytes, whatever else is written to the disk.
+    reserved: usize,
 }
 
 impl Contents {
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// How many bytes of the disk it takes.
+    pub(super) fn taken(&self) -> usize {
+        self.len.max(self.reserved)
+    }
+
+    /// Takes room for so many bytes.
+    pub(super) fn reserve(&mut self, size_bytes: usize) {
+        self.reserved = self.reserved.max(size_bytes);
     }
 
     /// Writes bytes, and so many zeros behind them.

@@ -24,6 +24,11 @@ pub(super) enum Operation {
         bytes: Vec<u8>,
         zeros: usize,
     },
+    /// Room for the first bytes of a file.
+    Reserve {
+        file: usize,
+        size_bytes: usize,
+    },
     Bind {
         directory: usize,
         name: String,
@@ -44,15 +49,15 @@ impl Operation {
     /// The file whose contents it changes.
     pub(super) fn file(&self) -> Option<usize> {
         match self {
-            Self::Write { file, .. } => Some(*file),
-            _ => None,
+            Self::Write { file, .. } | Self::Reserve { file, .. } => Some(*file),
+            Self::Bind { .. } | Self::Unbind { .. } | Self::Rename { .. } => None,
         }
     }
 
     /// The directory whose names it changes.
     pub(super) fn directory(&self) -> Option<usize> {
         match self {
-            Self::Write { .. } => None,
+            Self::Write { .. } | Self::Reserve { .. } => None,
             Self::Bind { directory, .. }
             | Self::Unbind { directory, .. }
             | Self::Rename { directory, .. } => Some(*directory),
@@ -137,9 +142,9 @@ impl Image {
         self.live.directories[&directory].keys().cloned().collect()
     }
 
-    /// The sizes of all files that have a name or are open.
+    /// What all files take that have a name or are open.
     pub(super) fn size_bytes(&self) -> u64 {
-        self.live.files.values().map(|bytes| bytes.len() as u64).sum()
+        self.live.files.values().map(|bytes| bytes.taken() as u64).sum()
     }
 
     pub(super) fn files(&self) -> Vec<(String, u64)> {
@@ -268,6 +273,11 @@ impl View {
         match operation {
             Operation::Write { file, offset, bytes, zeros } => {
                 self.write(*file, *offset, bytes, *zeros);
+            }
+            Operation::Reserve { file, size_bytes } => {
+                if let Some(contents) = self.files.get_mut(file) {
+                    contents.reserve(*size_bytes);
+                }
             }
             Operation::Bind { directory, name, node } => {
                 self.names(*directory).insert(name.clone(), *node);

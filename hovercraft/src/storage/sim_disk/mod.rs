@@ -127,12 +127,13 @@ impl SimDisk {
         self.state().good_operations = Some(operations);
     }
 
-    /// Bounds the sizes of all files together: beyond, the disk is full. None lifts the bound.
+    /// Bounds what all files take together, with what they have reserved: beyond, the disk is full.
+    /// None lifts the bound.
     pub fn limit(&self, size_bytes_max: Option<u64>) {
         self.state().size_bytes_max = size_bytes_max;
     }
 
-    /// The sizes of all files together.
+    /// What all files take together, with what they have reserved.
     pub fn size_bytes(&self) -> u64 {
         self.state().image.size_bytes()
     }
@@ -186,6 +187,15 @@ impl fmt::Debug for SimDisk {
     /// Without the contents.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SimDisk").field("files", &self.files()).finish_non_exhaustive()
+    }
+}
+
+impl State {
+    /// Whether a file may take so many bytes.
+    fn has_room(&self, file: usize, size_bytes: u64) -> bool {
+        let growth = size_bytes.saturating_sub(self.image.live(file).taken() as u64);
+        growth == 0
+            || self.size_bytes_max.is_none_or(|most| self.image.size_bytes() + growth <= most)
     }
 }
 
@@ -313,10 +323,9 @@ impl DiskFile for SimFile {
 
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let (mut state, fails) = self.disk.change(self.life)?;
-        let State { image, rng, size_bytes_max, work, .. } = &mut *state;
         let end = offset + bytes.len() as u64;
-        let growth = end.saturating_sub(image.live(self.file).len() as u64);
-        let full = size_bytes_max.is_some_and(|most| image.size_bytes() + growth > most);
+        let full = !state.has_room(self.file, end);
+        let State { image, rng, work, .. } = &mut *state;
         let (kept, result) = if fails {
             // A part of it may have come about, up to the end of a sector.
             let end = rng.u64(offset..=end) / SECTOR_BYTES as u64 * SECTOR_BYTES as u64;
@@ -345,6 +354,21 @@ impl DiskFile for SimFile {
             return Err(failure());
         }
         image.settle(|operation| operation.file() == Some(self.file));
+        Ok(())
+    }
+
+    fn reserve(&mut self, size_bytes: u64) -> io::Result<()> {
+        let (mut state, fails) = self.disk.change(self.life)?;
+        if fails {
+            return Err(failure());
+        }
+        if !state.has_room(self.file, size_bytes) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let (file, size_bytes) = (self.file, size_bytes as usize);
+        if state.image.live(file).taken() < size_bytes {
+            state.image.operate(Operation::Reserve { file, size_bytes });
+        }
         Ok(())
     }
 }

@@ -27,7 +27,7 @@ use self::log::SledLog;
 use super::{
     HardState, Loaded, LogStore, SnapshotMeta, SnapshotSink, SnapshotStore, StoreError, StoreKind,
     Tail, Torn,
-    directory::{Directory, failed},
+    directory::{Directory, failed, full},
     hard_state::HardStateFile,
     health::Health,
     mark::SyncedMark,
@@ -66,13 +66,13 @@ impl SledStore {
         let mut store = Self {
             log: None,
             mark: SyncedMark::open(directory.disk())?,
-            hard_state: HardStateFile::new(directory.disk(), WrittenBy::Sled),
+            hard_state: HardStateFile::open(directory.disk(), WrittenBy::Sled)?,
             snapshots: SnapshotFiles::open(snapshots, Arc::clone(&health))?,
             health,
             found: nothing(),
             directory,
         };
-        let hard_state = store.hard_state.load()?;
+        let hard_state = store.hard_state.load();
         if hard_state.as_ref().is_some_and(|it| it.written_by == WrittenBy::Segmented) {
             let place = disk.path().display().to_string();
             return Err(StoreError::OtherStore { place, found: StoreKind::Segmented });
@@ -89,6 +89,9 @@ impl SledStore {
             && !(store.found.entries.is_empty() && store.found.snapshot.is_none())
         {
             return Err(store.hard_state.missing());
+        }
+        if hard_state.is_none() && store.mark.number().is_none() {
+            return Err(full("make the mark", disk.path()));
         }
         // What another kind of store acknowledged is not in this log.
         if hard_state.as_ref().is_some_and(|it| it.written_by != WrittenBy::Sled) {

@@ -26,6 +26,7 @@ pub(super) const ALL: &[Case] = &[
     Case("install-keeping-the-tail", install_keeping_the_tail),
     Case("install-dropping-the-log", install_dropping_the_log),
     Case("install-voids", install_voids),
+    Case("full-disk", full_disk),
     Case("random", random),
 ];
 
@@ -348,6 +349,41 @@ fn install_voids(mut subject: Subject) {
     let published = subject.snapshots().publish(sink, &meta);
     subject.expect("publish", published);
     subject.check_snapshot();
+    subject.reopen();
+}
+
+/// P38: on a full disk there is room for what was said, hard states are saved, snapshots are put off,
+/// and nothing is lost by what found no room.
+fn full_disk(mut subject: Subject) {
+    subject.extend(30);
+    subject.sync();
+    let room = subject.store().room(1_000);
+    let room = subject.expect("ask for room", room);
+    if !subject.set_full(true) {
+        return;
+    }
+    let mut taken_bytes = 0;
+    loop {
+        let first = subject.model.next_index();
+        let entries = subject.entries(10);
+        let bytes = 64 + entries.iter().map(|it| it.size_bytes() as u64).sum::<u64>();
+        if taken_bytes + bytes > room.bytes {
+            break;
+        }
+        taken_bytes += bytes;
+        subject.append_these(first, &entries);
+        subject.sync();
+        subject.save(false);
+    }
+    if !matches!(subject.try_publish(20), Err(StoreError::Full { .. })) {
+        subject.fail("a snapshot that finds the disk full is not put off");
+    }
+    subject.check_snapshot();
+    subject.reopen();
+    subject.crash();
+    subject.set_full(false);
+    subject.publish(20);
+    subject.extend(100);
     subject.reopen();
 }
 

@@ -50,6 +50,13 @@ pub trait Place {
     /// that later calls of `open` open again. The store that is open is dropped afterwards, and
     /// what it does until then must not show.
     fn open_after_crash(&mut self) -> Result<Box<dyn LogStore>, StoreError>;
+
+    /// Makes the disk full, so that nothing can grow, or gives room again. False if it cannot, which
+    /// leaves the case out.
+    fn set_full(&mut self, is_full: bool) -> bool {
+        let _ = is_full;
+        false
+    }
 }
 
 /// A store in a directory. Its crashes are copies of the directory, so they are those of the

@@ -104,6 +104,11 @@ impl Subject {
         self.append(self.model.next_index(), count);
     }
 
+    /// Entries to append next.
+    pub(super) fn entries(&mut self, count: u64) -> Vec<Entry> {
+        self.sample.entries(self.term, count)
+    }
+
     pub(super) fn append_these(&mut self, first: Index, entries: &[Entry]) {
         let appended = self.store().append(first, entries);
         self.expect("append", appended);
@@ -164,6 +169,17 @@ impl Subject {
         let published = self.snapshots().publish(sink, &meta);
         self.expect("publish", published);
         self.model.snapshot = Some((meta, data));
+    }
+
+    /// Tries to take and publish a snapshot, which the model does not have then.
+    pub(super) fn try_publish(&mut self, index: Index) -> Result<(), StoreError> {
+        let (sink, meta, _) = self.snapshot(index, 1_000);
+        self.snapshots().publish(sink, &meta)
+    }
+
+    /// Makes the disk full, or not; false if the place cannot.
+    pub(super) fn set_full(&mut self, is_full: bool) -> bool {
+        self.place.set_full(is_full)
     }
 
     /// Installs a snapshot at `index`; with `keep_tail` the log must hold that index.
