@@ -490,10 +490,16 @@ impl Core {
         let Some(receiving) = &mut self.snapshots.receiving else {
             return;
         };
-        if now.since(receiving.progressed) >= DONOR_PATIENCE || receiving.index <= commit {
-            // The donor is gone, or entries came another way; the next heartbeat decides anew.
+        if receiving.index <= commit {
+            // Entries came another way; the next heartbeat decides anew.
             self.snapshots.receiving = None;
             self.recovery.forget_term();
+            return;
+        }
+        if now.since(receiving.progressed) >= DONOR_PATIENCE {
+            // The donor is gone, or nothing large comes through from it: another one is asked.
+            self.snapshots.receiving = None;
+            self.recovery.ask_another_donor();
             return;
         }
         self.ask_for_snapshot_parts(now);
@@ -734,8 +740,19 @@ mod tests {
         }
         assert_eq!(now.since(Time::ZERO), DONOR_PATIENCE);
         assert!((3..40).contains(&questions), "{questions} questions in vain");
-        // Another donor has a newer one, and perhaps this one still.
+        // Another donor is asked, not the same one again and again. It has a newer snapshot, and
+        // perhaps this one still.
         core.handle_message(now, heartbeat());
+        assert_eq!(asked(&mut core, now), None);
+        now += Duration::from_millis(5);
+        core.handle_timeout(now);
+        let donor = settle(&mut core, now).into_iter().find_map(|output| match output {
+            Output::Send { to, envelope } => {
+                matches!(envelope.message, Message::FetchEntries { .. }).then_some(to)
+            }
+            _ => None,
+        });
+        assert_eq!(donor, Some(NodeId(2)));
         core.handle_message(now, offer(2));
         assert_eq!(asked(&mut core, now), Some((NodeId(2), 9500, here)));
         // Its snapshot at that index turns out to have other bytes.
