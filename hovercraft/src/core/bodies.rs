@@ -5,6 +5,8 @@
 //! of old entries are forgotten. The leader refuses what its own log does not have there, and that
 //! answer alone makes a follower take metadata back: a silent leader may be slow, or cut off.
 
+use std::time::Duration;
+
 use r2p2::Time;
 
 use crate::{
@@ -24,7 +26,7 @@ const PART_OVERHEAD_BYTES: usize = 64;
 
 /// Bodies that this replica has asked for. A round of questions begins at the first one that is
 /// missing, and ends when all are answered or their time is out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Asking {
     pub(super) pacer: Pacer,
     /// Index and offset of the first missing body when the round began.
@@ -38,6 +40,12 @@ pub(crate) struct Asking {
 }
 
 impl Asking {
+    /// Makes one that has asked for nothing; for `back_off_max` see [`Pacer::new`].
+    pub(crate) fn new(back_off_max: Duration) -> Self {
+        let pacer = Pacer::new(back_off_max);
+        Self { pacer, first: None, asked_to: (0, 0), attempts: 0, leader_first: 0 }
+    }
+
     /// Number of rounds in a row that brought nothing of the first missing body.
     pub(crate) fn attempts(&self) -> usize {
         self.attempts

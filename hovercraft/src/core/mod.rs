@@ -193,7 +193,7 @@ impl Core {
             unordered: Unordered::new(UNORDERED_LIMITS, rng.u64(..)),
             binding: Binding::new(BINDING_COUNT_MAX, FETCHED_BYTES_MAX, rng.u64(..)),
             acknowledging: Acknowledging::default(),
-            recovery: Recovery::default(),
+            recovery: Recovery::new(settings.timing.election_max),
             recovering: Recovering::default(),
             new_run: NewRun::default(),
             snapshots: Snapshots::new(index),

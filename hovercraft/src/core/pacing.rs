@@ -37,7 +37,7 @@ const TIMEOUT_START: Duration = Duration::from_millis(50);
 const TIMEOUT_MIN: Duration = Duration::from_millis(5);
 const TIMEOUT_MAX: Duration = Duration::from_secs(2);
 
-/// Each time-out in a row doubles the next one, up to so many times.
+/// Each time-out in a row doubles the next one, up to this many times.
 const DOUBLINGS_MAX: u32 = 5;
 
 /// Round trips that are longer than the shortest by no more than this say nothing about queues:
@@ -107,6 +107,8 @@ struct Question {
 #[derive(Debug)]
 pub(crate) struct Pacer {
     round_trip: RoundTrip,
+    /// Longest time-out that doubling makes of a shorter one.
+    back_off_max: Duration,
     /// Bytes that may be on their way.
     window: usize,
     /// Above this the window grows slowly.
@@ -120,10 +122,14 @@ pub(crate) struct Pacer {
     shrunk_at: u64,
 }
 
-impl Default for Pacer {
-    fn default() -> Self {
+impl Pacer {
+    /// Makes a pacer that has measured nothing. Time-outs are not doubled beyond `back_off_max`, the
+    /// election time-out: the next donor may be alive, and a cluster that waits for what is asked
+    /// cannot wait longer than for a leader.
+    pub(crate) fn new(back_off_max: Duration) -> Self {
         Self {
             round_trip: RoundTrip::default(),
+            back_off_max: back_off_max.min(TIMEOUT_MAX),
             window: WINDOW_START,
             threshold: WINDOW_MAX,
             timeouts: 0,
@@ -132,9 +138,7 @@ impl Default for Pacer {
             shrunk_at: 0,
         }
     }
-}
 
-impl Pacer {
     /// Returns the largest number of bytes for one message.
     pub(crate) fn unit(&self) -> usize {
         (self.window / MESSAGES).clamp(UNIT_BYTES_MIN, PART_BYTES_MAX)
@@ -211,8 +215,9 @@ impl Pacer {
 
     /// Returns when the answers that are due count as lost; none if nothing was asked.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        let timeout = self.round_trip.timeout() * 2u32.pow(self.timeouts.min(DOUBLINGS_MAX));
-        Some(self.oldest()?.moved + timeout.min(TIMEOUT_MAX))
+        let timeout = self.round_trip.timeout();
+        let doubled = timeout * 2u32.pow(self.timeouts.min(DOUBLINGS_MAX));
+        Some(self.oldest()?.moved + doubled.min(self.back_off_max).max(timeout))
     }
 
     /// Takes everything that is on its way as lost if the deadline has passed. Returns whether it
@@ -290,6 +295,7 @@ impl Pacer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::Timing;
 
     fn at(ms: u64) -> Time {
         Time::ZERO + Duration::from_millis(ms)
@@ -297,7 +303,7 @@ mod tests {
 
     #[test]
     fn the_time_out_follows_what_was_measured_and_backs_off() {
-        let mut pacer = Pacer::default();
+        let mut pacer = Pacer::new(Timing::LAN.election_max);
         let number = pacer.ask(at(0), 1000);
         assert_eq!(pacer.deadline(), Some(at(50)));
         assert!(!pacer.expire(at(49)) && pacer.expire(at(50)));
@@ -314,6 +320,23 @@ mod tests {
     }
 
     #[test]
+    fn the_back_off_ends_at_the_election_time_out_but_not_below_what_was_measured() {
+        let mut pacer = Pacer::new(Timing::LAN.election_max);
+        let mut now = at(0);
+        for timeout in [50, 100, 200, 300, 300, 300, 300] {
+            let number = pacer.ask(now, 1000);
+            assert_eq!(pacer.deadline(), Some(now + Duration::from_millis(timeout)));
+            now += Duration::from_millis(timeout);
+            assert!(pacer.expire(now) && pacer.asked(number).is_some());
+        }
+        let number = pacer.ask(now, 1000);
+        now += Duration::from_millis(800);
+        pacer.came(now, number, 1000, true);
+        pacer.ask(now, 1000);
+        assert_eq!(pacer.deadline(), Some(now + TIMEOUT_MAX));
+    }
+
+    #[test]
     fn round_trips_that_did_not_vary_leave_half_of_one_for_the_next() {
         let mut round_trip = RoundTrip::default();
         (0..100).for_each(|_| round_trip.sample(Duration::from_millis(400)));
@@ -325,7 +348,7 @@ mod tests {
 
     #[test]
     fn the_window_grows_while_round_trips_are_short_and_shrinks_when_nothing_comes() {
-        let mut pacer = Pacer::default();
+        let mut pacer = Pacer::new(Timing::LAN.election_max);
         let mut now = 0;
         for _ in 0..200 {
             let mut asked = Vec::new();
@@ -351,7 +374,7 @@ mod tests {
     /// A link of so many bytes a millisecond, with 100 ms of delay each way and a queue. Returns how
     /// long a transfer takes, and how many bytes were dropped.
     fn transfer(total: usize, rate: u64, queue: u64) -> (u64, usize) {
-        let mut pacer = Pacer::default();
+        let mut pacer = Pacer::new(Timing::LAN.election_max);
         let (mut here, mut dropped, mut free_at_us) = (0, 0, 0);
         let mut arrivals = VecDeque::new();
         let (mut now, mut asked_to) = (0, 0);

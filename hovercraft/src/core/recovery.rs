@@ -27,7 +27,7 @@ const ASK_AGAIN_DOUBLINGS_MAX: usize = 4;
 const ANSWER_BYTES_MAX: usize = 8 * PART_BYTES_MAX;
 
 /// What this replica has asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Recovery {
     /// Bodies that it asked for.
     pub(super) bodies: Asking,
@@ -53,6 +53,12 @@ struct Bulk {
 }
 
 impl Recovery {
+    /// Makes one that has asked for nothing; for `back_off_max` see [`Pacer::new`].
+    pub(crate) fn new(back_off_max: Duration) -> Self {
+        let pacer = Pacer::new(back_off_max);
+        Self { bodies: Asking::new(back_off_max), bulk: None, pacer }
+    }
+
     pub(crate) fn forget_term(&mut self) {
         self.end_bulk();
         self.bodies.forget_term();

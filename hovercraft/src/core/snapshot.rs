@@ -413,7 +413,8 @@ impl Core {
         if known.is_none() {
             self.snapshots.kept = None;
         }
-        let (pacer, ahead, asked) = (Pacer::default(), Ahead::default(), VecDeque::new());
+        let pacer = Pacer::new(self.settings.timing.election_max);
+        let (ahead, asked) = (Ahead::default(), VecDeque::new());
         let wanted = known.map_or(index, |known| known.min(index));
         tracing::info!(index, here = self.snapshots.offset(), donor = %from, "too far behind: fetching a snapshot");
         let (donor, progressed) = (from, now);
