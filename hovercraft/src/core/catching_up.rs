@@ -38,6 +38,8 @@ struct Net {
     is_cut: Vec<bool>,
     queue: VecDeque<(usize, Envelope)>,
     tamper: Option<Tamper>,
+    /// Bytes of each log when it was largest.
+    largest: [usize; 3],
 }
 
 impl Net {
@@ -53,6 +55,7 @@ impl Net {
             is_cut: vec![false; 3],
             queue: VecDeque::new(),
             tamper: None,
+            largest: [0; 3],
         };
         net.elect(0);
         net
@@ -79,6 +82,7 @@ impl Net {
                 );
                 self.act(at, output);
             }
+            self.largest[at] = self.largest[at].max(self.cores[at].log.size_bytes());
             if is_quiet {
                 return;
             }
@@ -275,6 +279,20 @@ fn a_large_body_comes_from_a_follower_when_the_leader_has_trimmed_it() {
     net.run_for(3000);
     net.assert_caught_up();
     assert_eq!(net.cores[2].counters.snapshots_installed, 0, "{}", net.state());
+}
+
+#[test]
+fn entries_in_bulk_are_committed_so_that_a_log_with_a_bound_keeps_it() {
+    let small = Settings { log_bytes_max: 1 << 16, ..Settings::default() };
+    let mut net = away_for(9500, [small, Settings::default(), small]);
+    net.run_for(1000);
+    // The leader can compare nothing with what the follower fetches.
+    assert!(net.cores[0].log.first() > 5000 && net.cores[1].log.first() == 1);
+    net.is_cut[2] = false;
+    net.run_for(3000);
+    net.assert_caught_up();
+    assert_eq!(net.cores[2].counters.snapshots_installed, 0, "{}", net.state());
+    assert!(net.largest[2] <= (2 << 16) + 2 * LARGE, "{} bytes in the log", net.largest[2]);
 }
 
 #[test]

@@ -15,6 +15,9 @@ pub(crate) struct Commit {
     verified: Index,
     /// The highest commit index that a leader of this term stated.
     stated: Index,
+    /// Index up to which donors sent what is here in bulk: it is committed, whatever is known of
+    /// the leader's log (P12).
+    donated: Index,
     /// The last index that this run began with.
     began_with: Index,
     /// In this run, entries above this are answered; none before a leader has said what earlier
@@ -44,6 +47,7 @@ impl Commit {
             index,
             verified: index,
             stated: 0,
+            donated: index,
             began_with: index,
             answers_above: None,
             counted: None,
@@ -72,6 +76,7 @@ impl Commit {
     /// What is above `index` is not here any more, or may come from somewhere else (P6).
     pub(crate) fn unverify(&mut self, index: Index) {
         self.verified = self.verified.min(index).max(self.index);
+        self.donated = self.donated.min(index).max(self.index);
     }
 
     /// Everything up to `index` was on disk when this run began.
@@ -82,6 +87,11 @@ impl Commit {
     /// A leader, or an aggregator, states what is committed.
     pub(crate) fn state(&mut self, index: Index) {
         self.stated = self.stated.max(index);
+    }
+
+    /// A donor has sent everything up to `index` in bulk, and it is here with the same term.
+    pub(crate) fn donate(&mut self, index: Index) {
+        self.donated = self.donated.max(index);
     }
 
     /// This replica has become leader: it answers what comes after its no-op (P17).
@@ -103,6 +113,7 @@ impl Commit {
     /// In a new term nothing is known of the leader's log but what is committed.
     pub(crate) fn forget_term(&mut self) {
         self.verified = self.index;
+        self.donated = self.index;
         self.stated = 0;
     }
 
@@ -150,8 +161,8 @@ impl Core {
             // Never by its own last index (P12).
             let own_last = planted!("commit-own-last");
             let verified = if own_last { self.log.last() } else { self.commit.verified };
-            let bound = verified.min(self.log.last());
-            self.commit.raise(self.commit.stated.min(bound));
+            let known = self.commit.stated.min(verified).max(self.commit.donated);
+            self.commit.raise(known.min(self.log.last()));
         }
         assert!(self.commit.index <= self.log.last(), "what is committed is in the log (P6)");
     }

@@ -226,8 +226,9 @@ impl Core {
         }
     }
 
-    /// Entries came in bulk. They are committed, so they replace what contradicts them; but they
-    /// say nothing about this leader's log, so they verify nothing (P6).
+    /// Entries came in bulk. They are committed, so they replace what contradicts them, and are
+    /// committed here too (P12). If the log waited for the leader to say so, it would grow without
+    /// a bound behind a leader that has trimmed what it lacks.
     pub(super) fn entries_came(
         &mut self,
         now: Time,
@@ -269,6 +270,7 @@ impl Core {
             if self.ordered_term(index) == Some(whole.term) {
                 // Its body may be what is missing.
                 self.fill_carried(index, whole.request.map(|request| (0, request)));
+                self.commit.donate(index);
                 continue;
             }
             if index <= self.ordered_last() {
@@ -277,6 +279,7 @@ impl Core {
             if !self.remember_whole(index, whole) {
                 break;
             }
+            self.commit.donate(index);
             self.counters.entries_fetched += 1;
         }
         self.bind();
