@@ -19,9 +19,17 @@ pub type SnapshotWriter = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Sen
 
 /// A deterministic service: equal commands in equal order give equal replies and equal states.
 ///
+/// What is required, and what a simulation of the service checks:
+///
+/// - Equal commands in equal order, from the empty state or from one that was restored, give the
+///   same replies on every replica.
+/// - After equal commands every query has the same answer on every replica.
+/// - A snapshot holds everything that later replies and answers depend on. Its bytes may differ
+///   from replica to replica.
+///
 /// Commands, queries and replies are bytes. A service reads no clock, no randomness and no
-/// address: what it needs of these comes in the [`Context`]. Iterating over a `HashMap` with a
-/// random hasher is the classic mistake.
+/// address: what it needs of these comes in the [`Context`]. A reply that depends on the order in
+/// which a `HashMap` with a random hasher is iterated is the classic mistake.
 ///
 /// The input of `execute` and `query` comes from clients unchecked: what a service cannot parse it
 /// answers with an error reply of its own. A panic in `execute` stops the replica's service (P42):
@@ -47,4 +55,10 @@ pub trait StateMachine: Send + 'static {
     /// a panic, the state may be anything: the replica then restores a snapshot of its own, so
     /// this must work whatever an earlier call left behind.
     fn restore(&mut self, snapshot: &mut dyn Read) -> io::Result<()>;
+
+    /// Returns a digest of the whole state, equal wherever the state is. Simulations compare it
+    /// between replicas, and find at once what replies would show later. None by default.
+    fn digest(&self) -> Option<u64> {
+        None
+    }
 }

@@ -1,11 +1,13 @@
 //! A service of one's own under the simulation, with a mistake that only replication shows: it
 //! draws a ticket's number by itself, so that it differs from replica to replica.
 //!
-//! `cargo run -p hovercraft-sim --example own_service` finds that and tells the story.
+//! `cargo run -p hovercraft-sim --example own_service` finds that and tells the story. With arguments
+//! it is a `hovercraft-sim` of its own: `… --example own_service -- shrink --seed 0 --out small.json`.
 
 use std::{
     hash::{BuildHasher, RandomState},
     io::{self, Read},
+    process::ExitCode,
 };
 
 use hovercraft::{Context, SnapshotWriter, StateMachine};
@@ -42,6 +44,7 @@ impl StateMachine for Tickets {
 /// The service, what is asked of it, and what it ought to answer: this is all that it takes.
 fn ticket_office(fixed: bool) -> Wrapped {
     Wrapped::new(move || Tickets { sold: 0, fixed }, |_| "a ticket, please")
+        .describe(|body| format!("visitor: {}", String::from_utf8_lossy(body)))
         .reads(|_| "how many?")
         .model(|| {
             let mut sold = 0_u64;
@@ -52,7 +55,10 @@ fn ticket_office(fixed: bool) -> Wrapped {
         })
 }
 
-fn main() {
+fn main() -> ExitCode {
+    if std::env::args().len() > 1 {
+        return hovercraft_sim::command_line(ticket_office(false));
+    }
     for fixed in [false, true] {
         println!("# with the mistake {}", if fixed { "mended" } else { "in it" });
         let sweep = Sweep { first_only: true, ..Sweep::new(0..50) };
@@ -60,4 +66,5 @@ fn main() {
         println!("{report}\n");
         assert_eq!(report.failures.is_empty(), fixed, "the mistake is found, and nothing else");
     }
+    ExitCode::SUCCESS
 }

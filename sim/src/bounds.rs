@@ -56,6 +56,14 @@ pub(crate) fn check(schedule: &Schedule) -> Result<(), String> {
     for (number, client) in options.clients.iter().enumerate() {
         check_client(client).map_err(|what| format!("clients[{number}]: {what}"))?;
     }
+    if let Some(survivors) = &options.survivors {
+        survivors.check(&options.cluster)?;
+        if options.clients.last().is_none_or(|client| !client.plain || client.window < 32) {
+            return Err("`survivors` are asked by the last client, which must be `plain`, with a \
+                        `window` of at least 32"
+                .to_owned());
+        }
+    }
     check_operations(options, operations)?;
     within("the number of faults", faults.len(), 0..=COUNT_MAX)?;
     for (number, timed) in faults.iter().enumerate() {
@@ -98,6 +106,10 @@ fn check_cluster(cluster: &ClusterOptions) -> Result<(), String> {
         return Err("clients send `by_switch`, and there are no `aggregators`".to_owned());
     }
     within("queue_bound", cluster.queue_bound, 1..=1 << 20)?;
+    within("request_bytes_max", cluster.request_bytes_max, 1..=64 << 20)?;
+    let largest = cluster.request_bytes_max as usize;
+    let bounds = cluster.limits.check(usize::from(cluster.replicas), largest);
+    bounds.map_err(|what| format!("`limits` leave no room for progress: {what}"))?;
     within("admission_limit", cluster.admission_limit, 1..=1 << 24)?;
     within("session_window", cluster.session_window, 2..=1 << 20)?;
     within("session_lifetime_us", cluster.session_lifetime_us, SESSION_US_MIN..=HOUR_US)?;
@@ -119,13 +131,14 @@ fn check_times(options: &Options) -> Result<(), String> {
         ("disk.sync_spread_us", disk.sync_spread_us),
         ("pace.apply_max_us", apply_max_us),
         ("chaos_us", options.chaos_us),
+        ("quiet_us", options.quiet_us),
     ] {
         within(name, us, 0..=HOUR_US)?;
     }
     within("disk.interval_us", disk.interval_us, PERIOD_MIN_US..=HOUR_US)?;
     within("pace.turn_max_us", pace.turn_max_us, 0..=TURN_MAX_US)?;
     within("patience_us", options.patience_us, 4 * cluster.election_max_us..=HOUR_US)?;
-    let answered_us = answered_us(options);
+    let answered_us = options.answered_us();
     if cluster.replicas > 1 && cluster.heartbeat_us + answered_us > cluster.election_min_us {
         return Err(format!(
             "packets there and back, turns and syncs may take {answered_us} us: with a \
@@ -135,13 +148,6 @@ fn check_times(options: &Options) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-/// How long packets there and back may take, with a turn and a sync at each end.
-fn answered_us(options: &Options) -> u64 {
-    let Options { network, disk, pace, .. } = options;
-    let way_us = network.delay_min_us + network.delay_spread_us + pace.turn_max_us;
-    2 * (way_us + disk.sync_min_us + disk.sync_spread_us)
 }
 
 fn check_client(client: &ClientOptions) -> Result<(), String> {
@@ -161,7 +167,7 @@ fn check_operations(options: &Options, operations: &[Planned]) -> Result<(), Str
     let of = |client| operations.iter().filter(|it| it.client == client).count() as u64;
     let most = (0..options.clients.len()).map(of).max().unwrap_or_default().max(1);
     let name = "packets there and back with turns and syncs, for all operations of a client,";
-    within(name, most * answered_us(options), 0..=options.patience_us)?;
+    within(name, most * options.answered_us(), 0..=options.patience_us)?;
     let mut bytes_left = BODIES_BYTES_MAX;
     for (number, planned) in operations.iter().enumerate() {
         check_operation(options, planned, &mut bytes_left).map_err(|what| {
@@ -269,6 +275,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::Registers;
 
     #[test]
     fn every_seed_has_a_schedule_that_can_be() {
@@ -276,6 +283,9 @@ mod tests {
             let schedule = Schedule::from_seed(seed);
             assert_eq!(check(&schedule), Ok(()), "seed {seed}");
             assert_eq!(check(&Schedule::beyond(seed)), Ok(()), "seed {seed}, beyond");
+        }
+        for seed in 0..20 {
+            assert_eq!(check(&Schedule::large(seed, &Registers, false)), Ok(()), "seed {seed}");
         }
     }
 

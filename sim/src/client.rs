@@ -25,6 +25,7 @@ use crate::{
     workload::{Command, Planned, Workload},
 };
 
+/// A client that begins with a shorter pause waits no longer than this between two tries.
 const RETRY_AFTER_MAX: Duration = Duration::from_millis(400);
 
 /// A request on its way to the replicas.
@@ -101,6 +102,8 @@ pub(crate) struct Client {
     /// The identities that others have used before it did.
     impersonated: BTreeSet<Identity>,
     position: usize,
+    /// It begins nothing before.
+    pub(crate) quiet_until: Time,
     /// What it asked of the service, and saw.
     pub(crate) observed: Vec<Observed>,
     pub(crate) sessions_lost: u64,
@@ -126,6 +129,7 @@ impl Client {
             stolen: Vec::new(),
             impersonated: BTreeSet::new(),
             position,
+            quiet_until: Time::ZERO,
             observed: Vec::new(),
             sessions_lost: 0,
         }
@@ -161,7 +165,7 @@ impl Client {
 
     /// What it waits before the second try of each operation, all together.
     pub(crate) fn first_waits_us(&self) -> u64 {
-        let first_us = self.options.retry_after_us.min(RETRY_AFTER_MAX.as_micros() as u64);
+        let first_us = self.options.retry_after_us;
         (self.observed.len() + self.jobs.len()) as u64 * first_us
     }
 
@@ -266,7 +270,7 @@ impl Client {
 
     /// When it may ask the next thing, if it may.
     fn next_begin(&self) -> Option<Time> {
-        let at = self.jobs.front()?.at;
+        let at = self.jobs.front()?.at.max(self.quiet_until);
         let outstanding = self.waiting.len() as u64;
         let may_begin = match &self.session {
             _ if self.options.plain => outstanding < self.options.window,
@@ -385,7 +389,8 @@ impl Client {
         let attempt = waiting.attempts;
         waiting.attempts += 1;
         let retry_after = Duration::from_micros(self.options.retry_after_us);
-        let pause = (retry_after * (1 << attempt.min(6))).min(RETRY_AFTER_MAX);
+        let longest = retry_after.max(RETRY_AFTER_MAX);
+        let pause = (retry_after * (1 << attempt.min(6))).min(longest);
         waiting.retry_at = now + pause + up_to(&mut self.rng, pause / 4);
         let request_id = match identity {
             Identity::Plain { request_id, .. } => request_id,

@@ -10,7 +10,42 @@ use serde::Serialize;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Coverage(BTreeMap<&'static str, u64>);
 
+/// What the proof rests on, and in how many of 10,000 seeds' runs, together, it must be seen at
+/// least so often. About half of what was measured.
+const EXPECTED: &[(&str, u64)] = &[
+    ("snapshots installed below a tail", 10),
+    ("snapshots installed", 2000),
+    ("bulk catch-ups", 12_000),
+    ("cores that went on alone", 2500),
+    ("elections won", 14_000),
+    ("entries truncated", 2000),
+    ("incarnations recovered", 1500),
+    ("sessions lost", 2000),
+    ("torn tails cut", 20),
+    ("bodies recovered", 100_000),
+    ("retries answered from the session table", 20_000),
+];
+
 impl Coverage {
+    /// What was seen less often than so many seeds must show it, in words.
+    pub fn too_rare(&self, seeds: u64) -> Vec<String> {
+        // A few seeds say little of how often something is seen.
+        const SEEDS_MIN: u64 = 2000;
+        if seeds < SEEDS_MIN {
+            return Vec::new();
+        }
+        let least = |per_10_000: u64| per_10_000 * seeds / 10_000;
+        let is_rare = |what: &str, per_10_000| self.count(what) < least(per_10_000);
+        EXPECTED
+            .iter()
+            .filter(|(what, per_10_000)| is_rare(what, *per_10_000))
+            .map(|(what, per_10_000)| {
+                let (seen, least) = (self.count(what), least(*per_10_000));
+                format!("{what}: {seen} in {seeds} seeds, and {least} are expected")
+            })
+            .collect()
+    }
+
     /// Something happened.
     pub(crate) fn add(&mut self, what: &'static str, count: u64) {
         *self.0.entry(what).or_default() += count;
@@ -85,7 +120,7 @@ impl Coverage {
 
 impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (what, count) in &self.0 {
+        for (what, count) in self.0.iter().filter(|(_, count)| **count > 0) {
             writeln!(f, "{count:>12}  {what}")?;
         }
         Ok(())

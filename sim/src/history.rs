@@ -28,11 +28,14 @@ pub(crate) struct History {
     committed: Vec<(Arc<Recorded>, Term)>,
     /// The last one that was committed.
     pub(crate) configuration: Arc<Configuration>,
+    /// All that were committed, by index; the first one, which `init` wrote, has index 0.
+    configurations: Vec<(Index, Arc<Configuration>)>,
 }
 
 impl History {
     pub(crate) fn new(configuration: Arc<Configuration>) -> Self {
-        Self { entries: HashMap::default(), committed: Vec::new(), configuration }
+        let configurations = vec![(0, Arc::clone(&configuration))];
+        Self { entries: HashMap::default(), committed: Vec::new(), configuration, configurations }
     }
 
     pub(crate) fn entry(&self, index: Index, term: Term) -> Option<&Arc<Recorded>> {
@@ -55,6 +58,18 @@ impl History {
         place.and_then(|at| self.committed.get(at)).is_some_and(|(_, known_in)| *known_in < term)
     }
 
+    /// Everything that is committed, in order.
+    pub(crate) fn all_committed(&self) -> impl Iterator<Item = &Recorded> {
+        self.committed.iter().map(|(recorded, _)| &**recorded)
+    }
+
+    /// The last configuration that was committed up to an index, and its index.
+    pub(crate) fn configuration_at(&self, index: Index) -> (Index, &Arc<Configuration>) {
+        let count = self.configurations.partition_point(|(at, _)| *at <= index);
+        let (at, configuration) = &self.configurations[count - 1];
+        (*at, configuration)
+    }
+
     pub(crate) fn committed_last(&self) -> Index {
         self.committed.len() as Index
     }
@@ -64,6 +79,7 @@ impl History {
         assert_eq!(recorded.index, self.committed_last() + 1);
         if let Payload::Configuration(configuration) = &recorded.entry.payload {
             self.configuration = Arc::clone(configuration);
+            self.configurations.push((recorded.index, Arc::clone(configuration)));
         }
         self.committed.push((recorded, known_in));
     }
@@ -81,6 +97,7 @@ pub(crate) struct Mirror {
     terms: VecDeque<Term>,
     /// For each replica by position, the indices of the entries that it is to answer.
     queues: Vec<VecDeque<Index>>,
+    configurations: VecDeque<(Index, Arc<Configuration>)>,
     pub(crate) commit: Index,
     pub(crate) applied: Index,
     /// The highest index that it has applied in this run, also if its service went back since.
@@ -104,6 +121,7 @@ impl Mirror {
             first,
             terms: VecDeque::new(),
             queues: vec![VecDeque::new(); replicas],
+            configurations: VecDeque::new(),
             commit: core.commit_index(),
             applied: core.applied_index(),
             applied_max: core.applied_index(),
@@ -122,6 +140,11 @@ impl Mirror {
     pub(crate) fn queue(&self, position: usize, applied: Index) -> usize {
         let queue = &self.queues[position];
         queue.len() - queue.partition_point(|index| *index <= applied)
+    }
+
+    /// The last configuration in the log, and its index.
+    pub(crate) fn configuration(&self) -> Option<(Index, &Arc<Configuration>)> {
+        self.configurations.back().map(|(index, configuration)| (*index, configuration))
     }
 
     /// Takes over what the log looks like now.
@@ -144,6 +167,9 @@ impl Mirror {
 
     fn truncate(&mut self, last: Index) {
         while self.last() > last && self.terms.pop_back().is_some() {}
+        while self.configurations.back().is_some_and(|(index, _)| *index > last) {
+            self.configurations.pop_back();
+        }
         for queue in &mut self.queues {
             while queue.back().is_some_and(|index| *index > last) {
                 queue.pop_back();
@@ -158,6 +184,9 @@ impl Mirror {
         if self.terms.is_empty() {
             self.first = first;
         }
+        while self.configurations.front().is_some_and(|(index, _)| *index < first) {
+            self.configurations.pop_front();
+        }
         for queue in &mut self.queues {
             while queue.front().is_some_and(|index| *index < first) {
                 queue.pop_front();
@@ -168,6 +197,9 @@ impl Mirror {
     fn push(&mut self, core: &Core, index: Index) {
         let entry = core.log_entry(index).expect("the bounds of a log name what is in it");
         self.terms.push_back(entry.term);
+        if let Payload::Configuration(configuration) = &entry.payload {
+            self.configurations.push_back((index, Arc::clone(configuration)));
+        }
         if let Some(queue) = entry.replier().and_then(|node| self.queues.get_mut(position(node))) {
             queue.push_back(index);
         }

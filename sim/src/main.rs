@@ -3,13 +3,11 @@
 //!
 //! Exit codes: 0 nothing broke, 1 something did, 2 it cannot be told, 3 bad input or usage.
 
-mod cli;
-
 use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    cli::main()
+    hovercraft_sim::command_line(hovercraft_sim::Registers)
 }

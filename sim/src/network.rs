@@ -28,6 +28,8 @@ struct Link {
     cuts: Vec<Cut>,
     /// It never comes back.
     is_dead: bool,
+    /// Larger packets vanish on it.
+    packet_bytes_max: Option<usize>,
 }
 
 /// What happens to packets here and there: the worst of all that goes on.
@@ -160,6 +162,7 @@ impl Network {
             rng: seed.stream("link", number as u64),
             cuts: Vec::new(),
             is_dead: false,
+            packet_bytes_max: None,
         };
         let links = (0..endpoints * endpoints).map(link).collect();
         Self {
@@ -200,8 +203,9 @@ impl Network {
             self.lost += 1;
             return [None; 2];
         }
-        let bytes = if is_narrow || weather.packet_bytes_max.is_some() { bytes() } else { 0 };
-        if weather.packet_bytes_max.is_some_and(|max| bytes > max) {
+        let bytes_max = weather.packet_bytes_max.into_iter().chain(link.packet_bytes_max).min();
+        let bytes = if is_narrow || bytes_max.is_some() { bytes() } else { 0 };
+        if bytes_max.is_some_and(|max| bytes > max) {
             self.too_large += 1;
             return [None; 2];
         }
@@ -299,6 +303,11 @@ impl Network {
         self.pipes.push(pipe);
     }
 
+    /// Larger packets vanish in one direction of one link until all is calm.
+    pub(crate) fn pass_small(&mut self, from: Endpoint, to: Endpoint, packet_bytes_max: usize) {
+        self.links[from * self.endpoints + to].packet_bytes_max = Some(packet_bytes_max);
+    }
+
     /// Cuts one direction of one link for good.
     pub(crate) fn kill_link(&mut self, from: Endpoint, to: Endpoint) {
         self.links[from * self.endpoints + to].is_dead = true;
@@ -330,6 +339,7 @@ impl Network {
     pub(crate) fn calm(&mut self) {
         for link in &mut self.links {
             link.cuts.clear();
+            link.packet_bytes_max = None;
         }
         self.causes.clear();
         self.pipes.clear();

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use hovercraft::{
     ClusterLimits,
-    core::{Mode, Policy, Settings, Timing},
+    core::{Limits, Mode, Policy, Settings, Timing},
     storage::Durability,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::seed::Seed;
+use crate::{limits, seed::Seed, survivors::Survivors};
 
 /// What a run is like, but for what goes wrong and what is asked. Times are in microseconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,17 @@ pub struct Options {
     pub clients: Vec<ClientOptions>,
     /// How long things go wrong.
     pub chaos_us: u64,
+    /// Faults last until then, although all operations may be answered before.
+    #[serde(default)]
+    pub is_lasting: bool,
+    /// When it is over a part of the cluster must make progress without the rest, before everything
+    /// is healed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub survivors: Option<Survivors>,
+    /// No client begins anything for so long after a snapshot was taken or installed, and after a
+    /// leader was elected.
+    #[serde(default)]
+    pub quiet_us: u64,
     /// Everything is done this long after nothing goes wrong any more and the last operation has come
     /// up, or something is stuck.
     pub patience_us: u64,
@@ -81,10 +92,21 @@ pub struct ClusterOptions {
     /// Highest number of sessions.
     #[serde(default = "usual_sessions_max")]
     pub sessions_max: u32,
+    /// Bytes of the largest request.
+    #[serde(default = "request_bytes_max")]
+    pub request_bytes_max: u32,
+    /// Internal bounds of the core; left out where they are those that nodes run.
+    #[serde(with = "limits::LimitFields", default = "limits::usual")]
+    #[serde(skip_serializing_if = "limits::are_usual")]
+    pub limits: Limits,
 }
 
 fn usual_sessions_max() -> u32 {
     ClusterLimits::default().sessions_max
+}
+
+fn request_bytes_max() -> u32 {
+    ClusterLimits::default().request_bytes_max
 }
 
 #[derive(Serialize, Deserialize)]
@@ -201,7 +223,16 @@ impl ClientOptions {
     };
 }
 
+impl ClientOptions {
+    /// Asks the survivors of a run whether they go on; the last one.
+    pub(crate) const PROBER: Self =
+        Self { plain: true, window: 32, retry_after_us: 20_000, ..Self::OBEDIENT };
+}
+
 const MIB: usize = 1 << 20;
+
+/// Bodies that are drawn have at most so many bytes, with what the service adds.
+const LARGEST_BODY_BYTES: u32 = 128 << 10;
 
 impl ClusterOptions {
     /// Replicas with default settings.
@@ -225,6 +256,8 @@ impl ClusterOptions {
             session_window: limits.session_window,
             session_bytes_max: limits.session_bytes_max,
             sessions_max: limits.sessions_max,
+            request_bytes_max: limits.request_bytes_max,
+            limits: Limits::DEFAULT,
         }
     }
 
@@ -247,6 +280,7 @@ impl ClusterOptions {
             durability: self.durability,
             admission_limit: self.admission_limit,
             log_bytes_max: self.log_bytes_max[at],
+            limits: self.limits,
         }
     }
 
@@ -257,7 +291,7 @@ impl ClusterOptions {
             session_window: self.session_window,
             session_bytes_max: self.session_bytes_max,
             sessions_max: self.sessions_max,
-            ..ClusterLimits::default()
+            request_bytes_max: self.request_bytes_max,
         }
     }
 
@@ -290,6 +324,13 @@ impl ClusterOptions {
 }
 
 impl ClusterOptions {
+    /// In most clusters the core meets its bounds soon.
+    fn with_limits(self, rng: &mut fastrand::Rng) -> Self {
+        let request_bytes_max = pick(rng, &[LARGEST_BODY_BYTES, request_bytes_max()]);
+        let limits = limits::draw(rng, request_bytes_max as usize);
+        Self { request_bytes_max, limits, ..self }
+    }
+
     /// Half of the clusters that could have aggregators do. The larger ones gain the most by them, and
     /// only there a minority can hold what is not committed.
     fn perhaps_aggregated(self, rng: &mut fastrand::Rng) -> Self {
@@ -325,7 +366,10 @@ impl Options {
             drift_ppm_max: 0,
             clients: Vec::new(),
             chaos_us: 0,
-            patience_us: 8_000_000,
+            is_lasting: false,
+            survivors: None,
+            quiet_us: 0,
+            patience_us: PATIENCE_US,
         }
     }
 
@@ -334,10 +378,13 @@ impl Options {
         let stream = |source| Seed(seed).stream(source, 0);
         let cluster = ClusterOptions::from_rng(&mut stream("cluster"));
         let cluster = cluster.perhaps_aggregated(&mut stream("aggregators"));
+        let cluster = cluster.with_limits(&mut stream("limits"));
         let is_quick = cluster.is_quick();
+        let survivors = Survivors::draw(&mut stream("survivors"), &cluster);
+        let quiet_us = pick(&mut stream("quiet windows"), &[0, 0, 0, cluster.election_max_us]);
         let mut rng = stream("options");
         let chaos_us = if is_quick { 300_000 } else { rng.u64(500_000..3_000_000) };
-        let clients = clients(&mut stream("clients"), chaos_us);
+        let clients = clients(&mut stream("clients"), chaos_us, survivors.is_some());
         // With fewer, sessions in use would evict each other, and nobody would get on.
         let few = clients.len() as u32 + 1;
         let usual = cluster.sessions_max;
@@ -351,10 +398,51 @@ impl Options {
             drift_ppm_max: pick(&mut rng, &[0, 100, 50_000]),
             clients,
             chaos_us,
-            patience_us: 8_000_000,
+            is_lasting: stream("lasting").u8(..4) == 0,
+            survivors,
+            quiet_us,
+            patience_us: PATIENCE_US,
         }
     }
+
+    /// A run of 2,000 to 10,000 operations, and of faults as long as these take.
+    pub fn large(seed: u64) -> Self {
+        let mut options = Self::from_seed(seed);
+        let mut rng = Seed(seed).stream("large", 0);
+        let scale = if options.cluster.is_quick() { 10 } else { 1 };
+        options.chaos_us = rng.u64(4_000_000..16_000_000) / scale;
+        options.is_lasting = true;
+        options.pace.apply_max_us = options.pace.apply_max_us.map(|us| us.min(50));
+        let count = options.clients.len() as u32;
+        let operations = rng.u32(2000..=10_000).div_ceil(count);
+        let in_a_burst = rng.u8(..4) == 0;
+        let span_us = if in_a_burst { options.chaos_us / 20 } else { options.chaos_us * 2 };
+        for client in options.clients.iter_mut().filter(|client| client.operations > 0) {
+            client.operations = operations;
+            client.think_max_us = span_us / u64::from(operations);
+            client.body_max = client.body_max.min(20_000);
+        }
+        let slowest_us = u64::from(operations) * options.answered_us();
+        options.patience_us = slowest_us.max(8 * PATIENCE_US);
+        options
+    }
+
+    /// Nothing else goes wrong than what a schedule's faults do, and nothing has little room.
+    pub(crate) fn leave_alone(&mut self) {
+        (self.survivors, self.is_lasting, self.quiet_us) = (None, false, 0);
+        self.cluster.limits = Limits::DEFAULT;
+    }
+
+    /// How long packets there and back may take, with a turn and a sync at each end.
+    pub(crate) fn answered_us(&self) -> u64 {
+        let Self { network, disk, pace, .. } = self;
+        let way_us = network.delay_min_us + network.delay_spread_us + pace.turn_max_us;
+        2 * (way_us + disk.sync_min_us + disk.sync_spread_us)
+    }
 }
+
+/// How long everything may take when nothing goes wrong any more.
+const PATIENCE_US: u64 = 8_000_000;
 
 fn pick<T: Copy>(rng: &mut fastrand::Rng, choices: &[T]) -> T {
     choices[rng.usize(..choices.len())]
@@ -388,7 +476,7 @@ fn pace(rng: &mut fastrand::Rng) -> Pace {
     }
 }
 
-fn clients(rng: &mut fastrand::Rng, chaos_us: u64) -> Vec<ClientOptions> {
+fn clients(rng: &mut fastrand::Rng, chaos_us: u64, are_probed: bool) -> Vec<ClientOptions> {
     let body_max = pick(rng, &[0, 200, 2000, 100_000]);
     let cancels_after = pick(rng, &[None, Some(1), Some(4)]);
     let in_a_burst = rng.u8(..4) == 0;
@@ -409,5 +497,6 @@ fn clients(rng: &mut fastrand::Rng, chaos_us: u64) -> Vec<ClientOptions> {
             steals_per_mille: pick(rng, &[0, 100]),
         }
     };
-    (0..count).map(client).collect()
+    let drawn = (0..count).map(client);
+    drawn.chain(are_probed.then_some(ClientOptions::PROBER)).collect()
 }

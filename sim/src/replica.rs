@@ -1,6 +1,6 @@
 //! A replica: the core, the application and the disk, driven as a node drives them.
 
-use std::{collections::VecDeque, io, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 use hovercraft::{
@@ -14,7 +14,6 @@ use hovercraft::{
     storage::{Durability, Room},
 };
 use r2p2::Time;
-use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
     clock::Clock,
@@ -22,6 +21,7 @@ use crate::{
     faults::Leaves,
     options::Pace,
     service::{Call, Calls, Watched},
+    view::{Samples, View},
     workload::Workload,
 };
 
@@ -72,20 +72,21 @@ pub(crate) enum Effect {
         refusal: Option<Refusal>,
     },
     /// An entry was applied; for that the service was called at most once. At some indices with a
-    /// digest of the whole state.
+    /// view of the whole state.
     Applied {
         committed: Committed,
         call: Option<Call>,
-        state: Option<u64>,
+        state: Option<View>,
     },
-    /// A snapshot of another replica replaced the state; with a digest of what is there now.
-    Restored(Box<Snapshot>, u64),
+    /// A snapshot of another replica replaced the state; with a view of what is there now.
+    Restored(Box<Snapshot>, Option<View>),
     /// The service could not read one, and has the state of the own snapshot again.
-    WentBack(Box<Snapshot>, u64),
+    WentBack(Box<Snapshot>, Option<View>),
     /// A snapshot that it received was not whole.
     RefusedSnapshot,
-    /// It has taken a snapshot of this index, which is to be written.
-    TookSnapshot(Index),
+    /// It has taken a snapshot of this index, which is to be written; and what a fresh service that
+    /// it is restored into says otherwise, if anything.
+    TookSnapshot(Index, Option<String>),
     Stop(Conflict),
 }
 
@@ -130,6 +131,8 @@ pub(crate) struct Life {
     digest_every: Index,
     /// The snapshot that another replica reads.
     open: Option<Snapshot>,
+    workload: Arc<dyn Workload>,
+    samples: Samples,
     /// Used again, so that a turn allocates nothing.
     replies: Vec<Effect>,
 }
@@ -164,7 +167,7 @@ impl Replica {
     }
 
     /// Starts the process.
-    pub(crate) fn start(&mut self, now: Time, pace: Pace, workload: &dyn Workload) {
+    pub(crate) fn start(&mut self, now: Time, pace: Pace, workload: &Arc<dyn Workload>) {
         self.run += 1;
         self.clock.start(now);
         let loaded = self.disk.load();
@@ -199,6 +202,8 @@ impl Replica {
             ballast_bytes: pace.ballast_bytes,
             digest_every: if self.digests { DIGEST_EVERY } else { 0 },
             open: None,
+            workload: Arc::clone(workload),
+            samples: Samples::of(workload.as_ref()),
             replies: Vec::new(),
         });
     }
@@ -357,8 +362,8 @@ impl Life {
         }
     }
 
-    fn state(&self) -> u64 {
-        if self.digest_every > 0 { digest(&self.applier) } else { 0 }
+    fn state(&self) -> Option<View> {
+        (self.digest_every > 0).then(|| self.view()).flatten()
     }
 
     fn output(&mut self, now: Time, output: Output, disk: &mut Disk, effects: &mut Vec<Effect>) {
@@ -376,8 +381,12 @@ impl Life {
                 }
             }
             Output::TakeSnapshot => {
-                let snapshot = take(&self.applier, self.ballast_bytes);
-                effects.push(Effect::TookSnapshot(snapshot.meta.index));
+                let Some(snapshot) = take(&self.applier, self.ballast_bytes) else {
+                    self.core.handle_snapshot(now, None);
+                    return;
+                };
+                let lost = self.lost_by(&snapshot);
+                effects.push(Effect::TookSnapshot(snapshot.meta.index, lost));
                 disk.take_snapshot(Box::new(snapshot));
             }
             Output::ReadSnapshot(read) => self.read_snapshot(read, disk),
@@ -426,6 +435,33 @@ impl Life {
         applied.is_some()
     }
 
+    /// What the whole state looks like; none of a poisoned service.
+    pub(crate) fn view(&self) -> Option<View> {
+        self.samples.view(&self.applier, &self.calls)
+    }
+
+    /// Restores a snapshot into a fresh service, and says what is different there.
+    fn lost_by(&self, snapshot: &Snapshot) -> Option<String> {
+        if self.digest_every == 0 {
+            return None;
+        }
+        let calls = Calls::default();
+        let watched = Watched::new(self.workload.service(), calls.clone());
+        let configuration = Arc::new(snapshot.meta.configuration.clone());
+        let key = snapshot.meta.digest_key;
+        let mut fresh = Applier::new(Box::new(watched), 0, key, configuration);
+        if let Err(error) = restore(&mut fresh, snapshot, self.ballast_bytes) {
+            return Some(format!("a fresh service cannot read it: {error}"));
+        }
+        let own = self.view()?;
+        let Some(restored) = self.samples.view(&fresh, &calls) else {
+            return Some("a fresh service that has read it takes no snapshot".to_owned());
+        };
+        let named = (("the service", &own), ("a fresh one with its snapshot", &restored));
+        let differs = || self.samples.difference(self.workload.as_ref(), named.0, named.1);
+        (own != restored).then(differs)
+    }
+
     fn apply_one(&mut self, committed: Committed, effects: &mut Vec<Effect>) {
         let Self { applier, replies, .. } = self;
         applier
@@ -433,7 +469,7 @@ impl Life {
             .unwrap_or_else(|poisoned| panic!("{poisoned}"));
         let call = self.calls.take();
         let is_chosen = committed.index.is_multiple_of(self.digest_every);
-        let state = is_chosen.then(|| digest(&self.applier));
+        let state = is_chosen.then(|| self.view()).flatten();
         effects.push(Effect::Applied { committed, call, state });
         effects.append(&mut self.replies);
     }
@@ -456,41 +492,16 @@ fn reply(response: &Response<'_>) -> Effect {
     }
 }
 
-/// The whole replicated state of one replica, as a snapshot, and so many bytes behind it.
-pub(crate) fn take(applier: &Applier, ballast_bytes: usize) -> Snapshot {
-    let (mut meta, writer) =
-        applier.snapshot().expect("a snapshot is taken of a service in good order");
+/// The whole replicated state of one replica, as a snapshot, and so many bytes behind it; none of a
+/// poisoned service.
+fn take(applier: &Applier, ballast_bytes: usize) -> Option<Snapshot> {
+    let (mut meta, writer) = applier.snapshot()?;
     let mut data = Vec::with_capacity(SMALL_SNAPSHOT_BYTES + ballast_bytes);
     writer(&mut data).expect("writing into memory does not fail");
     data.resize(data.len() + ballast_bytes, meta.index as u8);
     meta.size_bytes = data.len() as u64;
     meta.checksum = crc32fast::hash(&data);
-    Snapshot { meta, data: Bytes::from(data) }
-}
-
-/// Of the whole replicated state (P41).
-pub(crate) fn digest(applier: &Applier) -> u64 {
-    let (meta, writer) =
-        applier.snapshot().expect("a snapshot is taken of a service in good order");
-    let mut hash = Hash(Xxh3::with_seed(meta.index));
-    writer(&mut hash).expect("hashing does not fail");
-    let beside = [meta.term, meta.log_time_us, meta.configuration.id].map(u64::to_le_bytes);
-    hash.0.update(beside.as_flattened());
-    hash.0.digest()
-}
-
-/// Hashes what is written to it.
-struct Hash(Xxh3);
-
-impl io::Write for Hash {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    Some(Snapshot { meta, data: Bytes::from(data) })
 }
 
 fn restore(

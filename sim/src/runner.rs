@@ -20,6 +20,7 @@ use crate::{
 pub struct Runner {
     workload: Arc<dyn Workload>,
     bug: Option<&'static Bug>,
+    is_large: bool,
     #[cfg(madsim)]
     is_in_world: bool,
 }
@@ -47,9 +48,14 @@ impl Run {
 impl Runner {
     /// Runs schedules of a service of one's own.
     pub fn new(workload: impl Workload) -> Self {
+        Self::of(Arc::new(workload))
+    }
+
+    pub(crate) fn of(workload: Arc<dyn Workload>) -> Self {
         Self {
-            workload: Arc::new(workload),
+            workload,
             bug: None,
+            is_large: false,
             #[cfg(madsim)]
             is_in_world: false,
         }
@@ -66,6 +72,12 @@ impl Runner {
         Self { bug, ..self }
     }
 
+    /// Schedules of seeds have thousands of operations.
+    #[must_use]
+    pub fn large(self, is_large: bool) -> Self {
+        Self { is_large, ..self }
+    }
+
     /// In the world, on the real shells of nodes and clients, instead of in the stepper.
     #[cfg(madsim)]
     #[must_use]
@@ -75,7 +87,8 @@ impl Runner {
 
     /// The schedule of a seed.
     pub fn schedule(&self, seed: u64, beyond: bool) -> Schedule {
-        Schedule::of_workload(seed, self.workload.as_ref(), beyond)
+        let schedule = if self.is_large { Schedule::large } else { Schedule::of_workload };
+        schedule(seed, self.workload.as_ref(), beyond)
     }
 
     /// Runs a schedule and tells nothing of it.

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeSet, fs, io, path::Path, time::Duration};
 
+use hovercraft::core::Limits;
 use r2p2::Time;
 use serde::{Deserialize, Serialize};
 
@@ -90,8 +91,20 @@ impl Schedule {
 
     /// The schedule of a seed for a service of one's own.
     pub fn of_workload(seed: u64, workload: &dyn Workload, beyond: bool) -> Self {
-        let options = Options::from_seed(seed);
+        Self::of_options(Options::from_seed(seed), workload, beyond)
+    }
+
+    /// The schedule of a seed with thousands of operations (see [`Options::large`]).
+    pub fn large(seed: u64, workload: &dyn Workload, beyond: bool) -> Self {
+        Self::of_options(Options::large(seed), workload, beyond)
+    }
+
+    fn of_options(options: Options, workload: &dyn Workload, beyond: bool) -> Self {
         let kinds = FaultOptions::from_seed(&options, beyond);
+        let mut options = options;
+        if kinds.are_watched_alone(&options) {
+            options.leave_alone();
+        }
         let faults = kinds.plan(&options);
         let operations = crate::workload::plan(&options, workload);
         Self { options, beyond, faults, operations }
@@ -116,8 +129,15 @@ impl Schedule {
 
     /// Whether nothing goes wrong but with aggregators.
     pub(crate) fn is_of_aggregators(&self) -> bool {
-        let has_any = self.options.cluster.aggregators > 0;
-        has_any && self.faults.iter().all(|timed| timed.fault.kind().is_of_aggregators())
+        self.options.cluster.aggregators > 0
+            && self.is_left_alone()
+            && self.faults.iter().all(|timed| timed.fault.kind().is_of_aggregators())
+    }
+
+    /// Whether nothing else goes wrong than the faults say, and nothing has little room.
+    fn is_left_alone(&self) -> bool {
+        let Options { cluster, survivors, .. } = &self.options;
+        survivors.is_none() && cluster.limits == Limits::DEFAULT
     }
 
     /// Returns whether nothing goes wrong but that all replicas stand still together.
@@ -131,13 +151,15 @@ impl Schedule {
                 self.faults.contains(&Timed { at_us, fault })
             })
         };
-        !self.faults.is_empty() && self.faults.iter().all(all_pause)
+        let are_any = !self.faults.is_empty();
+        are_any && self.is_left_alone() && self.faults.iter().all(all_pause)
     }
 
     /// Returns whether nothing goes wrong but that disks stand still.
     pub(crate) fn is_of_stalled_disks(&self) -> bool {
         let mut kinds = self.faults.iter().map(|timed| timed.fault.kind());
-        !self.faults.is_empty() && kinds.all(|kind| kind == FaultKind::SyncStall)
+        let are_any = !self.faults.is_empty();
+        are_any && self.is_left_alone() && kinds.all(|kind| kind == FaultKind::SyncStall)
     }
 
     /// Reads a schedule from a file, where faults and operations may stand in any order.

@@ -2,6 +2,8 @@
 //!
 //! First faults go, then operations, then time; and again, until nothing more goes.
 
+use hovercraft::core::Limits;
+
 use crate::{runner::Runner, schedule::Schedule};
 
 /// What shrinking did.
@@ -135,6 +137,12 @@ impl Shrinker<'_> {
         let mut candidate = self.best.clone();
         candidate.options.pace.ballast_bytes = 0;
         candidate.options.drift_ppm_max = 0;
+        self.attempt(&candidate);
+        let mut candidate = self.best.clone();
+        candidate.options.survivors = None;
+        self.attempt(&candidate);
+        let mut candidate = self.best.clone();
+        candidate.options.cluster.limits = Limits::DEFAULT;
         self.attempt(&candidate);
     }
 

@@ -13,7 +13,12 @@ use std::{
 
 use serde::Serialize;
 
-use crate::{coverage::Coverage, faults::FaultKind, invariants::Violation, runner::Runner};
+use crate::{
+    coverage::Coverage,
+    faults::FaultKind,
+    invariants::{self, Violation},
+    runner::Runner,
+};
 
 /// How many lines of the story of a failed seed are shown.
 const LINES_MAX: usize = 60;
@@ -158,7 +163,8 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "seed {}: {} [{}]: {}", self.seed, self.invariant, self.rule, self.message)
+        write!(f, "seed {}: ", self.seed)?;
+        invariants::tell(f, &self.invariant, &self.rule, &self.message)
     }
 }
 

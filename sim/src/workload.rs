@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::{
     observed::{self, Judgement, Observed},
     options::Options,
+    replaced,
     seed::Seed,
 };
 
@@ -57,14 +58,33 @@ pub trait Workload: Send + Sync + 'static {
         Ok(true)
     }
 
+    /// Queries that every replica must answer alike after equal commands: asked of all of them from
+    /// time to time, and of a fresh service that each snapshot is restored into.
+    fn samples(&self) -> Vec<Bytes> {
+        let mut rng = fastrand::Rng::with_seed(0);
+        let drawn = (0..SAMPLES).map(|_| self.command(&mut rng, 1000));
+        let mut bodies: Vec<_> = drawn.filter(|it| it.is_read).map(|it| it.body).collect();
+        bodies.sort();
+        bodies.dedup();
+        bodies
+    }
+
     /// A command in a few words: as it is, if it is a short text.
     fn describe(&self, body: &[u8]) -> String {
-        match str::from_utf8(body) {
-            Ok(text) if text.len() < 80 && !text.contains(char::is_control) => text.to_owned(),
-            _ => format!("{} bytes {}", body.len(), hex(&body[..body.len().min(16)])),
-        }
+        in_words(body)
     }
 }
+
+/// Bytes for people: as they are, if they are a short text.
+pub(crate) fn in_words(bytes: &[u8]) -> String {
+    match str::from_utf8(bytes) {
+        Ok(text) if text.len() < 80 && !text.contains(char::is_control) => text.to_owned(),
+        _ => format!("{} bytes {}", bytes.len(), hex(&bytes[..bytes.len().min(16)])),
+    }
+}
+
+/// How many queries are drawn as samples.
+const SAMPLES: usize = 8;
 
 /// Judges the replies to commands; see [`Workload::model`].
 pub type Model = Box<dyn FnMut(&Command, &[u8]) -> Result<(), String>>;
@@ -240,14 +260,17 @@ impl Workload for Registers {
             let expected = if command.is_read {
                 values.query_one(&command.body)
             } else {
-                values.execute_one(&command.body)
+                // Only the log knows where a write has its place.
+                let index = Stamp::decode(reply).map_or(0, |stamp| stamp.index);
+                values.execute_one(index, &command.body)
             };
-            let expected = expected.as_ref().map_or(&[][..], |bytes| bytes);
+            let expected = expected.unwrap_or_default();
             if reply == expected { Ok(()) } else { Err(format!("{expected:?} is right")) }
         })
     }
 
     fn judge(&self, observed: &[Observed]) -> Result<bool, String> {
+        replaced::judge(observed)?;
         match observed::judge(observed) {
             Judgement::Linearizable => Ok(true),
             Judgement::Undecided => Ok(false),
@@ -260,56 +283,80 @@ impl Workload for Registers {
     }
 }
 
-/// The service.
+/// Where in the log a register was written, and which write that replaced: the part of a reply
+/// behind the value.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// Of the last write of the register, this one included; 0 if there is none.
+    pub(crate) index: u64,
+    /// Of the write before it; 0 in a read.
+    pub(crate) replaced: u64,
+}
+
+impl Stamp {
+    pub(crate) fn reply(self, value: u64) -> Vec<u8> {
+        [value, self.index, self.replaced].map(u64::to_be_bytes).concat()
+    }
+
+    pub(crate) fn decode(reply: &[u8]) -> Option<Self> {
+        let (numbers, _) = reply.as_chunks::<8>();
+        let &[_, index, replaced] = numbers else { return None };
+        let [index, replaced] = [index, replaced].map(u64::from_be_bytes);
+        Some(Self { index, replaced })
+    }
+}
+
+/// The service: of each register the value, and the index of its last write.
 #[derive(Debug, Default)]
-struct Values(BTreeMap<u8, u64>);
+struct Values(BTreeMap<u8, (u64, u64)>);
 
 impl Values {
-    fn read(&self, key: u8) -> u64 {
+    fn read(&self, key: u8) -> (u64, u64) {
         self.0.get(&key).copied().unwrap_or_default()
     }
 
     /// The register, if that is what is asked for.
-    fn query_one(&self, query: &[u8]) -> Option<[u8; 8]> {
+    fn query_one(&self, query: &[u8]) -> Option<Vec<u8>> {
         match Operation::decode(query)? {
-            Operation::Get { key } => Some(self.read(key).to_be_bytes()),
+            Operation::Get { key } => {
+                let (value, index) = self.read(key);
+                Some(Stamp { index, replaced: 0 }.reply(value))
+            }
             Operation::Set { .. } | Operation::Add { .. } => None,
         }
     }
 
-    /// The register after the operation.
-    fn execute_one(&mut self, command: &[u8]) -> Option<[u8; 8]> {
-        let value = match Operation::decode(command)? {
-            Operation::Get { key } => self.read(key),
-            Operation::Set { key, value } => {
-                self.0.insert(key, value);
-                value
+    /// The register after the operation, which stands at an index of the log.
+    fn execute_one(&mut self, index: u64, command: &[u8]) -> Option<Vec<u8>> {
+        let operation = Operation::decode(command)?;
+        let (before, replaced) = self.read(operation.key());
+        let value = match operation {
+            Operation::Get { .. } => {
+                return Some(Stamp { index: replaced, replaced: 0 }.reply(before));
             }
-            Operation::Add { key, value } => {
-                let register = self.0.entry(key).or_default();
-                *register = register.wrapping_add(value);
-                *register
-            }
+            Operation::Set { value, .. } => value,
+            Operation::Add { value, .. } => before.wrapping_add(value),
         };
-        Some(value.to_be_bytes())
+        self.0.insert(operation.key(), (value, index));
+        Some(Stamp { index, replaced }.reply(value))
     }
 }
 
 impl StateMachine for Values {
-    fn execute(&mut self, _: &Context, command: &[u8], reply: &mut Vec<u8>) {
-        reply.extend(self.execute_one(command).iter().flatten());
+    fn execute(&mut self, context: &Context, command: &[u8], reply: &mut Vec<u8>) {
+        reply.extend(self.execute_one(context.index, command).into_iter().flatten());
     }
 
     fn query(&self, _: &Context, query: &[u8], reply: &mut Vec<u8>) {
-        reply.extend(self.query_one(query).iter().flatten());
+        reply.extend(self.query_one(query).into_iter().flatten());
     }
 
     fn snapshot(&self) -> SnapshotWriter {
         let values = self.0.clone();
         Box::new(move |to: &mut dyn Write| {
-            for (key, value) in values {
+            for (key, (value, index)) in values {
                 to.write_all(&[key])?;
-                to.write_all(&value.to_le_bytes())?;
+                to.write_all([value, index].map(u64::to_le_bytes).as_flattened())?;
             }
             Ok(())
         })
@@ -318,12 +365,15 @@ impl StateMachine for Values {
     fn restore(&mut self, snapshot: &mut dyn Read) -> io::Result<()> {
         let mut bytes = Vec::new();
         snapshot.read_to_end(&mut bytes)?;
-        let (records, rest) = bytes.as_chunks::<9>();
+        let (records, rest) = bytes.as_chunks::<17>();
         if !rest.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.0 =
-            records.iter().map(|[key, value @ ..]| (*key, u64::from_le_bytes(*value))).collect();
+        let register = |[key, register @ ..]: &[u8; 17]| {
+            let (numbers, _) = register.as_chunks::<8>();
+            (*key, (u64::from_le_bytes(numbers[0]), u64::from_le_bytes(numbers[1])))
+        };
+        self.0 = records.iter().map(register).collect();
         Ok(())
     }
 }

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use hovercraft::StateMachine;
 
-use crate::workload::{Command, Model, Workload};
+use crate::workload::{Command, Model, Workload, in_words};
 
+type Describe = Box<dyn Fn(&[u8]) -> String + Send + Sync>;
 type Bodies = Box<dyn Fn(&mut fastrand::Rng) -> Bytes + Send + Sync>;
 
 /// A [`Workload`] that is put together of functions.
@@ -13,6 +14,7 @@ pub struct Wrapped {
     write: Bodies,
     read: Option<Bodies>,
     model: Option<Box<dyn Fn() -> Model + Send + Sync>>,
+    describe: Option<Describe>,
 }
 
 impl Wrapped {
@@ -26,6 +28,7 @@ impl Wrapped {
             write: Box::new(move |rng| write(rng).into()),
             read: None,
             model: None,
+            describe: None,
         }
     }
 
@@ -36,6 +39,13 @@ impl Wrapped {
         read: impl Fn(&mut fastrand::Rng) -> B + Send + Sync + 'static,
     ) -> Self {
         Self { read: Some(Box::new(move |rng| read(rng).into())), ..self }
+    }
+
+    /// Says what a command or a query is, in the words of the service. Without it a short text is
+    /// shown as it is, and other bytes as hexadecimal digits.
+    #[must_use]
+    pub fn describe(self, describe: impl Fn(&[u8]) -> String + Send + Sync + 'static) -> Self {
+        Self { describe: Some(Box::new(describe)), ..self }
     }
 
     /// Makes what judges the replies to all commands in their order: false if one is wrong. Without
@@ -67,6 +77,10 @@ impl Workload for Wrapped {
             Some(read) if is_read => Command::read(read(rng)),
             _ => Command::write((self.write)(rng)),
         }
+    }
+
+    fn describe(&self, body: &[u8]) -> String {
+        self.describe.as_ref().map_or_else(|| in_words(body), |describe| describe(body))
     }
 
     fn model(&self) -> Model {

@@ -10,13 +10,10 @@ use std::time::Duration;
 use r2p2::Time;
 
 use crate::{
-    core::{Core, Mode, Output, Role, Timer, replication::ENTRIES_MAX},
+    core::{Core, Mode, Output, Role, Timer},
     entry::{Index, NodeId},
     messages::{Acknowledge, AggCommit, Aggregate, AppendReply, Message, Progress},
 };
-
-/// How many entries may be on their way through the aggregator and not be committed.
-const PIPELINE_MAX: u64 = 16_384;
 
 /// A follower whose answers through the aggregator are so many rounds behind those of a quorum is
 /// served directly (P26).
@@ -371,10 +368,12 @@ impl Core {
             return false;
         };
         let next = stream.next;
-        if next > self.log.last() || next > self.commit.index() + PIPELINE_MAX {
+        if next > self.log.last()
+            || next > self.commit.index() + self.settings.limits.pipeline_entries
+        {
             return false;
         }
-        let count = self.send_to_aggregator(next, ENTRIES_MAX) as Index;
+        let count = self.send_to_aggregator(next, self.settings.limits.message_entries) as Index;
         let Role::Leader(leader) = &mut self.role else {
             return false;
         };

@@ -44,7 +44,7 @@ struct Net {
 
 impl Net {
     /// Three replicas; the first leads.
-    fn elected(settings: [Settings; 3]) -> Self {
+    fn elected(settings: &[Settings; 3]) -> Self {
         let core = |number: u16| {
             let settings = settings[usize::from(number) - 1];
             core_of((number, 3), settings, Vec::new(), number.into())
@@ -205,7 +205,7 @@ fn meta(index: Index) -> SnapshotMeta {
 }
 
 /// A replica that was away while one large body and `count` small ones were committed.
-fn away_for(count: u64, settings: [Settings; 3]) -> Net {
+fn away_for(count: u64, settings: &[Settings; 3]) -> Net {
     let mut net = Net::elected(settings);
     net.writes(1, 100);
     net.is_cut[2] = true;
@@ -219,7 +219,7 @@ fn away_for(count: u64, settings: [Settings; 3]) -> Net {
 fn a_large_body_is_fetched_long_after_its_key_is_forgotten() {
     for mode in [Mode::HovercRaft, Mode::Raft] {
         for count in [3000, 9500] {
-            let mut net = away_for(count, [Settings { mode, ..Settings::default() }; 3]);
+            let mut net = away_for(count, &[Settings { mode, ..Settings::default() }; 3]);
             net.is_cut[2] = false;
             net.run_for(2000);
             net.assert_caught_up();
@@ -229,7 +229,7 @@ fn a_large_body_is_fetched_long_after_its_key_is_forgotten() {
 
 #[test]
 fn a_small_body_is_fetched_long_after_its_key_is_forgotten() {
-    let mut net = Net::elected([Settings::default(); 3]);
+    let mut net = Net::elected(&[Settings::default(); 3]);
     net.writes(1, 100);
     // Its copy is lost. It hears of the order, and then of nothing.
     net.write(1_000_000, b"lost".to_vec(), &[0, 1]);
@@ -244,7 +244,7 @@ fn a_small_body_is_fetched_long_after_its_key_is_forgotten() {
 
 #[test]
 fn two_healthy_replicas_go_on_when_the_leader_dies_too() {
-    let mut net = away_for(9500, [Settings::default(); 3]);
+    let mut net = away_for(9500, &[Settings::default(); 3]);
     (net.is_cut[0], net.is_cut[2]) = (true, false);
     net.elect(1);
     net.run_for(2000);
@@ -258,7 +258,7 @@ fn two_healthy_replicas_go_on_when_the_leader_dies_too() {
 #[test]
 fn a_replica_that_lost_its_memory_is_counted_again() {
     let settings = Settings { durability: Durability::Memory, ..Settings::default() };
-    let mut net = Net::elected([settings; 3]);
+    let mut net = Net::elected(&[settings; 3]);
     net.write(1_000_000, vec![7; LARGE], &[0, 1, 2]);
     net.writes(1, 9500);
     // Its process is killed, and starts again with nothing, under a new incarnation.
@@ -272,7 +272,7 @@ fn a_replica_that_lost_its_memory_is_counted_again() {
 #[test]
 fn a_large_body_comes_from_a_follower_when_the_leader_has_trimmed_it() {
     let small = Settings { log_bytes_max: 1 << 16, ..Settings::default() };
-    let mut net = away_for(9500, [small, Settings::default(), Settings::default()]);
+    let mut net = away_for(9500, &[small, Settings::default(), Settings::default()]);
     net.run_for(1000);
     assert!(net.cores[0].log.first() > 1000 && net.cores[1].log.first() == 1);
     net.is_cut[2] = false;
@@ -284,7 +284,7 @@ fn a_large_body_comes_from_a_follower_when_the_leader_has_trimmed_it() {
 #[test]
 fn entries_in_bulk_are_committed_so_that_a_log_with_a_bound_keeps_it() {
     let small = Settings { log_bytes_max: 1 << 16, ..Settings::default() };
-    let mut net = away_for(9500, [small, Settings::default(), small]);
+    let mut net = away_for(9500, &[small, Settings::default(), small]);
     net.run_for(1000);
     // The leader can compare nothing with what the follower fetches.
     assert!(net.cores[0].log.first() > 5000 && net.cores[1].log.first() == 1);
@@ -299,7 +299,7 @@ fn entries_in_bulk_are_committed_so_that_a_log_with_a_bound_keeps_it() {
 fn a_body_that_everybody_trims_while_it_is_fetched_is_replaced_by_a_snapshot() {
     let mut settings = Settings { log_bytes_max: 1 << 17, ..Settings::default() };
     settings.mode = Mode::HovercRaft;
-    let mut net = Net::elected([settings; 3]);
+    let mut net = Net::elected(&[settings; 3]);
     net.writes(1, 100);
     // It gets metadata of the large body, and nothing of the body.
     net.tamper = Some(Box::new(|to, message| {
@@ -343,7 +343,7 @@ fn flip_next(bit: u32) -> Tamper {
 fn metadata_that_no_body_fits_is_taken_back_and_comes_again() {
     // A bit of the digest, of the identity, and of the length.
     for bit in [3, 64 + 5, 64 + 128 + 2, 64 + 128 + 17] {
-        let mut net = Net::elected([Settings::default(); 3]);
+        let mut net = Net::elected(&[Settings::default(); 3]);
         net.writes(1, 10);
         net.tamper = Some(flip_next(bit));
         // A copy that is here would be bound, whatever length the order says.
@@ -359,7 +359,7 @@ fn metadata_that_no_body_fits_is_taken_back_and_comes_again() {
 
 #[test]
 fn two_followers_with_unfit_metadata_stop_no_writes() {
-    let mut net = Net::elected([Settings::default(); 3]);
+    let mut net = Net::elected(&[Settings::default(); 3]);
     net.writes(1, 10);
     let mut left = 2;
     net.tamper = Some(Box::new(move |_, message| {
@@ -381,7 +381,7 @@ fn two_followers_with_unfit_metadata_stop_no_writes() {
 
 #[test]
 fn the_leader_names_a_follower_that_waits_for_a_body() {
-    let mut net = Net::elected([Settings::default(); 3]);
+    let mut net = Net::elected(&[Settings::default(); 3]);
     net.writes(1, 10);
     net.tamper =
         Some(Box::new(|to, message| to != 2 || !matches!(message, Message::Bodies { .. })));

@@ -19,6 +19,7 @@ mod disk_pace;
 mod election;
 mod follower;
 mod install;
+mod limits;
 mod log;
 pub(crate) mod lookup;
 mod new_run;
@@ -50,6 +51,7 @@ use r2p2::Time;
 
 pub use apply::{Applier, Committed, Poisoned, Response, RestoreError, SessionGrant};
 pub use install::{InstallStep, Reading};
+pub use limits::Limits;
 pub use log::WriteNumber;
 pub use output::{Conflict, Output, Reason, Refusal, SnapshotRead, Write};
 pub use replier::Policy;
@@ -142,26 +144,8 @@ pub struct Core {
     counters: Counters,
 }
 
-/// How many requests the unordered set holds, and for how long (P8).
-const UNORDERED_LIMITS: unordered::Limits =
-    unordered::Limits { count: 65_536, bytes: 64 << 20, age: Duration::from_secs(2) };
-
-/// How many entries a follower remembers metadata of (P8).
-const BINDING_COUNT_MAX: usize = 65_536;
-
-/// What may be handed to the storage role and not be complete: a stalled disk stops ordering, not
-/// heartbeats.
-const WRITING_BYTES_MAX: usize = 32 << 20;
-
-/// How many messages wait for a write of the hard state; the rest is lost, as on a network.
-const HELD_COUNT_MAX: usize = 1024;
-
-/// How many bytes of fetched bodies may wait for their place in the log (P9).
-const FETCHED_BYTES_MAX: usize = 16 << 20;
-
-/// Retries of so many of the entries that were applied last are answered without a place in the
-/// order. An older one gets a place, and its reply from the session table (P21).
-const KEYS_KEPT: u64 = 8192;
+/// How long a request waits for its order (P8).
+const UNORDERED_AGE_MAX: Duration = Duration::from_secs(2);
 
 /// How long an identity stays in the system unless it is answered (P24).
 const ADMISSION_AGE_MAX: Duration = Duration::from_secs(5);
@@ -181,6 +165,13 @@ impl Core {
             Some(meta) => (meta.index, meta.term, meta.log_time_us, &meta.configuration),
             None => (0, 0, 0, &birth.configuration),
         };
+        let limits = &settings.limits;
+        let unordered = unordered::Limits {
+            count: limits.unordered_count,
+            bytes: limits.unordered_bytes,
+            age: UNORDERED_AGE_MAX,
+        };
+        let (binding, fetched) = (limits.binding_count, limits.fetched_bytes);
         let mut core = Self {
             settings,
             node,
@@ -190,8 +181,8 @@ impl Core {
             log: Log::new(index, term, log_time_us, rng.u64(..)),
             configurations: Configurations::new(Arc::new(configuration.clone())),
             commit: Commit::new(index),
-            unordered: Unordered::new(UNORDERED_LIMITS, rng.u64(..)),
-            binding: Binding::new(BINDING_COUNT_MAX, FETCHED_BYTES_MAX, rng.u64(..)),
+            unordered: Unordered::new(unordered, rng.u64(..)),
+            binding: Binding::new(binding, fetched, rng.u64(..)),
             acknowledging: Acknowledging::default(),
             recovery: Recovery::new(settings.timing.election_max),
             recovering: Recovering::default(),
@@ -352,7 +343,7 @@ impl Core {
             return;
         }
         self.applied = index;
-        self.log.forget_keys(index.saturating_sub(KEYS_KEPT));
+        self.log.forget_keys(index.saturating_sub(self.settings.limits.keys_kept));
         self.report_applied(now);
     }
 
@@ -584,7 +575,7 @@ impl Core {
     /// Sends a message, as soon as what it says is on disk (P37).
     fn output(&mut self, output: Output) {
         let is_held = self.hard_state_write.is_some();
-        if is_held && self.held.len() >= HELD_COUNT_MAX {
+        if is_held && self.held.len() >= self.settings.limits.held_count {
             self.counters.messages_lost += 1;
             return;
         }
@@ -637,9 +628,9 @@ mod tests {
             ask(Message::FetchEntries { after: 0, question: 1, bytes: 1000 }),
         );
         assert_eq!((core.held.len(), core.counters.messages_lost), (1, 1));
-        for _ in 0..2 * HELD_COUNT_MAX {
+        for _ in 0..2 * Limits::DEFAULT.held_count {
             core.handle_message(Time::ZERO, ask(vote.clone()));
         }
-        assert_eq!(core.held.len(), HELD_COUNT_MAX);
+        assert_eq!(core.held.len(), Limits::DEFAULT.held_count);
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use r2p2::Time;
 
 use crate::{
-    core::{Core, Output, Reason, Refusal, Role, Timer, WRITING_BYTES_MAX, unordered::Waiting},
+    core::{Core, Output, Reason, Refusal, Role, Timer, unordered::Waiting},
     entry::{Entry, Index, NodeId, Payload},
     messages::WholeRequest,
     request::{Kind, Request, ReturnPath},
@@ -21,9 +21,6 @@ const ALARM_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// A read is ordered again at most once in this time, but for the first time that its reply was
 /// lost; and while its replier has not executed it, only if that stands still for as long (P18).
 const REORDER_READ_AFTER: Duration = Duration::from_secs(1);
-
-/// How many entries may be ordered and not committed.
-const UNCOMMITTED_MAX: u64 = 65_536;
 
 impl Core {
     /// A client's request reached the leader.
@@ -277,9 +274,9 @@ impl Core {
 
     pub(super) fn has_room_to_order(&self) -> bool {
         !self.is_poisoned
-            && self.writing_bytes < WRITING_BYTES_MAX
+            && self.writing_bytes < self.settings.limits.writing_bytes
             && !self.is_log_full()
-            && self.log.last() < self.commit.index() + UNCOMMITTED_MAX
+            && self.log.last() < self.commit.index() + self.settings.limits.uncommitted_entries
     }
 
     fn new_entry(
@@ -346,7 +343,7 @@ mod tests {
     use super::*;
     use crate::{
         core::{
-            Settings, UNORDERED_LIMITS,
+            Settings, UNORDERED_AGE_MAX,
             testing::{
                 elected, elected_at, entry, envelope, leader, noop, request, request_of,
                 return_path, settle,
@@ -462,13 +459,13 @@ mod tests {
         // P24: two come for which the set has no room, and the others grow old in it.
         let mut core = leader(Settings::default());
         let now = elected_at();
-        let limits = Limits { count: 10, ..UNORDERED_LIMITS };
+        let limits = Limits { count: 10, bytes: 1 << 20, age: UNORDERED_AGE_MAX };
         core.unordered = Unordered::new(limits, 1);
         for sequence in 1..=12 {
             core.handle_request(now, request(9, sequence), return_path(1));
         }
         assert_eq!((core.unordered.len(), core.status().admitted), (10, 10));
-        core.expire_unordered(now + UNORDERED_LIMITS.age);
+        core.expire_unordered(now + UNORDERED_AGE_MAX);
         assert_eq!((core.unordered.len(), core.status().admitted), (0, 0));
     }
 }

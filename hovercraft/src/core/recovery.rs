@@ -5,10 +5,7 @@ use std::time::Duration;
 use r2p2::Time;
 
 use crate::{
-    core::{
-        Core, Role, Timer, bodies::Asking, follower::ordered, pacing::Pacer,
-        replication::BULK_DISTANCE,
-    },
+    core::{Core, Role, Timer, bodies::Asking, follower::ordered, pacing::Pacer},
     entry::{Index, NodeId, Term},
     messages::{Message, Ordered as Meaning, PART_BYTES_MAX, WholeEntry},
 };
@@ -126,7 +123,7 @@ impl Core {
         }
         let last = self.ordered_last();
         let is_trimmed = is_needed && self.binding.len() == 0;
-        if is_trimmed || commit > last + BULK_DISTANCE {
+        if is_trimmed || commit > last + self.settings.limits.bulk_distance {
             tracing::info!(last, commit, "far behind: fetching entries in bulk");
             self.counters.bulk_catch_ups += 1;
             self.recovery.begin_bulk(last, commit);

@@ -19,21 +19,8 @@ use crate::{
     },
 };
 
-/// The most entries of one append-entries message.
-pub(crate) const ENTRIES_MAX: usize = 128;
-
 /// Session time moves by at most this much from one entry to the next (P22).
 const SESSION_DELTA_MAX: Duration = Duration::from_secs(1);
-
-/// How many entries may be on their way to a follower without an acknowledgement.
-const PIPELINE_MAX: u64 = 16_384;
-
-/// How many bytes of bodies may be, in mode `raft`: about as many as a follower has room for (P9).
-const PIPELINE_BYTES_MAX: u64 = 8 << 20;
-
-/// A follower that is further behind the commit index than this gets no entries of the leader: it
-/// fetches them in bulk from someone else (P9).
-pub(crate) const BULK_DISTANCE: u64 = 4096;
 
 /// What only a leader keeps.
 #[derive(Debug)]
@@ -522,7 +509,7 @@ impl Core {
 
     /// Whether a follower that needs the entries from `next` on is to fetch them elsewhere (P9).
     fn is_far_behind(&self, next: Index) -> bool {
-        next + BULK_DISTANCE <= self.commit.index() || next < self.log.first()
+        next + self.settings.limits.bulk_distance <= self.commit.index() || next < self.log.first()
     }
 
     /// Sends the next entries to the follower at a position; false if there is nothing to send.
@@ -537,10 +524,12 @@ impl Core {
         // One that answers no heartbeat gets nothing else; nor does one get everything again and
         // again whose disk is slow.
         let is_silent = now.since(heard) > self.settings.timing.election_min;
+        let limits = &self.settings.limits;
         let is_full = if is_probed {
             next > matched + 1
         } else {
-            next > matched + PIPELINE_MAX || self.bodies_between(matched, next) > PIPELINE_BYTES_MAX
+            next > matched + limits.pipeline_entries
+                || self.bodies_between(matched, next) > limits.pipeline_bytes
         };
         if is_silent || is_full || self.is_far_behind(next) {
             return false;
@@ -551,7 +540,7 @@ impl Core {
         if matched + 1 == next {
             leader.followers[position].progressed = now;
         }
-        let sent = self.send_entries(node, next, ENTRIES_MAX);
+        let sent = self.send_entries(node, next, self.settings.limits.message_entries);
         let Role::Leader(leader) = &mut self.role else {
             return false;
         };
@@ -590,7 +579,7 @@ impl Core {
         let previous_term = self.log.term(next - 1).expect("next is in the log or right behind it");
         let with_bodies = self.settings.mode == Mode::Raft;
         let count = count_max.min((self.log.last() + 1 - next) as usize);
-        let mut batch = Batch::new(with_bodies, count);
+        let mut batch = Batch::new(with_bodies.then_some(PART_BYTES_MAX), count);
         for (_, entry) in self.log.entries_from(next).take(count) {
             if !batch.push(entry) {
                 break;
@@ -624,20 +613,21 @@ struct Batch {
     entries: Vec<Metadata>,
     configurations: Vec<crate::entry::Configuration>,
     requests: Vec<(u16, WholeRequest)>,
-    with_bodies: bool,
+    /// Bytes of bodies in one message; none if bodies travel otherwise.
+    bodies_max: Option<usize>,
     bytes: usize,
 }
 
 impl Batch {
     /// With room for so many entries.
-    fn new(with_bodies: bool, count: usize) -> Self {
+    fn new(bodies_max: Option<usize>, count: usize) -> Self {
         Self {
             term: None,
             log_time_us: 0,
             entries: Vec::with_capacity(count),
             configurations: Vec::new(),
             requests: Vec::new(),
-            with_bodies,
+            bodies_max,
             bytes: 0,
         }
     }
@@ -657,19 +647,19 @@ impl Batch {
             Payload::Configuration(configuration) => {
                 self.configurations.push(configuration.as_ref().clone());
             }
-            Payload::Request { request, .. } if self.with_bodies => {
+            Payload::Request { request, .. } => {
                 let len = request.body().len();
-                if self.bytes > 0 && self.bytes + len > PART_BYTES_MAX {
+                if self.bodies_max.is_some_and(|max| self.bytes > 0 && self.bytes + len > max) {
                     return false;
                 }
-                if len <= PART_BYTES_MAX {
+                if self.bodies_max.is_some_and(|max| len <= max) {
                     let position = self.entries.len() as u16;
                     let whole = WholeRequest::new(request, entry.return_path);
                     self.requests.push((position, whole));
                     self.bytes += len;
                 }
             }
-            Payload::Noop | Payload::Request { .. } => {}
+            Payload::Noop => {}
         }
         self.entries.push(metadata);
         true
@@ -680,7 +670,7 @@ impl Batch {
 mod tests {
     use super::*;
     use crate::core::{
-        Output, Settings,
+        Limits, Output, Settings,
         testing::{elected_at, envelope, leader, request, return_path, settle},
     };
 
@@ -781,8 +771,8 @@ mod tests {
                 }
             }
             // At most a message each time that acknowledgements have stood still for long.
-            let resends = 2000 / 80;
-            let sends_max = if answers_rounds { resends * ENTRIES_MAX } else { 2 * ENTRIES_MAX };
+            let (resends, entries_max) = (2000 / 80, Limits::DEFAULT.message_entries);
+            let sends_max = if answers_rounds { resends * entries_max } else { 2 * entries_max };
             assert!(again <= sends_max, "{again} entries again");
         }
     }

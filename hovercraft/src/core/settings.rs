@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::{core::Policy, storage::Durability};
+use crate::{
+    core::{Limits, Policy},
+    storage::Durability,
+};
 
 /// How requests reach the replicas and who answers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +64,8 @@ pub struct Settings {
     /// Entries are kept in memory and on disk up to about this many bytes, for replicas that are
     /// behind; then a snapshot is taken. The hard limit on memory is twice as much.
     pub log_bytes_max: usize,
+    /// Internal bounds, equal on all replicas: [`Limits::DEFAULT`] outside of simulations.
+    pub limits: Limits,
 }
 
 impl Default for Settings {
@@ -73,6 +78,7 @@ impl Default for Settings {
             durability: Durability::Sync,
             admission_limit: 16_384,
             log_bytes_max: 64 << 20,
+            limits: Limits::DEFAULT,
         }
     }
 }

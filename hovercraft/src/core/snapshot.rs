@@ -35,10 +35,6 @@ const DONOR_PATIENCE: Duration = Duration::from_secs(3);
 /// Of a snapshot that was read this recently, the log keeps what comes after it.
 const PIN_FOR: Duration = Duration::from_secs(5);
 
-/// How many entries are removed from the log in one turn: to free hundreds of thousands at once
-/// would hold up every request that waits meanwhile.
-const TRIM_COUNT_MAX: usize = 1024;
-
 /// Most bytes of parts that came too early, and how far ahead parts are asked for.
 pub(crate) const AHEAD_BYTES_MAX: usize = 4 * WINDOW_MAX;
 
@@ -312,7 +308,7 @@ impl Core {
             if index > until || bytes <= self.settings.log_bytes_max / 2 {
                 break;
             }
-            if count == TRIM_COUNT_MAX {
+            if count == self.settings.limits.trim_count {
                 self.snapshots.is_trimming = true;
                 break;
             }
@@ -553,7 +549,7 @@ mod tests {
     use super::*;
     use crate::{
         core::{
-            Settings,
+            Limits, Settings,
             testing::{DIGEST_KEY, configuration, core, envelope, noop, settle, write},
         },
         messages::{AppendEntries, Metadata},
@@ -570,6 +566,7 @@ mod tests {
         durability: crate::storage::Durability::Sync,
         admission_limit: 100,
         log_bytes_max: 1 << 16,
+        limits: Limits::DEFAULT,
     };
 
     fn append(after: Index, count: usize, commit: Index, first_index: Index) -> Message {
@@ -652,7 +649,8 @@ mod tests {
 
     #[test]
     fn the_log_is_trimmed_some_entries_a_turn() {
-        let entries = (0..3 * TRIM_COUNT_MAX as u64).map(|sequence| write(1, 9, sequence));
+        let entries =
+            (0..3 * Limits::DEFAULT.trim_count as u64).map(|sequence| write(1, 9, sequence));
         let mut core = core(SETTINGS, entries.collect());
         let last = core.log.last();
         core.handle_message(Time::ZERO, envelope(2, 1, append(last, 0, last, 1)));

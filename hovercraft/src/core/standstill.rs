@@ -9,7 +9,7 @@ use r2p2::Time;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::{
-    core::{Core, WRITING_BYTES_MAX},
+    core::Core,
     entry::{Index, NodeId},
 };
 
@@ -104,7 +104,9 @@ impl Core {
             (self.applied + 1, Cause::Service)
         } else if self.lacks_room() {
             (self.log.last() + 1, Cause::FullDisk)
-        } else if self.held_index() < self.log.last() || self.writing_bytes >= WRITING_BYTES_MAX {
+        } else if self.held_index() < self.log.last()
+            || self.writing_bytes >= self.settings.limits.writing_bytes
+        {
             (self.held_index() + 1, Cause::Disk)
         } else if self.binding.len() == 0 {
             return None;

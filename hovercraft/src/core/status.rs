@@ -190,6 +190,12 @@ impl Core {
         (self.log.first(), self.log.last())
     }
 
+    /// Everything up to here is on disk as the durability demands; in `interval` and `memory`
+    /// nothing rests on it.
+    pub fn durable_index(&self) -> Index {
+        self.log.durable()
+    }
+
     /// Everything up to here is committed, as far as this replica knows.
     pub fn commit_index(&self) -> Index {
         self.commit.index()

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::PathBuf};
 
-use hovercraft_sim::bugs::{ARE_PLANTED, BUGS, Bug};
+use crate::bugs::{ARE_PLANTED, BUGS, Bug};
 use serde::Serialize;
 
 use super::{CliError, GOOD, print, write_json};

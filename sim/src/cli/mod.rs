@@ -13,14 +13,15 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
-use clap::{Parser, Subcommand};
-use hovercraft_sim::{
-    QUIET_THREAD, Runner, Schedule, ScheduleError,
+use crate::{
+    QUIET_THREAD, Runner, Schedule, ScheduleError, Workload,
     bugs::{ARE_PLANTED, Bug},
 };
+use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 /// Nothing broke.
@@ -82,7 +83,10 @@ enum CliError {
     NothingToRun,
 }
 
-pub(crate) fn main() -> ExitCode {
+/// Runs the command line of `hovercraft-sim` for a service of one's own: `sweep`, `run`, `shrink` and
+/// the rest, from a binary of one's own.
+pub fn command_line(workload: impl Workload) -> ExitCode {
+    let workload: Arc<dyn Workload> = Arc::new(workload);
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -92,10 +96,10 @@ pub(crate) fn main() -> ExitCode {
     };
     silence_simulated_panics();
     let result = match arguments.command {
-        Command::Run(arguments) => run::run(&arguments),
-        Command::Shrink(arguments) => shrink::run(&arguments),
-        Command::Sweep(arguments) => sweep::run(&arguments),
-        Command::World(arguments) => world::run(arguments),
+        Command::Run(arguments) => run::run(&arguments, &workload),
+        Command::Shrink(arguments) => shrink::run(&arguments, &workload),
+        Command::Sweep(arguments) => sweep::run(&arguments, &workload),
+        Command::World(arguments) => world::run(arguments, &workload),
         Command::Bugs(arguments) => bugs::run(&arguments),
         Command::Speed(arguments) => speed::run(&arguments),
     };
@@ -137,10 +141,19 @@ enum Tier {
 }
 
 impl Tier {
+    /// Whether it is known how often things are seen there.
+    fn has_thresholds(self) -> bool {
+        match self {
+            Self::Stepper => true,
+            #[cfg(madsim)]
+            Self::World => false,
+        }
+    }
+
     /// What tells the story of a schedule.
     fn replay(self, which: &str) -> String {
         match self {
-            Self::Stepper => format!("hovercraft-sim run {which} --trace"),
+            Self::Stepper => format!("{} run {which} --trace", program()),
             #[cfg(madsim)]
             Self::World => format!("cargo world {which}"),
         }
@@ -149,16 +162,29 @@ impl Tier {
     /// What makes a schedule as small as it can be.
     fn shrink(self, which: &str) -> String {
         match self {
-            Self::Stepper => format!("hovercraft-sim shrink {which} --out smallest.json"),
+            Self::Stepper => format!("{} shrink {which} --out smallest.json", program()),
             #[cfg(madsim)]
             Self::World => format!("cargo world {which} --shrink smallest.json"),
         }
     }
 }
 
+/// The name of this binary, for the next command.
+fn program() -> String {
+    let path = std::env::args_os().next().map(PathBuf::from);
+    let name = path.as_deref().and_then(Path::file_name).map(|name| name.display().to_string());
+    name.unwrap_or_else(|| "hovercraft-sim".to_owned())
+}
+
 /// What runs, where, and with which defect.
-fn runner(tier: Tier, bug: Option<&str>) -> Result<Runner, CliError> {
-    let runner = Runner::registers().with_bug(bug.map(find_bug).transpose()?);
+fn runner(
+    workload: &Arc<dyn Workload>,
+    tier: Tier,
+    bug: Option<&str>,
+    is_large: bool,
+) -> Result<Runner, CliError> {
+    let bug = bug.map(find_bug).transpose()?;
+    let runner = Runner::of(Arc::clone(workload)).with_bug(bug).large(is_large);
     Ok(match tier {
         Tier::Stepper => runner,
         #[cfg(madsim)]
@@ -167,7 +193,7 @@ fn runner(tier: Tier, bug: Option<&str>) -> Result<Runner, CliError> {
 }
 
 fn find_bug(name: &str) -> Result<&'static Bug, CliError> {
-    let bug = hovercraft_sim::bugs::find(name);
+    let bug = crate::bugs::find(name);
     let bug = bug.ok_or_else(|| CliError::NoSuchBug(name.to_owned()))?;
     if ARE_PLANTED { Ok(bug) } else { Err(CliError::NotPlanted) }
 }
@@ -184,6 +210,9 @@ struct Which {
     /// Faults go beyond what the protocol promises to survive
     #[arg(long)]
     beyond: bool,
+    /// Of the seed with thousands of operations
+    #[arg(long)]
+    large: bool,
     /// With a planted bug
     #[arg(long, value_name = "NAME")]
     bug: Option<String>,

@@ -1,8 +1,8 @@
 //! `run`: one seed or one schedule.
 
-use std::{fmt::Write, path::PathBuf};
+use std::{fmt::Write, path::PathBuf, sync::Arc};
 
-use hovercraft_sim::{Run, Schedule};
+use crate::{Run, Schedule, Workload};
 use serde::Serialize;
 
 use super::{BAD, CliError, GOOD, Tier, Which, print, quietly, runner, write_file, write_json};
@@ -36,15 +36,20 @@ struct Verdict<'a> {
     rule: Option<&'a str>,
     message: Option<&'a str>,
     digest: String,
-    coverage: &'a hovercraft_sim::Coverage,
+    coverage: &'a crate::Coverage,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<u8, CliError> {
-    replay(arguments, Tier::Stepper)
+pub(super) fn run(arguments: &Arguments, workload: &Arc<dyn Workload>) -> Result<u8, CliError> {
+    replay(arguments, Tier::Stepper, workload)
 }
 
-pub(super) fn replay(arguments: &Arguments, tier: Tier) -> Result<u8, CliError> {
-    let runner = runner(tier, arguments.which.bug.as_deref())?;
+pub(super) fn replay(
+    arguments: &Arguments,
+    tier: Tier,
+    workload: &Arc<dyn Workload>,
+) -> Result<u8, CliError> {
+    let Which { bug, large, .. } = &arguments.which;
+    let runner = runner(workload, tier, bug.as_deref(), *large)?;
     let schedule = arguments.which.schedule(&runner)?;
     if let Some(path) = &arguments.save {
         schedule.save(path)?;
@@ -64,7 +69,7 @@ pub(super) fn replay(arguments: &Arguments, tier: Tier) -> Result<u8, CliError> 
     }
     print(&(text + &summary(&schedule, &run)))?;
     if let Some(path) = &arguments.html {
-        write_file(path, &hovercraft_sim::html(&schedule, &run))?;
+        write_file(path, &crate::html(&schedule, &run))?;
     }
     let violation = run.violation.as_ref();
     let verdict = Verdict {

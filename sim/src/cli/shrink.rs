@@ -1,8 +1,8 @@
 //! `shrink`: the smallest schedule that still breaks what a seed breaks.
 
-use std::{fmt::Write, path::PathBuf, time::Duration};
+use std::{fmt::Write, path::PathBuf, sync::Arc, time::Duration};
 
-use hovercraft_sim::{Schedule, shrink};
+use crate::{Schedule, Workload, shrink};
 use indicatif::ProgressBar;
 
 use super::{CliError, GOOD, Tier, UNKNOWN, Which, print, quietly, runner};
@@ -16,12 +16,17 @@ pub(super) struct Arguments {
     pub(super) out: PathBuf,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<u8, CliError> {
-    smallest(arguments, Tier::Stepper)
+pub(super) fn run(arguments: &Arguments, workload: &Arc<dyn Workload>) -> Result<u8, CliError> {
+    smallest(arguments, Tier::Stepper, workload)
 }
 
-pub(super) fn smallest(arguments: &Arguments, tier: Tier) -> Result<u8, CliError> {
-    let runner = runner(tier, arguments.which.bug.as_deref())?;
+pub(super) fn smallest(
+    arguments: &Arguments,
+    tier: Tier,
+    workload: &Arc<dyn Workload>,
+) -> Result<u8, CliError> {
+    let Which { bug, large, .. } = &arguments.which;
+    let runner = runner(workload, tier, bug.as_deref(), *large)?;
     let schedule = arguments.which.schedule(&runner)?;
     let before = size(&schedule);
     let spinner = ProgressBar::new_spinner();

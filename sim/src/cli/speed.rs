@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use hovercraft_sim::{Schedule, Stepper};
+use crate::{Schedule, Stepper};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 

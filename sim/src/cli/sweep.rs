@@ -1,8 +1,10 @@
 //! `sweep`: many seeds.
 
-use std::{collections::BTreeMap, fmt::Write, ops::Range, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap, fmt::Write, ops::Range, path::PathBuf, sync::Arc, time::Duration,
+};
 
-use hovercraft_sim::{Failure, Report, Sweep};
+use crate::{Failure, Report, Sweep, Workload};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -25,6 +27,9 @@ pub(super) struct Arguments {
     /// Faults go beyond what the protocol promises to survive
     #[arg(long)]
     pub(super) beyond: bool,
+    /// With thousands of operations a seed, and faults as long as these take
+    #[arg(long)]
+    pub(super) large: bool,
     /// Write what was found as JSON
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
@@ -39,19 +44,26 @@ struct Found<'a> {
     to: u64,
     bug: Option<&'a str>,
     beyond: bool,
+    large: bool,
     failures: &'a [Failure],
     coverage: BTreeMap<&'a str, u64>,
+    /// What the proof rests on and was seen too rarely.
+    too_rare: &'a [String],
     seconds: f64,
     seeds_per_s: f64,
     deliveries_per_s: f64,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<u8, CliError> {
-    sweep(arguments, Tier::Stepper)
+pub(super) fn run(arguments: &Arguments, workload: &Arc<dyn Workload>) -> Result<u8, CliError> {
+    sweep(arguments, Tier::Stepper, workload)
 }
 
-pub(super) fn sweep(arguments: &Arguments, tier: Tier) -> Result<u8, CliError> {
-    let runner = runner(tier, arguments.bug.as_deref())?;
+pub(super) fn sweep(
+    arguments: &Arguments,
+    tier: Tier,
+    workload: &Arc<dyn Workload>,
+) -> Result<u8, CliError> {
+    let runner = runner(workload, tier, arguments.bug.as_deref(), arguments.large)?;
     let mut sweep = Sweep::new(arguments.seeds.clone());
     sweep.beyond = arguments.beyond;
     sweep.first_only = arguments.bug.is_some();
@@ -69,33 +81,47 @@ pub(super) fn sweep(arguments: &Arguments, tier: Tier) -> Result<u8, CliError> {
         }
     });
     bar.finish_and_clear();
-    print(&text(arguments, tier, &report))?;
+    let too_rare = too_rare(arguments, tier, &report);
+    print(&text(arguments, tier, &report, &too_rare))?;
     let found = Found {
         seeds: report.seeds,
         from: arguments.seeds.start,
         to: arguments.seeds.end,
         bug: arguments.bug.as_deref(),
         beyond: arguments.beyond,
+        large: arguments.large,
         failures: &report.failures,
         coverage: report.coverage.counts().collect(),
+        too_rare: &too_rare,
         seconds: report.took.as_secs_f64(),
         seeds_per_s: report.seeds_per_s(),
         deliveries_per_s: report.deliveries_per_s(),
     };
     write_json(arguments.json.as_ref(), &found)?;
-    Ok(if report.failures.is_empty() { GOOD } else { BAD })
+    Ok(if report.failures.is_empty() && too_rare.is_empty() { GOOD } else { BAD })
 }
 
-fn text(arguments: &Arguments, tier: Tier, report: &Report) -> String {
+/// What the stepper must see, if nothing in the sweep keeps it from that.
+fn too_rare(arguments: &Arguments, tier: Tier, report: &Report) -> Vec<String> {
+    let is_plain = arguments.bug.is_none() && !arguments.beyond && !arguments.large;
+    let is_asked = is_plain && tier.has_thresholds();
+    if is_asked { report.coverage.too_rare(report.seeds) } else { Vec::new() }
+}
+
+fn text(arguments: &Arguments, tier: Tier, report: &Report, too_rare: &[String]) -> String {
     let mut text = format!("{report}\n");
     let never: Vec<_> = report.coverage.never().collect();
     if !never.is_empty() {
         let _ = writeln!(text, "never happened: {}", never.join(", "));
     }
+    for what in too_rare {
+        let _ = writeln!(text, "too rare: {what}");
+    }
     if let Some(first) = report.failures.first() {
         let bug = arguments.bug.as_ref().map_or(String::new(), |bug| format!(" --bug {bug}"));
         let beyond = if arguments.beyond { " --beyond" } else { "" };
-        let which = format!("--seed {}{bug}{beyond}", first.seed);
+        let large = if arguments.large { " --large" } else { "" };
+        let which = format!("--seed {}{bug}{beyond}{large}", first.seed);
         let _ = writeln!(text, "{}   # its whole story", tier.replay(&which));
         let _ = writeln!(text, "{}   # the shortest", tier.shrink(&which));
     }

@@ -1,8 +1,9 @@
 //! `world`: what `sweep`, `run` and `shrink` do, on the real shells of nodes and clients.
 
-use std::{ops::Range, path::PathBuf, time::Duration};
+use std::{ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{CliError, Which, minutes, seeds};
+use crate::Workload;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -27,25 +28,27 @@ pub(super) struct Arguments {
 }
 
 #[cfg(not(madsim))]
-pub(super) fn run(_: Arguments) -> Result<u8, CliError> {
+pub(super) fn run(_: Arguments, _: &Arc<dyn Workload>) -> Result<u8, CliError> {
     Err(CliError::NoWorld)
 }
 
 #[cfg(madsim)]
-pub(super) fn run(arguments: Arguments) -> Result<u8, CliError> {
+pub(super) fn run(arguments: Arguments, workload: &Arc<dyn Workload>) -> Result<u8, CliError> {
     use super::{Tier, run, shrink, sweep};
 
     let Arguments { seeds, which, shrink, minutes, jobs, json } = arguments;
     match (seeds, shrink) {
         (Some(seeds), _) => {
-            let Which { beyond, bug, .. } = which;
-            let arguments = sweep::Arguments { seeds, bug, minutes, jobs, beyond, json };
-            sweep::sweep(&arguments, Tier::World)
+            let Which { beyond, bug, large, .. } = which;
+            let arguments = sweep::Arguments { seeds, bug, minutes, jobs, beyond, large, json };
+            sweep::sweep(&arguments, Tier::World, workload)
         }
-        (None, Some(out)) => shrink::smallest(&shrink::Arguments { which, out }, Tier::World),
+        (None, Some(out)) => {
+            shrink::smallest(&shrink::Arguments { which, out }, Tier::World, workload)
+        }
         (None, None) => {
             let arguments = run::Arguments { which, trace: true, html: None, json, save: None };
-            run::replay(&arguments, Tier::World)
+            run::replay(&arguments, Tier::World, workload)
         }
     }
 }

@@ -108,6 +108,10 @@ pub(crate) struct Disk {
     staged: Option<Snapshot>,
     /// How many times slower than usual it is.
     slowness: u32,
+    /// When the operation under way ends, unless the disk stands still.
+    pub(crate) busy_until: Time,
+    /// Number of snapshots of its replica's own that could not be written.
+    pub(crate) spoiled: u64,
     /// It completes nothing before this, and has not since the stall began.
     pub(crate) stalled_until: Time,
     stalled_since: Time,
@@ -149,6 +153,7 @@ impl Disk {
         let durable = Image::new(hard_state);
         Self {
             store,
+            spoiled: 0,
             options,
             durability,
             durable,
@@ -158,6 +163,7 @@ impl Disk {
             parts: None,
             staged: None,
             slowness: 1,
+            busy_until: Time::ZERO,
             stalled_until: Time::ZERO,
             stalled_since: Time::ZERO,
             writing_since: None,
@@ -229,6 +235,7 @@ impl Disk {
     pub(crate) fn publish(&mut self, snapshot: Snapshot) -> Published {
         self.snapshot_since = None;
         if happens(&mut self.rng, self.options.spoiled_per_mille) {
+            self.spoiled += 1;
             return Published::Spoiled;
         }
         if !self.has_room() {

@@ -87,6 +87,17 @@ impl FaultOptions {
         Self { kinds, pause_max_us, length_max_us, steady, together, beyond }
     }
 
+    /// Whether nothing goes wrong but with aggregators.
+    fn are_of_aggregators(&self, options: &Options) -> bool {
+        let has_any = options.cluster.aggregators > 0;
+        has_any && self.kinds.iter().all(|kind| kind.is_of_aggregators())
+    }
+
+    /// Whether nothing goes wrong but with aggregators, or one sort of fault alone.
+    pub(crate) fn are_watched_alone(&self, options: &Options) -> bool {
+        self.are_of_aggregators(options) || only_one_sort(options).is_some()
+    }
+
     /// The faults of a run, in order of time. Each sort has a stream of its own.
     pub(crate) fn plan(&self, options: &Options) -> Vec<Timed> {
         let mut faults = Vec::new();
@@ -120,6 +131,9 @@ impl FaultOptions {
                 }
                 at_us += 1 + rng.u64(..=pause_max_us);
             }
+        }
+        if options.is_lasting {
+            faults.extend(long_fault(options));
         }
         faults.sort_by_key(|timed| timed.at_us);
         faults
@@ -201,6 +215,31 @@ impl FaultOptions {
             }
         }
     }
+}
+
+/// Something asymmetric that begins under load and lasts to the end.
+fn long_fault(options: &Options) -> Option<Timed> {
+    let mut rng = Seed(options.seed).stream("long fault", 0);
+    let replicas = usize::from(options.cluster.replicas);
+    let at_us = rng.u64(..=options.chaos_us / 2);
+    let for_us = options.chaos_us - at_us;
+    let anyone = Target::Replica(rng.usize(1..=replicas));
+    let target = if rng.bool() { Target::Leader } else { anyone };
+    let ways = if rng.bool() { Ways::Out } else { Ways::In };
+    let quick = if options.cluster.is_quick() { 10 } else { 1 };
+    let fault = match rng.u8(..6) {
+        0 => return None,
+        1 => Fault::Deafen { target, for_us },
+        2 => Fault::Mute { target, for_us },
+        3 => Fault::SlowNode { target, turn_us: 20_000 / quick, for_us },
+        4 => Fault::SlowDisk { target, times: 100, for_us },
+        _ => {
+            let (sides, eats) = (sides(&mut rng, target, replicas), false);
+            Fault::Partition { sides, ways, eats, for_us, switches: Switches::Between }
+        }
+    };
+    // Where nothing is to go wrong but with aggregators nothing else does.
+    (options.cluster.aggregators == 0).then_some(Timed { at_us, fault })
 }
 
 /// In some runs nothing goes wrong but with aggregators, which costs no election (P32).

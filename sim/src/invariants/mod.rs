@@ -10,6 +10,9 @@ mod answered_once;
 mod body_presence;
 mod bounded;
 mod cancelled;
+mod configuration_in_force;
+mod donated;
+mod durable_index;
 mod durable_term;
 mod election_safety;
 mod entries_never_change;
@@ -22,6 +25,7 @@ mod log_matching;
 mod queue_bound;
 mod quorum_heard;
 mod read_only;
+mod session_lifetime;
 mod session_rules;
 mod session_tables;
 mod stalled_disk;
@@ -29,7 +33,7 @@ mod state_machine_safety;
 mod verified;
 mod verified_commit;
 
-use std::sync::Arc;
+use std::{error::Error, fmt, sync::Arc};
 
 use hovercraft::{Configuration, Index, NodeId, core::Committed, messages::Envelope};
 use r2p2::Time;
@@ -42,12 +46,12 @@ use crate::{
     options::Options,
     replica::Replica,
     service::Call,
+    view::View,
     workload::Workload,
 };
 
 /// An invariant was broken.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{invariant} [{rule}]: {what}")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// Which invariant.
     pub invariant: &'static str,
@@ -57,6 +61,31 @@ pub struct Violation {
     pub what: String,
 }
 
+/// The rule that a service breaks, and not the product: what is found is then told first.
+pub(crate) const OF_SERVICE: &str = "StateMachine";
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        tell(f, self.invariant, self.rule, &self.what)
+    }
+}
+
+impl Error for Violation {}
+
+/// Tells what was found, with the invariant and its rule.
+pub(crate) fn tell(
+    f: &mut fmt::Formatter<'_>,
+    invariant: &str,
+    rule: &str,
+    what: &str,
+) -> fmt::Result {
+    if rule == OF_SERVICE {
+        write!(f, "{what} [{invariant}, {rule}]")
+    } else {
+        write!(f, "{invariant} [{rule}]: {what}")
+    }
+}
+
 /// An entry that a replica has applied.
 #[derive(Debug)]
 pub(crate) struct Application<'a> {
@@ -64,8 +93,8 @@ pub(crate) struct Application<'a> {
     pub(crate) committed: &'a Committed,
     /// What the service was called for.
     pub(crate) call: Option<&'a Call>,
-    /// Digest of the whole replicated state after it, at some indices.
-    pub(crate) state: Option<u64>,
+    /// The whole replicated state after it, at some indices.
+    pub(crate) state: Option<&'a View>,
 }
 
 /// Every invariant, and what they share.
@@ -114,7 +143,7 @@ impl Invariants {
             stalled_disk: stalled_disk::StalledDisk::default(),
             said: announced::Said::default(),
             elections: election_safety::Elections::default(),
-            states: state_machine_safety::States::default(),
+            states: state_machine_safety::States::new(Arc::clone(workload)),
             executed: exactly_once::Executed::default(),
             cancelled: cancelled::Cancelled::default(),
             acknowledged: acknowledged_writes::Acknowledged::default(),
@@ -187,7 +216,8 @@ impl Invariants {
         self.turns += 1;
         if self.turns.is_multiple_of(LOOK_AT_ALL_EVERY) {
             log_matching::check_all(&self.history, replica.node, core)?;
-            bounded::check(replica, core)?;
+            bounded::check(replicas, replica, core)?;
+            durable_index::check_all(replica, core)?;
         }
         if core.is_leader() {
             let term = core.hard_state().term;
@@ -202,6 +232,8 @@ impl Invariants {
         let before = std::mem::replace(&mut mirror.commit, core.commit_index());
         verified::check(replica, core)?;
         verified_commit::check(&mut self.history, replicas, replica.node, core, before)?;
+        configuration_in_force::check(&self.history, mirror, replica.node, core)?;
+        durable_index::check(replica, core)?;
         if core.is_leader() && !change.appended.is_empty() {
             queue_bound::check(replica, mirror, &self.applied_max)?;
         }
@@ -225,6 +257,7 @@ impl Invariants {
         self.said.note(envelope);
         self.stalled_disk.sent(now, &replicas[at], envelope)?;
         durable_term::check(&replicas[at], to, envelope)?;
+        donated::check(&self.history, replicas[at].node, envelope)?;
         acknowledgement::check(replicas, at, envelope)
     }
 
@@ -264,7 +297,7 @@ impl Invariants {
         &mut self,
         node: NodeId,
         snapshot: &Snapshot,
-        state: u64,
+        state: Option<View>,
     ) -> Result<(), Violation> {
         if self.is_off {
             return Ok(());
@@ -274,7 +307,7 @@ impl Invariants {
             mirror.applied = index;
         }
         verified_commit::check_snapshot(&self.history, node, &snapshot.meta)?;
-        self.states.check_state(node, index, state)
+        state.map_or(Ok(()), |state| self.states.check_state(node, index, &state))
     }
 
     /// The highest index that any client has an answer from.
@@ -288,6 +321,7 @@ impl Invariants {
             return Ok(());
         }
         self.cancelled.note(completion, &self.executed)?;
+        session_lifetime::check(completion, &self.history)?;
         self.acknowledged.check(completion, &self.executed, &self.history)
     }
 
@@ -302,8 +336,9 @@ impl Invariants {
         for replica in replicas {
             let Some(life) = &replica.life else { continue };
             log_matching::check_all(&self.history, replica.node, &life.core)?;
-            let state = crate::replica::digest(&life.applier);
-            self.states.check_state(replica.node, life.applier.applied(), state)?;
+            if let Some(view) = life.view() {
+                self.states.check_state(replica.node, life.applier.applied(), &view)?;
+            }
         }
         self.acknowledged.check_all(replicas)
     }

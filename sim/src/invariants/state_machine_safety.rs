@@ -2,25 +2,36 @@
 //! once a run, and have equal state at equal index: service, session table, log time and
 //! configuration.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use hovercraft::{Index, Kind, NodeId};
 
-use super::{Application, Violation, broken};
-use crate::{history::History, service::Answer};
+use super::{Application, OF_SERVICE, Violation, broken};
+use crate::{
+    history::History,
+    service::Answer,
+    view::{Samples, View, two_values},
+    workload::Workload,
+};
 
 const NAME: &str = "state machine safety";
 
 /// What the state was at each index, as the first replica to get there had it.
-#[derive(Debug, Default)]
 pub(crate) struct States {
     /// Digest of everything that the service executed up to index i, at position i − 1.
     executed: Vec<u64>,
-    /// Digest of the whole replicated state, at some indices.
-    whole: BTreeMap<Index, u64>,
+    /// The whole replicated state, at some indices, and who was the first to be there.
+    whole: BTreeMap<Index, (NodeId, View)>,
+    workload: Arc<dyn Workload>,
+    samples: Samples,
 }
 
 impl States {
+    pub(super) fn new(workload: Arc<dyn Workload>) -> Self {
+        let samples = Samples::of(workload.as_ref());
+        Self { executed: Vec::new(), whole: BTreeMap::new(), workload, samples }
+    }
+
     /// Digest of everything that a service executed up to an index.
     pub(crate) fn executed(&self, index: Index) -> u64 {
         let position = usize::try_from(index).ok().and_then(|index| index.checked_sub(1));
@@ -43,13 +54,21 @@ impl States {
             self.executed.push(here);
         } else if self.executed(index) != here {
             let reply = application.call.and_then(|call| Answer::decode(&call.reply));
-            let what = match (reply, first) {
-                (Some(Answer { reply, .. }), Some((other, known))) if reply != known => format!(
-                    "{node} executed {index} and answered {reply:?}, and {other} answered \
-                     {known:?}: the service is not deterministic, or its state differed"
-                ),
-                _ => format!("{node} executed {index} with another result than others"),
-            };
+            if let (Some(Answer { reply, .. }), Some((other, known))) = (reply, first)
+                && reply != known
+            {
+                let request = application.committed.entry.request();
+                let command = request
+                    .map_or_else(String::new, |request| self.workload.describe(request.body()));
+                let (here, there) = (format!("replica {node}"), format!("replica {other}"));
+                let what = format!(
+                    "The service answered a command differently on two replicas: it is not \
+                     deterministic, or its state differed before. At {index}, `{command}`: {}",
+                    two_values((&here, reply), (&there, known))
+                );
+                return broken(NAME, OF_SERVICE, what);
+            }
+            let what = format!("{node} executed {index} with another result than others");
             return broken(NAME, "Raft §5.4.3", what);
         }
         application.state.map_or(Ok(()), |state| self.check_state(node, index, state))
@@ -59,14 +78,20 @@ impl States {
         &mut self,
         node: NodeId,
         index: Index,
-        state: u64,
+        state: &View,
     ) -> Result<(), Violation> {
-        let known = *self.whole.entry(index).or_insert(state);
+        let (first, known) = self.whole.entry(index).or_insert_with(|| (node, state.clone()));
         if known == state {
             return Ok(());
         }
-        let what = format!("the state of {node} at {index} is not that of others");
-        broken("equal states and session tables", "P20, P41", what)
+        let (here, there) = (format!("replica {node}"), format!("replica {first}"));
+        let named = ((here.as_str(), state), (there.as_str(), &*known));
+        let difference = self.samples.difference(self.workload.as_ref(), named.0, named.1);
+        let what = format!(
+            "Two replicas that executed the same commands have different states. After {index}, \
+             {difference}"
+        );
+        broken("equal states and session tables", OF_SERVICE, what)
     }
 }
 

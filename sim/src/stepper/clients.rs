@@ -1,6 +1,6 @@
 //! The clients: when they act, and whom they ask.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use hovercraft::{
     Member, Request, ReturnPath,
@@ -56,6 +56,22 @@ impl Stepper {
             message: Message::Forward { request: WholeRequest::new(request, Some(path)) },
         });
         self.send(count + position, leader, Packet::Message(envelope));
+    }
+
+    /// Something has happened after which the clients leave the replicas alone for a while.
+    pub(super) fn be_quiet(&mut self) {
+        let quiet_us = self.schedule.options.quiet_us;
+        if quiet_us == 0 || self.now < self.quiet_again_at {
+            return;
+        }
+        let until = self.now + Duration::from_micros(quiet_us);
+        // As long again they are not kept from working.
+        self.quiet_again_at = until + Duration::from_micros(quiet_us);
+        self.quiet_from = self.quiet_from.max(until);
+        self.coverage.add("quiet windows", 1);
+        for client in &mut self.clients {
+            client.quiet_until = until;
+        }
     }
 
     fn send_request(&mut self, position: usize, outgoing: Outgoing) {

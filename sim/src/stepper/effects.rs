@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use hovercraft::{
-    Identity, Kind, Outcome, ReturnPath,
+    Identity, Index, Kind, Outcome, ReturnPath,
     core::{Committed, Conflict},
     messages::{Envelope, Message},
 };
@@ -14,11 +14,12 @@ use crate::{
     disk::Snapshot,
     faults::Leaves,
     history::{Change, Mirror, position},
-    invariants::{Application, Violation},
+    invariants::{Application, OF_SERVICE, Violation},
     network::Endpoint,
     replica::{Effect, Input},
     service::Call,
     trace::{self, Place},
+    view::View,
 };
 
 impl Stepper {
@@ -101,12 +102,14 @@ impl Stepper {
                     });
                     let (committed, call) = (&committed, call.as_ref());
                     self.count_application(committed, call);
+                    let state = state.as_ref();
                     self.invariants.applied(&Application { node, committed, call, state })?;
                 }
                 Effect::Restored(snapshot, state) => self.restored(at, &snapshot, state)?,
                 Effect::WentBack(snapshot, state) => self.went_back(at, &snapshot, state)?,
                 Effect::RefusedSnapshot => self.coverage.add("snapshots refused", 1),
-                Effect::TookSnapshot(index) => {
+                Effect::TookSnapshot(index, lost) => {
+                    self.took_snapshot(at, index, lost)?;
                     self.replicas[at].disk.snapshot_since = Some(self.now);
                     self.trace.tell(self.now, Place::At(at), || {
                         format!("{} takes a snapshot of {index}", at + 1)
@@ -120,16 +123,44 @@ impl Stepper {
         Ok(())
     }
 
-    fn restored(&mut self, at: usize, snapshot: &Snapshot, state: u64) -> Result<(), Violation> {
+    /// A snapshot holds everything that later replies depend on.
+    fn took_snapshot(
+        &mut self,
+        at: usize,
+        index: Index,
+        lost: Option<String>,
+    ) -> Result<(), Violation> {
+        self.be_quiet();
+        let Some(lost) = lost else { return Ok(()) };
+        let what = format!(
+            "A snapshot of the service's state does not hold all of it. At {index}: {lost} \
+             (replica {})",
+            at + 1
+        );
+        Err(Violation { invariant: "snapshots hold the whole state", rule: OF_SERVICE, what })
+    }
+
+    fn restored(
+        &mut self,
+        at: usize,
+        snapshot: &Snapshot,
+        state: Option<View>,
+    ) -> Result<(), Violation> {
         let (node, index) = (self.replicas[at].node, snapshot.meta.index);
         let last = self.invariants.mirror(at).map_or(0, Mirror::last);
         self.coverage.add("snapshots installed below a tail", u64::from(last > index));
         let what = || format!("{node} reads a snapshot of {index}");
         self.trace.tell(self.now, Place::At(at), what);
+        self.be_quiet();
         self.invariants.restored(node, snapshot, state)
     }
 
-    fn went_back(&mut self, at: usize, snapshot: &Snapshot, state: u64) -> Result<(), Violation> {
+    fn went_back(
+        &mut self,
+        at: usize,
+        snapshot: &Snapshot,
+        state: Option<View>,
+    ) -> Result<(), Violation> {
         let (node, index) = (self.replicas[at].node, snapshot.meta.index);
         self.coverage.add("services that went back", 1);
         self.coverage.add("services that went back to the empty state", u64::from(index == 0));
@@ -188,6 +219,12 @@ impl Stepper {
         let led = if self.trace.is_on() { self.leader() } else { None };
         let commit = self.invariants.mirror(at).map_or(0, |mirror| mirror.commit);
         let change = self.invariants.turn_ended(self.now, &self.replicas, at)?;
+        if let Some(life) = self.replicas[at].life.as_ref().filter(|life| life.core.is_leader())
+            && life.core.hard_state().term > self.led
+        {
+            self.led = life.core.hard_state().term;
+            self.be_quiet();
+        }
         if let Some(change) = change.filter(|_| self.trace.is_on()) {
             self.tell_change(at, commit, &change);
             if led != self.leader()

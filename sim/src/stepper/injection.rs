@@ -19,7 +19,7 @@ impl Stepper {
     /// The fault with this number in the schedule comes up.
     pub(super) fn inject(&mut self, number: Cause) {
         let fault = self.schedule.faults[number].fault.clone();
-        if self.healed_at.is_some() || !self.may_happen(&fault) {
+        if self.healed_at.is_some() || self.watch.is_some() || !self.may_happen(&fault) {
             return;
         }
         self.coverage.add(fault.kind().name(), 1);
@@ -179,7 +179,7 @@ impl Stepper {
 
     /// Nothing goes wrong from here on.
     pub(super) fn heal(&mut self) {
-        if self.healed_at.is_some() {
+        if self.healed_at.is_some() || self.watch.is_some() || self.leave_survivors_alone() {
             return;
         }
         self.healed_at = Some(self.now);
@@ -240,7 +240,7 @@ impl Stepper {
     }
 
     pub(super) fn restart(&mut self, at: usize) {
-        if self.replicas[at].life.is_some() {
+        if self.replicas[at].life.is_some() || self.forsaken[at] {
             return;
         }
         if !self.replicas[at].disk.is_usable() {
@@ -257,7 +257,7 @@ impl Stepper {
     pub(super) fn start(&mut self, at: usize) {
         let replica = &mut self.replicas[at];
         replica.paused_until = Time::ZERO;
-        replica.start(self.now, self.schedule.options.pace, self.workload.as_ref());
+        replica.start(self.now, self.schedule.options.pace, &self.workload);
         let stale_logs = std::mem::take(&mut replica.disk.stale_logs);
         self.coverage.add("stale logs dropped at a start", stale_logs);
         self.wakes[at] = None;
@@ -324,7 +324,7 @@ impl Stepper {
             return;
         };
         let end = Time::ZERO + Duration::from_micros(timed.at_us + for_us);
-        if self.healed_at.is_some() || self.now >= end {
+        if self.healed_at.is_some() || self.watch.is_some() || self.now >= end {
             self.network.mend(number);
             return;
         }

@@ -7,6 +7,7 @@ mod effects;
 mod injection;
 mod processes;
 mod scenes;
+mod survivors;
 mod wire;
 
 use std::{collections::BTreeMap, iter, net::SocketAddrV4, sync::Arc, time::Duration};
@@ -19,7 +20,7 @@ use hovercraft::{
 };
 use r2p2::Time;
 
-use self::{aggregators::Machine, wire::Flip};
+use self::{aggregators::Machine, survivors::Watch, wire::Flip};
 use crate::{
     agenda::Agenda,
     client::Client,
@@ -32,6 +33,7 @@ use crate::{
     replica::{Effect, Input, Life, Replica},
     schedule::Schedule,
     seed::Seed,
+    survivors::Survivors,
     trace::{Line, Trace},
     workload::{Registers, Workload},
 };
@@ -174,6 +176,16 @@ pub struct Stepper {
     wakes: Vec<Option<Time>>,
     rngs: Vec<fastrand::Rng>,
     healed_at: Option<Time>,
+    /// Those who will be left alone before that.
+    survivors: Option<Survivors>,
+    /// They are alone.
+    watch: Option<Watch>,
+    /// Replicas that do not start meanwhile.
+    forsaken: Vec<bool>,
+    /// Clients may be made quiet again.
+    quiet_again_at: Time,
+    /// The term of the last leader.
+    led: Term,
     /// From here on nobody needs to wait for anything: the last operation has come up, and no pause
     /// or stall, which the healing does not end, lasts longer.
     quiet_from: Time,
@@ -187,10 +199,15 @@ pub struct Stepper {
     digest: u64,
     /// How many events there were at this time.
     standing: u64,
+    /// When the latest stretch of time began in which deliveries are counted, and their number.
+    stretch: (Time, u64),
 }
 
 /// More events than this at one time are a loop.
 const STANDING_MAX: u64 = 100_000;
+
+/// More deliveries than this in a stretch of time are a storm: messages that bring more of the same.
+const STORM: (Duration, u64) = (Duration::from_millis(20), 200_000);
 
 /// What most messages take, encoded.
 const USUAL_MESSAGE_BYTES: usize = 512;
@@ -235,6 +252,11 @@ impl Stepper {
             wakes: vec![None; count + clients],
             rngs: (0..count).map(|at| seed.stream("turns", at as u64)).collect(),
             healed_at: None,
+            survivors: schedule.options.survivors.clone().filter(|_| !schedule.beyond),
+            watch: None,
+            forsaken: vec![false; count],
+            quiet_again_at: Time::ZERO,
+            led: 0,
             quiet_from: schedule.last_planned(),
             invariants: Invariants::new(count, Arc::new(configuration), &workload),
             trace,
@@ -244,6 +266,7 @@ impl Stepper {
             candidates: BTreeMap::new(),
             digest: 0,
             standing: 0,
+            stretch: (Time::ZERO, 0),
             workload,
             schedule,
         };
@@ -349,6 +372,7 @@ impl Stepper {
         match event {
             Event::Deliver { from, to, sent, packet } => {
                 self.tally.deliveries += 1;
+                self.check_storm()?;
                 self.deliver(from, to, sent, packet)
             }
             Event::Turn(process) => self.turn(process),
@@ -357,19 +381,19 @@ impl Stepper {
             Event::Room(process, room) => self.input(process, Input::Room(room)),
             Event::Sync(process) => {
                 if self.is_running(process) {
+                    let later = self.disk_moves_later(process.at);
                     let disk = &mut self.replicas[process.at].disk;
-                    let stalled_until = disk.stalled_until;
-                    let next =
-                        if stalled_until > at { stalled_until } else { at + disk.sync_interval() };
+                    let next = later.unwrap_or_else(|| at + disk.sync_interval());
                     self.agenda.add(next, Event::Sync(process));
                 }
                 Ok(())
             }
             Event::Apply(process) => self.apply(process),
             Event::Snapshot(process, snapshot) => {
-                let stalled_until = self.replicas[process.at].disk.stalled_until;
-                if stalled_until > at && self.is_running(process) {
-                    self.agenda.add(stalled_until, Event::Snapshot(process, snapshot));
+                if let Some(later) = self.disk_moves_later(process.at)
+                    && self.is_running(process)
+                {
+                    self.agenda.add(later, Event::Snapshot(process, snapshot));
                     return Ok(());
                 }
                 self.input(process, Input::SnapshotTaken(snapshot))
@@ -387,6 +411,20 @@ impl Stepper {
                 Ok(())
             }
         }
+    }
+
+    fn check_storm(&mut self) -> Result<(), Violation> {
+        let (time, deliveries_max) = STORM;
+        let (since, count) = &mut self.stretch;
+        if self.now.since(*since) > time {
+            (*since, *count) = (self.now, 0);
+        }
+        *count += 1;
+        if *count <= deliveries_max {
+            return Ok(());
+        }
+        let what = format!("{deliveries_max} packets are delivered in less than {time:?}");
+        Err(Violation { invariant: "no storm of messages", rule: "P9", what })
     }
 
     /// The replica that leads the highest term, if one does.
@@ -464,8 +502,12 @@ impl Stepper {
 
     /// Nothing has gone wrong for a while, so everything must be done.
     fn check_patience(&mut self) -> Result<(), Violation> {
+        if let Some(watch) = self.watch {
+            return self.watch_survivors(watch);
+        }
         let Some(waited) = self.quiet_for() else {
-            if self.clients.iter().all(Client::is_done) {
+            let is_lasting = self.schedule.options.is_lasting;
+            if !is_lasting && self.clients.iter().all(Client::is_done) {
                 self.heal();
             }
             return Ok(());

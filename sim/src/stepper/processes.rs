@@ -1,7 +1,14 @@
 //! The replicas' processes: what they are given, when they act on it, and what they wait for.
 
+use std::time::Duration;
+
+use r2p2::Time;
+
 use super::{Event, INBOX_MAX, Process, Stepper};
 use crate::{disk::Done, faults::Leaves, invariants::Violation, network::up_to_us, replica::Input};
+
+/// No fault stalls a disk for longer; only a replica that is left behind has such a disk.
+const STALL_MAX: Duration = Duration::from_hours(2);
 
 impl Stepper {
     pub(super) fn is_running(&self, process: Process) -> bool {
@@ -79,11 +86,11 @@ impl Stepper {
         if !self.is_running(process) {
             return Ok(());
         }
-        let disk = &mut self.replicas[process.at].disk;
-        if disk.stalled_until > self.now {
-            self.agenda.add(disk.stalled_until, Event::Disk(process));
+        if let Some(later) = self.disk_moves_later(process.at) {
+            self.agenda.add(later, Event::Disk(process));
             return Ok(());
         }
+        let disk = &mut self.replicas[process.at].disk;
         if std::mem::take(&mut disk.fails) {
             // The first write that fails stops the node (P38).
             self.coverage.add("stops because a write failed", 1);
@@ -107,13 +114,25 @@ impl Stepper {
                 }
                 Done::Own(snapshot) => self.input(process, Input::OwnSnapshot(snapshot))?,
                 Done::SnapshotBegun(snapshot) => {
-                    let after = self.replicas[process.at].disk.duration();
+                    let disk = &mut self.replicas[process.at].disk;
+                    let after = disk.duration();
+                    disk.busy_until = self.now + after;
                     self.agenda.add(self.now + after, Event::Snapshot(process, snapshot));
                 }
             }
         }
         self.look_ahead(process);
         Ok(())
+    }
+
+    /// When to look again at a disk that stands still. One that does so for as long as a watch lasts
+    /// is looked at again and again.
+    pub(super) fn disk_moves_later(&self, at: usize) -> Option<Time> {
+        const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+        let stalled_until = self.replicas[at].disk.stalled_until;
+        let is_watched = stalled_until > self.now + STALL_MAX;
+        let later = if is_watched { self.now + LOOK_AGAIN_AFTER } else { stalled_until };
+        (stalled_until > self.now).then_some(later)
     }
 
     pub(super) fn apply(&mut self, process: Process) -> Result<(), Violation> {
@@ -140,6 +159,7 @@ impl Stepper {
     pub(super) fn look_ahead(&mut self, process: Process) {
         let replica = &mut self.replicas[process.at];
         if let Some(after) = replica.disk.begin(self.now) {
+            replica.disk.busy_until = self.now + after;
             self.agenda.add(self.now + after, Event::Disk(process));
         }
         let Some(life) = &mut replica.life else { return };
