@@ -73,6 +73,19 @@ impl World {
                 self.coverage.add("starts", 1);
                 self.watcher.tell(Place::At(at), format!("{} starts", at + 1));
             }
+            if survives
+                && replica.is_up
+                && let Some(status) = self.watcher.status(replica.id)
+                && status.durable > replica.disk.synced_max()
+            {
+                let what = format!(
+                    "replica {} takes {} as stored, and its store synced {}",
+                    replica.id,
+                    status.durable,
+                    replica.disk.synced_max()
+                );
+                return Err(wrong("stored is synced", "P37", what));
+            }
             if replica.lost && replica.is_up {
                 let status = self.watcher.status(replica.id);
                 replica.lost = !status.is_some_and(|it| !it.recovering && it.commit == it.last);

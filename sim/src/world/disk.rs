@@ -43,6 +43,9 @@ struct State {
     is_clean: bool,
     /// The lowest index that was appended since the last sync of the log.
     unsynced_from: Option<Index>,
+    /// The last index that the process has appended, and the highest that it has synced.
+    appended: Index,
+    synced_max: Index,
 }
 
 /// What is wrong with a disk.
@@ -73,6 +76,8 @@ impl Disk {
             before_damage: None,
             is_clean: false,
             unsynced_from: None,
+            appended: 0,
+            synced_max: 0,
         })))
     }
 
@@ -183,6 +188,11 @@ impl Disk {
         self.state().is_clean
     }
 
+    /// The highest index that the process has synced, or found at its start.
+    pub(super) fn synced_max(&self) -> Index {
+        self.state().synced_max
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // The one thread that there is panicked: whatever it was, the run has failed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -266,7 +276,12 @@ struct TimedStore {
 
 impl LogStore for TimedStore {
     fn load(&mut self) -> Result<Loaded, StoreError> {
-        self.store.load()
+        let loaded = self.store.load()?;
+        let last = loaded.first_index + loaded.entries.len() as Index - 1;
+        let latest = loaded.snapshot.as_ref().map_or(0, |meta| meta.index);
+        let mut state = self.disk.state();
+        (state.appended, state.synced_max) = (last, last.max(latest));
+        Ok(loaded)
     }
 
     fn save_hard_state(&mut self, state: &HardState) -> Result<(), StoreError> {
@@ -276,9 +291,12 @@ impl LogStore for TimedStore {
     }
 
     fn append(&mut self, first: Index, entries: &[Entry]) -> Result<(), StoreError> {
-        let unsynced_from = &mut self.disk.state().unsynced_from;
-        *unsynced_from = Some(unsynced_from.map_or(first, |from| from.min(first)));
-        self.store.append(first, entries)
+        let mut state = self.disk.state();
+        state.unsynced_from = Some(state.unsynced_from.map_or(first, |from| from.min(first)));
+        drop(state);
+        self.store.append(first, entries)?;
+        self.disk.state().appended = first + entries.len() as Index - 1;
+        Ok(())
     }
 
     fn sync(&mut self) -> Result<(), StoreError> {
@@ -287,7 +305,13 @@ impl LogStore for TimedStore {
         let may_lie = state.options.syncs_lie && state.durability == Durability::Interval;
         let lies = may_lie && state.rng.u8(..16) > 0;
         drop(state);
-        if lies { Ok(()) } else { self.store.sync() }
+        if lies {
+            return Ok(());
+        }
+        self.store.sync()?;
+        let mut state = self.disk.state();
+        state.synced_max = state.synced_max.max(state.appended);
+        Ok(())
     }
 
     fn room(&mut self, entry_bytes_max: u64) -> Result<Room, StoreError> {
@@ -309,7 +333,10 @@ impl LogStore for TimedStore {
         keep_tail: bool,
     ) -> Result<(), StoreError> {
         self.disk.state().unsynced_from = None;
-        self.store.install(snapshot, meta, keep_tail)
+        self.store.install(snapshot, meta, keep_tail)?;
+        let mut state = self.disk.state();
+        state.synced_max = state.synced_max.max(meta.index);
+        Ok(())
     }
 
     fn simulated_latency(&mut self) -> Duration {

@@ -229,12 +229,7 @@ impl World {
         self.want_all();
         self.start_switch();
         self.look()?;
-        let members: Vec<_> =
-            self.replicas.iter().map(|replica| (replica.id, replica.address)).collect();
-        let limits = self.plan.options.cluster.limits();
-        admin::init_on(observer_link(), &members, limits, INIT_TIMEOUT)
-            .await
-            .map_err(|error| stuck(format!("the cluster was not initialised: {error}")))?;
+        self.initialise().await?;
         self.watcher.watch();
         let destination = self.destination();
         for (number, plan) in std::mem::take(&mut self.plan.clients).into_iter().enumerate() {
@@ -245,6 +240,42 @@ impl World {
             self.client_hosts.push(ip);
         }
         Ok(())
+    }
+
+    /// Makes a cluster of the replicas, some of which may die meanwhile. An operator whose `init`
+    /// fails repeats it.
+    async fn initialise(&mut self) -> Result<(), Violation> {
+        const TRIES: usize = 5;
+        let mut rng = self.plan.seed.stream("kills during init", 0);
+        let mut kills = if self.survives_blackouts() { [0, 0, 1, 4][rng.usize(..4)] } else { 0 };
+        let members: Vec<_> =
+            self.replicas.iter().map(|replica| (replica.id, replica.address)).collect();
+        let limits = self.plan.options.cluster.limits();
+        let mut failed = None;
+        for _ in 0..TRIES {
+            let init = admin::init_on(observer_link(), &members, limits, INIT_TIMEOUT);
+            let mut init = pin!(init);
+            let result = loop {
+                self.look()?;
+                if let Ok(result) = timeout(STEP, init.as_mut()).await {
+                    break result;
+                }
+                if kills > 0 && rng.u8(..4) == 0 {
+                    kills -= 1;
+                    let at = rng.usize(..self.replicas.len());
+                    self.watcher.tell(Place::At(at), format!("{} dies during init", at + 1));
+                    self.coverage.add("kills during init", 1);
+                    self.replicas[at].kill(Leaves::Torn);
+                    self.replicas[at].is_wanted = true;
+                }
+            };
+            match result {
+                Ok(()) => return Ok(()),
+                Err(error) => failed = Some(error),
+            }
+        }
+        let failed = failed.map_or_else(String::new, |error| error.to_string());
+        Err(stuck(format!("the cluster was not initialised: {failed}")))
     }
 
     fn destination(&self) -> Destination {
