@@ -25,6 +25,9 @@ const TIMEOUTS_OF_STALLED: u32 = 8;
 /// How long a replica may take that needs a snapshot: two donors that do not answer are given up.
 const CATCHES_UP: Duration = Duration::from_secs(6);
 
+/// How long a replica pauses, at most, before it tries again to take a snapshot.
+const TAKES_SNAPSHOT: Duration = Duration::from_secs(7);
+
 /// How long a request may count that nobody answers.
 const LEAVES_SYSTEM: Duration = Duration::from_secs(6);
 
@@ -113,7 +116,10 @@ impl Stepper {
         // What nobody answers any more leaves the system in the end (P24).
         let is_narrow = cluster.admission_limit < 64 || cluster.limits != Limits::DEFAULT;
         let leaves = if is_narrow { LEAVES_SYSTEM } else { Duration::ZERO };
-        timeouts + fetched + leaves + self.applies_in(members, last)
+        // A snapshot that could not be taken is tried again after a pause; a full log waits for it.
+        let has_spoiled = members.iter().any(|at| self.replicas[*at].disk.spoiled > 0);
+        let taken = if has_spoiled { TAKES_SNAPSHOT } else { Duration::ZERO };
+        timeouts + fetched + leaves + taken + self.applies_in(members, last)
     }
 
     /// What the survivors have not applied yet, and as much again, goes before what is asked now.
@@ -209,8 +215,8 @@ impl Stepper {
             })
     }
 
-    /// Whether what the survivors have come to since is a limit that docs/protocol.md names: none of
-    /// them can be elected; or the leader keeps its office by the heartbeats of replicas that
+    /// Whether what the survivors have come to since is a limit that docs/protocol.md names: none
+    /// of them can be elected; or the leader keeps its office by the heartbeats of replicas that
     /// cannot take what it sends.
     fn meets_known_limit(&self) -> bool {
         let Some(survivors) = &self.schedule.options.survivors else { return false };

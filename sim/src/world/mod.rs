@@ -270,7 +270,7 @@ impl World {
                 }
             };
             match result {
-                Ok(()) => return Ok(()),
+                Ok(_) => return Ok(()),
                 Err(error) => failed = Some(error),
             }
         }
