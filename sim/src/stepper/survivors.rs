@@ -8,8 +8,9 @@ use r2p2::Time;
 
 use super::{Stepper, injection::BY_HAND};
 use crate::{
-    faults::Leaves,
+    faults::{Fault, Leaves},
     invariants::{TURN_MAX_US, Violation},
+    schedule::Timed,
     survivors::{Others, Shape, Survivors},
     trace::Place,
     workload::Operation,
@@ -119,7 +120,20 @@ impl Stepper {
         // A snapshot that could not be taken is tried again after a pause; a full log waits for it.
         let has_spoiled = members.iter().any(|at| self.replicas[*at].disk.spoiled > 0);
         let taken = if has_spoiled { TAKES_SNAPSHOT } else { Duration::ZERO };
-        timeouts + fetched + leaves + taken + self.applies_in(members, last)
+        timeouts + fetched + leaves + taken + self.echoes_for() + self.applies_in(members, last)
+    }
+
+    /// How long a leader that is down may still be heard: what is on its way is not taken back.
+    fn echoes_for(&self) -> Duration {
+        let late_us = |timed: &Timed| {
+            let (Fault::Echo { late_us, .. } | Fault::DelayTail { late_us, .. }) = timed.fault
+            else {
+                return None;
+            };
+            Some(late_us)
+        };
+        let longest_us = self.schedule.faults.iter().filter_map(late_us).max();
+        Duration::from_micros(longest_us.unwrap_or_default())
     }
 
     /// What the survivors have not applied yet, and as much again, goes before what is asked now.
@@ -245,7 +259,10 @@ impl Stepper {
     fn last_of(&self, at: usize) -> (Term, Index) {
         self.replicas[at].life.as_ref().map_or((0, 0), |life| {
             let (_, last) = life.core.log_bounds();
-            let term = life.core.log_entry(last).map_or(0, |entry| entry.term);
+            // A log without entries ends where its snapshot does.
+            let meta = self.replicas[at].disk.snapshot().map(|snapshot| &snapshot.meta);
+            let snapshot = meta.filter(|meta| meta.index == last).map_or(0, |meta| meta.term);
+            let term = life.core.log_entry(last).map_or(snapshot, |entry| entry.term);
             (term, last)
         })
     }
