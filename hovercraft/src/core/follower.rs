@@ -162,6 +162,10 @@ impl Core {
             let ordered = self.binding.pop().expect("has_front() has seen it");
             let entry = self.complete(ordered);
             self.append_to_log(entry);
+            if self.is_log_full() {
+                // Perhaps this entry is known to be committed: then the others wait for it.
+                self.advance_commit();
+            }
         }
         if self.log.last() > before {
             self.acknowledging.is_due = true;
