@@ -45,14 +45,15 @@ pub(crate) fn draw(rng: &mut fastrand::Rng, request_bytes_max: usize) -> Limits 
     };
     let mut size = |small: &[u64], usual: usize| count(small, usual as u64) as usize;
     let request_bytes_max = request_bytes_max as u64;
+    let message_entries = size(&[1, 2, 8], usual.message_entries);
     Limits {
-        message_entries: size(&[1, 2, 8], usual.message_entries),
+        message_entries,
         unordered_count: size(&[1, 4, 64], usual.unordered_count),
         unordered_bytes: size(
             &[request_bytes_max, 4 * request_bytes_max],
             usual.unordered_bytes.max(request_bytes_max as usize),
         ),
-        binding_count: size(&[1, 4, 64], usual.binding_count),
+        binding_count: size(&[1, 4, 64], usual.binding_count).max(message_entries),
         fetched_bytes: size(&[1, 1000, 100_000], usual.fetched_bytes),
         writing_bytes: size(&[1, 1000, 100_000], usual.writing_bytes),
         held_count: size(&[36, 128], usual.held_count),

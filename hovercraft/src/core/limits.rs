@@ -65,7 +65,8 @@ impl Limits {
             (self.uncommitted_entries >= 1, "an entry may wait for its commit"),
             (self.unordered_count >= 1, "a request may wait for its order"),
             (self.unordered_bytes >= request_bytes_max, "the largest request may wait"),
-            (self.binding_count >= 1, "an entry may wait for its body"),
+            // Else a follower takes as many as have room, and the rest at the next heartbeat.
+            (self.binding_count >= self.message_entries, "a message's entries may wait for bodies"),
             (self.fetched_bytes >= 1, "a body may be fetched"),
             (self.writing_bytes >= 1, "a write may be under way"),
             // A candidate asks every other member while its own vote is written, and is asked.
