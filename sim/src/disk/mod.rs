@@ -499,9 +499,10 @@ impl Disk {
         self.durable.hard_state = state.clone();
     }
 
-    /// It completes nothing until then.
+    /// It completes nothing until then. A stall that follows another one before anything can be
+    /// completed goes on with it.
     pub(crate) fn stall(&mut self, now: Time, until: Time) {
-        if now >= self.stalled_until {
+        if now >= self.stalled_until + self.longest() {
             self.stalled_since = now;
         }
         self.stalled_until = self.stalled_until.max(until);
@@ -511,6 +512,20 @@ impl Disk {
     pub(crate) fn stood_for(&self, now: Time) -> Duration {
         let stands = now <= self.stalled_until && self.stalled_until > Time::ZERO;
         if stands { now.since(self.stalled_since) } else { Duration::ZERO }
+    }
+
+    /// Returns how long it has completed nothing, also if the stall is just over.
+    pub(crate) fn has_stood_for(&self, now: Time) -> Duration {
+        let ended = self.stalled_until.min(now);
+        let is_known = now <= ended + self.longest() && ended > Time::ZERO;
+        if is_known { ended.since(self.stalled_since) } else { Duration::ZERO }
+    }
+
+    /// Longest time from the end of a stall to the next thing that a replica hears of its disk: a
+    /// sync of the log, and then a snapshot.
+    fn longest(&self) -> Duration {
+        let DiskOptions { sync_min_us, sync_spread_us, .. } = self.options;
+        2 * Duration::from_micros(sync_min_us + sync_spread_us) * self.slowness
     }
 
     /// Returns whether it has not stood still for so long.

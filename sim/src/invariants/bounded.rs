@@ -8,10 +8,11 @@ use crate::replica::Replica;
 pub(super) fn check(replicas: &[Replica], replica: &Replica, core: &Core) -> Result<(), Violation> {
     let status = core.status();
     let largest = u64::from(core.configuration().limits.request_bytes_max) + 4096;
-    // Beside what it holds itself comes what a leader with a larger one has ordered.
+    // Beside what it holds itself comes what a leader with a larger one has ordered. The last entry
+    // of each has any size.
     let log_bytes_max = replicas.iter().map(|replica| replica.settings.log_bytes_max).max();
     let ordered = 2 * log_bytes_max.unwrap_or_default() as u64 + largest;
-    let log_max = 2 * replica.settings.log_bytes_max as u64 + ordered;
+    let log_max = 2 * replica.settings.log_bytes_max as u64 + largest + ordered;
     let limits = &replica.settings.limits;
     let (unordered, binding) = (limits.unordered_count as u64, limits.binding_count as u64);
     let found = [

@@ -98,7 +98,7 @@ impl StalledDisk {
         let (node, term) = (replica.node, core.hard_state().term);
         let leads = core.is_leader().then_some(term);
         let before = std::mem::replace(&mut self.leading[at], leads);
-        let stood = replica.disk.stood_for(now);
+        let stood = replica.disk.has_stood_for(now);
         let count = core.counters().disks_gave_way;
         let gave_way = std::mem::replace(&mut self.gave_way[at], count) != count;
         if leads.is_some() {
