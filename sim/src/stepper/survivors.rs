@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use hovercraft::{Index, Term, core::Limits, storage::Durability};
+use hovercraft::{
+    Index, Term,
+    core::{Limits, Settings},
+    storage::Durability,
+};
 use r2p2::Time;
 
 use super::{Stepper, injection::BY_HAND};
@@ -46,9 +50,9 @@ const FOR_EVER: Duration = Duration::from_hours(24);
 pub(super) struct Watch {
     /// They are asked something then.
     ask_at: Time,
-    /// How long they have in all.
+    began: Time,
+    /// Time that they have in all.
     within: Duration,
-    pub(super) deadline: Time,
 }
 
 impl Stepper {
@@ -95,7 +99,7 @@ impl Stepper {
         };
         let from = members.iter().map(ready).max().unwrap_or(self.now).max(self.now);
         let within = self.survivors_have(&members);
-        self.watch = Some(Watch { ask_at: from, within, deadline: from + within });
+        self.watch = Some(Watch { ask_at: from, began: from, within });
         true
     }
 
@@ -115,12 +119,20 @@ impl Stepper {
         // One of them may need a snapshot before it can be counted, of a donor that is alive.
         let fetched = if bounds.iter().any(lags) { CATCHES_UP } else { Duration::ZERO };
         // What nobody answers any more leaves the system in the end (P24).
-        let is_narrow = cluster.admission_limit < 64 || cluster.limits != Limits::DEFAULT;
+        let usual = Settings::default().admission_limit;
+        let is_narrow = cluster.admission_limit < usual || cluster.limits != Limits::DEFAULT;
         let leaves = if is_narrow { LEAVES_SYSTEM } else { Duration::ZERO };
         // A snapshot that could not be taken is tried again after a pause; a full log waits for it.
         let has_spoiled = members.iter().any(|at| self.replicas[*at].disk.spoiled > 0);
         let taken = if has_spoiled { TAKES_SNAPSHOT } else { Duration::ZERO };
         timeouts + fetched + leaves + taken + self.echoes_for() + self.applies_in(members, last)
+    }
+
+    /// Time that they have in all by what they are now, if that is more than they were given.
+    fn survivors_need(&self, watch: Watch) -> Option<Duration> {
+        let survivors = self.schedule.options.survivors.as_ref()?;
+        let within = self.survivors_have(&survivors.positions());
+        (within > watch.within).then_some(within)
     }
 
     /// How long a leader that is down may still be heard: what is on its way is not taken back.
@@ -276,12 +288,18 @@ impl Stepper {
             self.end_watch();
             return Ok(());
         }
-        if self.now > watch.deadline && self.meets_known_limit() {
+        let is_late = self.now > watch.began + watch.within;
+        if is_late && self.meets_known_limit() {
             self.coverage.add("cores at a known limit", 1);
             self.end_watch();
             return Ok(());
         }
-        if self.now > watch.deadline {
+        // One of them may have come to need a snapshot since.
+        if is_late && let Some(within) = self.survivors_need(watch) {
+            self.watch = Some(Watch { within, ..watch });
+            return Ok(());
+        }
+        if is_late {
             let states = self.replicas.iter().filter_map(|replica| replica.life.as_ref());
             let states: Vec<_> = states.map(|life| format!("{:?}", life.core.status())).collect();
             let what = format!(
