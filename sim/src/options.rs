@@ -224,6 +224,14 @@ impl ClientOptions {
 }
 
 impl ClientOptions {
+    /// Asks three times as much in the same time.
+    fn hurry(&mut self) {
+        self.operations *= 3;
+        self.think_max_us /= 3;
+        self.window = self.window.max(16);
+        self.body_max = self.body_max.min(200);
+    }
+
     /// Asks the survivors of a run whether they go on; the last one.
     pub(crate) const PROBER: Self =
         Self { plain: true, window: 32, retry_after_us: 20_000, ..Self::OBEDIENT };
@@ -331,6 +339,24 @@ impl ClusterOptions {
         Self { request_bytes_max, limits, ..self }
     }
 
+    /// Some replicas trim much sooner than others, so that what one has trimmed another still has;
+    /// and a leader that is cut off orders as much as comes.
+    fn with_unequal_logs(self, rng: &mut fastrand::Rng) -> Self {
+        let replicas = self.replicas.max(3);
+        let log_bytes_max =
+            (0..replicas).map(|_| pick(rng, &[2048, 2048, 4096, 8192, 16_384])).collect();
+        let usual = Self::of(replicas);
+        Self {
+            replicas,
+            queue_bound: usual.queue_bound,
+            admission_limit: usual.admission_limit,
+            log_bytes_max,
+            session_window: usual.session_window,
+            limits: Limits::DEFAULT,
+            ..self
+        }
+    }
+
     /// Half of the clusters that could have aggregators do. The larger ones gain the most by them, and
     /// only there a minority can hold what is not committed.
     fn perhaps_aggregated(self, rng: &mut fastrand::Rng) -> Self {
@@ -379,12 +405,19 @@ impl Options {
         let cluster = ClusterOptions::from_rng(&mut stream("cluster"));
         let cluster = cluster.perhaps_aggregated(&mut stream("aggregators"));
         let cluster = cluster.with_limits(&mut stream("limits"));
+        let deposes = Self::deposes_leaders(seed);
+        let cluster =
+            if deposes { cluster.with_unequal_logs(&mut stream("logs")) } else { cluster };
         let is_quick = cluster.is_quick();
         let survivors = Survivors::draw(&mut stream("survivors"), &cluster);
         let quiet_us = pick(&mut stream("quiet windows"), &[0, 0, 0, cluster.election_max_us]);
         let mut rng = stream("options");
         let chaos_us = if is_quick { 300_000 } else { rng.u64(500_000..3_000_000) };
-        let clients = clients(&mut stream("clients"), chaos_us, survivors.is_some());
+        let chaos_us = if deposes { chaos_us.max(10 * cluster.election_max_us) } else { chaos_us };
+        let mut clients = clients(&mut stream("clients"), chaos_us, survivors.is_some());
+        if deposes {
+            clients.iter_mut().for_each(ClientOptions::hurry);
+        }
         // With fewer, sessions in use would evict each other, and nobody would get on.
         let few = clients.len() as u32 + 1;
         let usual = cluster.sessions_max;
@@ -405,6 +438,11 @@ impl Options {
         }
     }
 
+    /// Whether leaders are cut off under load in a seed's run, one after the other.
+    pub(crate) fn deposes_leaders(seed: u64) -> bool {
+        Seed(seed).stream("deposes leaders", 0).u8(..8) == 0
+    }
+
     /// A run of 2,000 to 10,000 operations, and of faults as long as these take.
     pub fn large(seed: u64) -> Self {
         let mut options = Self::from_seed(seed);
@@ -422,7 +460,8 @@ impl Options {
             client.think_max_us = span_us / u64::from(operations);
             client.body_max = client.body_max.min(20_000);
         }
-        let slowest_us = u64::from(operations) * options.answered_us();
+        // Where the bounds are very small one request is served after the other.
+        let slowest_us = u64::from(operations * count) * options.answered_us();
         options.patience_us = slowest_us.max(8 * PATIENCE_US);
         options
     }

@@ -195,7 +195,8 @@ impl Core {
         let makes_room = self.applied < self.commit.index()
             || self.snapshots.makes_room()
             || self.snapshots.has_failed() && self.would_free_much();
-        self.writing_bytes < self.settings.limits.writing_bytes && !(self.is_log_full() && makes_room)
+        self.writing_bytes < self.settings.limits.writing_bytes
+            && !(self.is_log_full() && makes_room)
     }
 
     /// Whether the disk has room for the entry that comes next, whose body is here: what metadata says

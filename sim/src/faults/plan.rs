@@ -135,6 +135,9 @@ impl FaultOptions {
         if options.is_lasting {
             faults.extend(long_fault(options));
         }
+        if only_one_sort(options).is_none() && !self.are_of_aggregators(options) {
+            faults.extend(depositions(options));
+        }
         faults.sort_by_key(|timed| timed.at_us);
         faults
     }
@@ -240,6 +243,28 @@ fn long_fault(options: &Options) -> Option<Timed> {
     };
     // Where nothing is to go wrong but with aggregators nothing else does.
     (options.cluster.aggregators == 0).then_some(Timed { at_us, fault })
+}
+
+/// In some runs leaders are cut off under load, one after the other. Each orders what the others
+/// order otherwise, while these commit, take snapshots and trim.
+fn depositions(options: &Options) -> Vec<Timed> {
+    let mut faults = Vec::new();
+    if !Options::deposes_leaders(options.seed) {
+        return faults;
+    }
+    let mut rng = Seed(options.seed).stream("depositions", 0);
+    let longest_us = options.cluster.election_max_us;
+    let mut at_us = rng.u64(..=longest_us);
+    while at_us < options.chaos_us {
+        let sides = Sides::Alone(Target::Leader);
+        let (ways, eats) = (ways(&mut rng), rng.bool());
+        let for_us = longest_us + rng.u64(..=longest_us);
+        let switches = switches(&mut rng, options);
+        let fault = Fault::Partition { sides, ways, eats, for_us, switches };
+        faults.push(Timed { at_us, fault });
+        at_us += for_us + rng.u64(1..=longest_us);
+    }
+    faults
 }
 
 /// In some runs nothing goes wrong but with aggregators, which costs no election (P32).
