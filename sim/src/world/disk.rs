@@ -357,7 +357,10 @@ impl SnapshotStore for WatchedSnapshots {
 
     fn publish(&self, sink: Box<dyn SnapshotSink>, meta: &SnapshotMeta) -> Result<(), StoreError> {
         let index = meta.index;
-        let unsynced_from = self.disk.state().unsynced_from;
+        // In `memory` neither is on a disk: at a stop in good order the log is handed to the store, which
+        // writes both, while a snapshot may be on its way there.
+        let is_on_disk = self.disk.state().durability != Durability::Memory;
+        let unsynced_from = self.disk.state().unsynced_from.filter(|_| is_on_disk);
         if let Some(from) = unsynced_from.filter(|from| *from <= index) {
             // The disk is in order, so this ends the run: see `ended`.
             return Err(StoreError::Io {
