@@ -20,10 +20,8 @@ pub(super) fn check(replicas: &[Replica], replica: &Replica, core: &Core) -> Res
         ("requests without an order", status.unordered, unordered),
         ("entries without a body", status.binding, binding),
     ];
-    // A follower that fails to take snapshots has nothing to wait for, and its log grows on.
-    let is_spoiled = replica.disk.spoiled > 0;
     for (what, count, max) in found {
-        if count > max && !(is_spoiled && what == "bytes in the log") {
+        if count > max {
             let what = format!("{} has {count} {what}, and {max} are allowed", replica.node);
             return broken("bounded memory", "P8, P36", what);
         }
