@@ -269,8 +269,13 @@ impl Core {
         Some((self.log.last() + 1 + first.position as Index, first.here))
     }
 
-    /// Asks for the bodies that are missing, lowest first, as far as the pace allows.
+    /// Asks for the bodies that are missing, lowest first, as far as the pace allows. A snapshot
+    /// that is on its way replaces all of them; then nothing is on its way here either, so that each
+    /// late answer would bring questions that nothing bounds.
     pub(super) fn ask_for_bodies(&mut self, now: Time, leader: NodeId) {
+        if self.snapshots.is_receiving() {
+            return;
+        }
         let asking = &mut self.recovery.bodies;
         asking.pacer.expire(now);
         if !asking.pacer.is_waiting() {

@@ -758,4 +758,31 @@ mod tests {
         core.handle_message(now, envelope(2, 1, part(meta(9500, 2), here, 1)));
         assert_eq!(asked(&mut core, now), Some((NodeId(2), 9500, 0)));
     }
+
+    #[test]
+    fn late_answers_bring_no_questions_for_bodies_while_a_snapshot_comes() {
+        let mut core = follower();
+        let now = Time::ZERO;
+        // Nobody has the requests that stand behind this.
+        let mut order = append(600, 0, 600, 1);
+        if let Message::AppendEntries(append) = &mut order {
+            let requests = (0..8).map(|sequence| write(1, 9, 1000 + sequence));
+            append.entries = requests.map(|it| Metadata::of(&it, 0).unwrap()).collect();
+        }
+        core.handle_message(now, envelope(2, 1, order));
+        core.handle_message(now, envelope(2, 1, append(20_000, 0, 20_000, 9000)));
+        let offer = Message::SnapshotAvailable { index: 9500, question: 1 };
+        core.handle_message(now, envelope(3, 1, offer));
+        settle(&mut core, now);
+        assert!(core.snapshots.is_receiving() && core.binding.len() > 0);
+        for question in 0..8 {
+            let parts = Vec::new();
+            core.handle_message(now, envelope(2, 1, Message::Bodies { parts, question }));
+            for output in settle(&mut core, now) {
+                let Output::Send { envelope, .. } = output else { continue };
+                let is_question = matches!(envelope.message, Message::FetchBodies { .. });
+                assert!(!is_question, "{:?}", envelope.message);
+            }
+        }
+    }
 }
