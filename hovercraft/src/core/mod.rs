@@ -375,6 +375,8 @@ impl Core {
                 Timer::Aggregator => self.aggregator_timeout(now),
                 Timer::Look => self.look_again(now),
             }
+            // Nothing would end this loop.
+            debug_assert!(!self.timers.is_due(timer, now), "{timer:?} is due again at once");
         }
     }
 

@@ -164,6 +164,12 @@ impl Core {
     /// Looks again when an answer is overdue, or after a pause: perhaps nobody has yet what is
     /// missing, or there is no room for it here.
     pub(super) fn set_recovery_timer(&mut self, now: Time) {
+        // A snapshot that is on its way replaces all of it, and what is asked for is not looked at
+        // until then.
+        if self.snapshots.is_receiving() {
+            self.timers.stop(Timer::Recovery);
+            return;
+        }
         let Recovery { bodies, bulk, pacer } = &self.recovery;
         let attempts = bodies.attempts().max(bulk.as_ref().map_or(0, |bulk| bulk.attempts));
         let rounds = attempts / self.configuration().members.len();
