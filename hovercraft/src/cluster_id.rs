@@ -110,17 +110,12 @@ impl ClusterId {
         self.addresses.iter().all(|asked| self.has_answered(*asked))
     }
 
-    /// Returns whether more than half of those who were asked have answered; of a group, anyone.
-    pub(crate) fn is_said_by_most(&self) -> bool {
-        self.answers.len() * 2 > self.addresses.len()
-    }
-
     /// Returns whether an address has answered.
     pub(crate) fn has_answered(&self, address: SocketAddrV4) -> bool {
         self.answers.iter().any(|(from, _)| *from == address)
     }
 
-    /// The cluster that more than half of those who were asked have named.
+    /// The cluster that more than half of those who were asked have named; of a group, anyone.
     pub(crate) fn named_by_most(&self) -> Option<u64> {
         let mut named = self.answers.iter().map(|(_, cluster)| *cluster);
         named.find(|cluster| self.count(*cluster) * 2 > self.addresses.len())

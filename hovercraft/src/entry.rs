@@ -188,7 +188,7 @@ pub enum Payload {
     },
 }
 
-/// What an entry takes beside its body, at most.
+/// Most bytes that an entry takes beside its body.
 const OVERHEAD_BYTES: usize = 128;
 
 /// A log entry. Never changes after it is appended (P7), but for the return path beside it.
@@ -224,8 +224,8 @@ impl Entry {
         }
     }
 
-    /// What the entry counts for against limits in bytes: its body and a flat sum for the rest. A
-    /// store takes no more than that for it.
+    /// Returns what the entry counts for against limits in bytes: its body and a flat sum for the
+    /// rest. A store takes no more than that for it.
     pub fn size_bytes(&self) -> usize {
         const MEMBER_BYTES: usize = 32;
         match &self.payload {
@@ -237,7 +237,7 @@ impl Entry {
         }
     }
 
-    /// What an entry with a request of this size counts for.
+    /// Returns what an entry with a request of this size counts for.
     pub(crate) fn size_bytes_of_body(body_bytes: usize) -> usize {
         OVERHEAD_BYTES + body_bytes
     }

@@ -4,8 +4,7 @@
 mod support;
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap},
+    collections::{BTreeMap, HashMap},
     io::{self, Read},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket},
     sync::{
@@ -22,14 +21,13 @@ use hovercraft::{
     admin::{self, NodeStatus},
 };
 use r2p2::HEADER_BYTES;
-use support::is_level;
+use support::{PATIENCE, is_level};
 use tokio::task::JoinSet;
 
 const LOOPBACK: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
 
-/// Longest time for which packets suffer, and for everything, however slow the machine is.
+/// Longest time for which packets suffer.
 const STORM: Duration = Duration::from_secs(15);
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The storm is over when so many writes were answered and so many packets damaged.
 const ANSWERED_MIN: u64 = 400;
@@ -86,32 +84,12 @@ impl StateMachine for Tally {
     }
 }
 
-/// A datagram on its way: when it is due, its number, through which socket and where to.
-type Flight = Reverse<(Instant, u64, Ticket)>;
-
+/// A datagram on its way: through which socket, and where to.
 #[derive(Debug)]
 struct Ticket {
     socket: Arc<UdpSocket>,
     to: SocketAddr,
     datagram: Vec<u8>,
-}
-
-// The number before it decides.
-impl PartialEq for Ticket {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-impl Eq for Ticket {}
-impl PartialOrd for Ticket {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Ticket {
-    fn cmp(&self, _: &Self) -> std::cmp::Ordering {
-        std::cmp::Ordering::Equal
-    }
 }
 
 /// The harm that datagrams come to.
@@ -148,8 +126,8 @@ impl Storm {
         let copies = 1 + usize::from(happens(DOUBLED));
         let (is_late, is_damaged) = (happens(LATE), happens(DAMAGED));
         let mut datagram = bytes.to_vec();
-        if is_damaged && let Some(from) = checked_from(&datagram) {
-            let bit = rng.usize(from * 8..datagram.len() * 8);
+        if is_damaged && is_checked(&datagram) {
+            let bit = rng.usize(..datagram.len() * 8);
             datagram[bit / 8] ^= 1 << (bit % 8);
             self.damaged.fetch_add(1, Ordering::Relaxed);
         }
@@ -199,31 +177,29 @@ impl Storm {
     }
 }
 
-/// From where on whoever gets it can tell that a bit is another: everywhere, in a packet with
-/// options.
-fn checked_from(datagram: &[u8]) -> Option<usize> {
-    let header_bytes = datagram.get(1).copied().map(usize::from)?;
-    (header_bytes > HEADER_BYTES).then_some(0)
+/// Returns whether whoever gets a datagram can tell that a bit of it is another: one with options
+/// has a check.
+fn is_checked(datagram: &[u8]) -> bool {
+    datagram.get(1).is_some_and(|header_bytes| usize::from(*header_bytes) > HEADER_BYTES)
 }
 
 /// Sends each datagram when it is due.
 fn fly(coming: &mpsc::Receiver<(Instant, Ticket)>) {
-    let mut flying: BinaryHeap<Flight> = BinaryHeap::new();
+    // By the time at which it is due, and its number.
+    let mut flying: BTreeMap<(Instant, u64), Ticket> = BTreeMap::new();
     let mut number = 0;
     loop {
         let now = Instant::now();
-        while flying.peek().is_some_and(|Reverse((due, ..))| *due <= now) {
-            let Some(Reverse((_, _, Ticket { socket, to, datagram }))) = flying.pop() else {
-                break;
-            };
+        while let Some(first) = flying.first_entry().filter(|first| first.key().0 <= now) {
+            let Ticket { socket, to, datagram } = first.remove();
             // Whoever is not there misses it.
             let _ = socket.send_to(&datagram, to);
         }
-        let next = flying.peek().map(|Reverse((due, ..))| due.saturating_duration_since(now));
+        let next = flying.keys().next().map(|(due, _)| due.saturating_duration_since(now));
         match coming.recv_timeout(next.unwrap_or(Duration::from_secs(1))) {
             Ok((due, ticket)) => {
                 number += 1;
-                flying.push(Reverse((due, number, ticket)));
+                flying.insert((due, number), ticket);
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,

@@ -201,6 +201,7 @@ async fn a_service_that_panics_stops_applying_and_says_where() {
             node.poisoned.is_some() && leader.is_some()
         };
         tokio::select! {
+            biased;
             answer = client.call("panic") => panic!("nobody answers: {answer:?}"),
             () = cluster.until("poison", |status| status.iter().all(stopped)) => {}
         }

@@ -8,7 +8,7 @@ use std::{fs, path::Path};
 use hovercraft::{
     Entry, Index,
     storage::{
-        Crash, HardState, Loaded, LogStore, MemoryStore, SegmentedStore, SimDisk, SledStore,
+        Crash, HardState, Loaded, LogStore, MemoryStore, Room, SegmentedStore, SimDisk, SledStore,
         StoreError, StoreKind, inspect,
     },
 };
@@ -220,8 +220,8 @@ fn a_trim_gives_up_nothing_for_what_is_not_on_disk() {
     assert!(next == 601 || is_cut, "the log ends before {next}");
 }
 
-/// P38: the log has room that was reserved before the disk was full; what has none is refused before
-/// anything changes, and the store goes on when there is room again.
+/// P38: the log has room that was reserved before the disk was full; what has none is refused
+/// before anything changes, and the store goes on when there is room again.
 #[test]
 fn a_full_disk_takes_what_was_reserved_and_the_store_goes_on() {
     let disk = filled(3);
@@ -235,7 +235,7 @@ fn a_full_disk_takes_what_was_reserved_and_the_store_goes_on() {
         match store.append(next, &batch).and_then(|()| store.sync()) {
             Ok(()) => {
                 next += 20;
-                taken_bytes += 64 + batch.iter().map(|it| it.size_bytes() as u64).sum::<u64>();
+                taken_bytes += Room::taken_by(&batch);
                 let left = store.room(1_000).unwrap();
                 assert!(left.bytes >= room.bytes.saturating_sub(taken_bytes), "{left:?}");
             }
@@ -280,7 +280,7 @@ fn a_full_disk_takes_what_fits_the_room_in_any_order() {
         let (mut next, mut left) = (count + 1, room.bytes - room.spare_bytes);
         while left > 200 {
             let mut batch = Vec::new();
-            left -= 64;
+            left -= Room::APPEND_BYTES as u64;
             while batch.len() < 20 && left > 128 && rng.u8(..8) > 0 {
                 let body_max = if rng.u8(..4) == 0 { largest } else { 300 };
                 let bytes = rng.u64(..=body_max.min(left - 128));

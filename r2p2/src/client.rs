@@ -99,7 +99,7 @@ pub struct ClientEvent<'a> {
     pub handle: RequestHandle,
     /// Who sent the datagram that made it happen.
     pub from: SocketAddrV4,
-    /// Why a request was not admitted, if that is not load.
+    /// The reason why a request was not admitted, if that is not load.
     pub reason: Option<Reason>,
     /// What happened.
     pub kind: ClientEventKind<'a>,

@@ -117,7 +117,7 @@ pub struct Options {
     /// There is a check of the whole packet, which shows too that the sender understands options and
     /// selective repeat. Whatever is encoded with an option other than ORIGIN has one.
     pub checked: bool,
-    /// Why a request was not admitted, in a DROP.
+    /// The reason why a request was not admitted, in a DROP.
     pub reason: Option<Reason>,
 }
 

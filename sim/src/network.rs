@@ -267,7 +267,7 @@ impl Network {
         }
     }
 
-    /// Returns whether a bit of a packet is flipped on its way: a number that says which.
+    /// Returns a number that says which bit of a packet is flipped on its way, if one is.
     pub(crate) fn damage_packet(&mut self, from: Endpoint, to: Endpoint) -> Option<u64> {
         let rng = &mut self.links[from * self.endpoints + to].rng;
         if !happens(rng, self.weather.damaged_per_mille) {

@@ -95,6 +95,8 @@ pub(crate) enum Effect {
 pub(crate) struct Replica {
     pub(crate) node: NodeId,
     pub(crate) settings: Settings,
+    /// Most bytes of an entry in this run.
+    pub(crate) entry_bytes_max: u64,
     pub(crate) disk: Disk,
     pub(crate) clock: Clock,
     /// None while it is down.
@@ -146,7 +148,7 @@ impl std::fmt::Debug for Life {
 impl Replica {
     pub(crate) fn new(
         node: NodeId,
-        settings: Settings,
+        (settings, entry_bytes_max): (Settings, u64),
         disk: Disk,
         clock: Clock,
         rng: fastrand::Rng,
@@ -154,6 +156,7 @@ impl Replica {
         Self {
             node,
             settings,
+            entry_bytes_max,
             disk,
             clock,
             life: None,
@@ -187,8 +190,9 @@ impl Replica {
                 .expect("a service can read its own snapshot");
         }
         let start = Start { hard_state, loaded, settings: self.settings, seed: self.rng.u64(..) };
-        let mut core = Core::new(start, self.clock.local(now));
-        core.handle_room(self.disk.room());
+        let local = self.clock.local(now);
+        let mut core = Core::new(start, local);
+        core.handle_room(local, self.disk.room());
         self.life = Some(Life {
             core,
             applier,
@@ -287,7 +291,7 @@ impl Life {
             }
             Input::Request(request, path) => self.core.handle_request(now, request, path),
             Input::Stored(number) => self.core.handle_stored(now, number),
-            Input::Room(room) => self.core.handle_room(room),
+            Input::Room(room) => self.core.handle_room(now, room),
             Input::SnapshotTaken(snapshot) => {
                 let meta = snapshot.meta.clone();
                 match disk.publish(*snapshot) {
@@ -435,7 +439,7 @@ impl Life {
         applied.is_some()
     }
 
-    /// What the whole state looks like; none of a poisoned service.
+    /// Returns what the whole state looks like; none of a poisoned service.
     pub(crate) fn view(&self) -> Option<View> {
         self.samples.view(&self.applier, &self.calls)
     }

@@ -116,7 +116,7 @@ impl Cluster {
     /// replicas.
     pub(super) fn is_said_by_most(&self) -> bool {
         let by_switch = self.switch.is_some_and(|switch| self.asked.has_answered(switch));
-        by_switch || self.asked.is_said_by_most()
+        by_switch || self.asked.named_by_most().is_some()
     }
 
     /// When [`Self::handle_timeout`] and [`Self::poll_learned`] have something to do.

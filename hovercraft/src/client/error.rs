@@ -73,7 +73,7 @@ pub enum CallError {
     NoRoom {
         /// The replica.
         node: NodeId,
-        /// How long the call had time.
+        /// Time that the call had.
         waited: Duration,
     },
     /// The cluster has forgotten this client, and so whether the command was executed: it was

@@ -270,8 +270,8 @@ impl Core {
     }
 
     /// Asks for the bodies that are missing, lowest first, as far as the pace allows. A snapshot
-    /// that is on its way replaces all of them; then nothing is on its way here either, so that each
-    /// late answer would bring questions that nothing bounds.
+    /// that is on its way replaces all of them; then nothing is on its way here either, so that
+    /// each late answer would bring questions that nothing bounds.
     pub(super) fn ask_for_bodies(&mut self, now: Time, leader: NodeId) {
         if self.snapshots.is_receiving() {
             return;

@@ -49,7 +49,7 @@ impl Acknowledging {
         self.is_due = true;
     }
 
-    /// How far this replica has applied is said, and what its service and its disk lack.
+    /// Notes what was said: the applied index, and what the service and the disk lack.
     pub(crate) fn reported(&mut self, applied: Index, poisoned: bool, lacks_room: bool) {
         (self.reported, self.reported_poisoned, self.reported_room) =
             (applied, poisoned, lacks_room);
@@ -199,10 +199,14 @@ impl Core {
             && !(self.is_log_full() && makes_room)
     }
 
-    /// Whether the disk has room for the entry that comes next, whose body is here: what metadata says
-    /// of its length may be damaged. What a leader makes itself is behind all that stands in its way,
-    /// and has room of its own (P38).
+    /// Returns whether the disk has room for the entry that comes next, whose body is here: what
+    /// metadata says of its length may be damaged. What a leader makes itself is behind all that
+    /// stands in its way, and has room of its own (P38).
     fn has_room_for_front(&mut self) -> bool {
+        // Mostly there is room for the largest one, and nothing is looked up.
+        if self.has_room_for_any() {
+            return self.has_room_for(0);
+        }
         let request = match self.binding.front().map(|front| &front.content) {
             None => return false,
             Some(Content::Noop | Content::Configuration(_)) => return self.has_room_for_own(),

@@ -10,8 +10,8 @@
 //! 4. [`InstallStep::GoingBack`]: if the service could not read them, it reads the own snapshot instead,
 //!    and the log above that is applied again, without answers (P17).
 //!
-//! Where the disk has no room for the received snapshot, the first three steps end as if it were of no
-//! use, but it is fetched again after a pause, of any donor (P38).
+//! Where the disk has no room for the received snapshot, the first three steps end as if it were of
+//! no use, but it is fetched again after a pause, of any donor (P38).
 //!
 //! A crash between any two steps leaves the own snapshot and the log, or the received snapshot.
 
@@ -173,8 +173,8 @@ impl Core {
         }
     }
 
-    /// The disk had no room for the received snapshot (P38). Returns whether one is being installed:
-    /// then the end of the present step ends that.
+    /// The disk had no room for the received snapshot (P38). Returns whether one is being
+    /// installed: then the end of the present step ends that.
     pub(super) fn install_lacks_room(&mut self) -> bool {
         let Some(install) = &mut self.snapshots.installs.current else { return false };
         install.lacks_room = true;

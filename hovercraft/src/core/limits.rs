@@ -36,7 +36,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What nodes run.
+    /// The bounds of nodes.
     pub const DEFAULT: Self = Self {
         keys_kept: 8192,
         bulk_distance: 4096,
@@ -53,10 +53,15 @@ impl Limits {
         trim_count: 1024,
     };
 
+    /// Largest bound that is added to an index.
+    const ADDED_MAX: u64 = 1 << 40;
+
     /// Returns the relation that does not hold, if any, in a cluster of `replicas` whose requests
     /// have up to `request_bytes_max` bytes.
     pub fn check(&self, replicas: usize, request_bytes_max: usize) -> Result<(), &'static str> {
+        let added = self.bulk_distance.max(self.pipeline_entries).max(self.uncommitted_entries);
         let relations = [
+            (added <= Self::ADDED_MAX, "a bound is added to an index"),
             (self.message_entries >= 1, "a message carries an entry"),
             (u16::try_from(self.message_entries).is_ok(), "a message numbers its entries"),
             (self.pipeline_entries >= 1, "an entry may be in flight"),

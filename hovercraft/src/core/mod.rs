@@ -65,7 +65,7 @@ use crate::{
     entry::{Configuration, Entry, Incarnation, Index, NodeId, Payload, Term},
     messages::{Envelope, Message, WholeRequest},
     request::{Request, ReturnPath},
-    storage::{Durability, HardState, Loaded},
+    storage::{Durability, HardState, Loaded, Room},
 };
 use binding::Binding;
 use commit::Commit;
@@ -133,7 +133,7 @@ pub struct Core {
     /// Writes handed over and not complete: (number, bytes).
     writing: VecDeque<(WriteNumber, usize)>,
     writing_bytes: usize,
-    /// What the log may take of the disk.
+    /// Room of the log on the disk (P38).
     room: LogRoom,
     /// The highest index handed to the application.
     dispatched: Index,
@@ -144,7 +144,7 @@ pub struct Core {
     counters: Counters,
 }
 
-/// How long a request waits for its order (P8).
+/// Longest wait of a request for its order (P8).
 const UNORDERED_AGE_MAX: Duration = Duration::from_secs(2);
 
 /// How long an identity stays in the system unless it is answered (P24).
@@ -534,7 +534,7 @@ impl Core {
         let number = self.take_write_number();
         self.log.hand_over(first, number);
         let entries: Vec<_> = self.log.entries_from(first).map(|(_, e)| e.clone()).collect();
-        let bytes = entries.iter().map(Entry::size_bytes).sum::<usize>() + room::WRITE_BYTES;
+        let bytes = Room::taken_by(&entries) as usize;
         self.writing.push_back((number, bytes));
         self.writing_bytes += bytes;
         self.outputs.push_back(Output::Write(Write::Append { number, first, entries }));

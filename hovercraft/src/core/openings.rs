@@ -1,5 +1,5 @@
-//! The addresses that open sessions: advice by which the leader keeps one address from taking the whole session
-//! table (P21, P23).
+//! The addresses that open sessions: advice by which the leader keeps one address from taking the
+//! whole session table (P21, P23).
 //!
 //! Nothing rests on it: another leader has seen other openings, and apply evicts by its own rules.
 

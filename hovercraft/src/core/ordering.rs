@@ -249,10 +249,11 @@ impl Core {
         }
         let identity = request.identity();
         let is_new = !self.admission.contains(&identity);
-        let is_here = self.unordered.get(&request.key()).is_some();
+        let opens =
+            request.kind() == Kind::OpenSession && self.unordered.get(&request.key()).is_none();
         let admitted = !self.is_poisoned && self.admission.admit(now, identity);
         if admitted && self.unordered.insert(now, Arc::clone(request), Some(path)) {
-            if !is_here && request.kind() == Kind::OpenSession {
+            if opens {
                 self.openings.note(now, *path.address.ip());
             }
             return;

@@ -33,7 +33,7 @@ pub enum Output {
         to: ReturnPath,
         /// Whose request.
         identity: Identity,
-        /// Why, if it is not for load.
+        /// The reason, if it is not load.
         refusal: Option<Refusal>,
     },
     /// Answer a retry with the kept reply; if there is none, call [`super::Core::order_again`] (P18).
@@ -94,17 +94,17 @@ pub struct SnapshotRead {
     pub question: u64,
 }
 
-/// Why no request is admitted, and for want of which replica. Another copy of a request that was
-/// refused may still be ordered (P23).
+/// The reason why no request is admitted, and the replica at fault. Another copy of a request that
+/// was refused may still be ordered (P23).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
-    /// What it lacks.
+    /// The thing it lacks.
     pub reason: Reason,
     /// The replica that lacks it.
     pub node: NodeId,
 }
 
-/// What a replica lacks to go on.
+/// Things that a replica may lack to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Reason {

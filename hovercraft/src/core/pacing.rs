@@ -123,9 +123,9 @@ pub(crate) struct Pacer {
 }
 
 impl Pacer {
-    /// Makes a pacer that has measured nothing. Time-outs are not doubled beyond `back_off_max`, the
-    /// election time-out: the next donor may be alive, and a cluster that waits for what is asked
-    /// cannot wait longer than for a leader.
+    /// Makes a pacer that has measured nothing. Time-outs are not doubled beyond `back_off_max`,
+    /// the election time-out: the next donor may be alive, and a cluster that waits for what is
+    /// asked cannot wait longer than for a leader.
     pub(crate) fn new(back_off_max: Duration) -> Self {
         Self {
             round_trip: RoundTrip::default(),

@@ -180,7 +180,7 @@ impl Leader {
         self.follower(member.id).is_some_and(|follower| follower.is_poisoned)
     }
 
-    /// Whether a member last said that its disk has no room for what comes next (P38).
+    /// Returns whether a member last said that its disk has no room for what comes next (P38).
     pub(crate) fn lacks_room(&self, member: &Member) -> bool {
         self.follower(member.id).is_some_and(|follower| follower.lacks_room)
     }

@@ -11,9 +11,6 @@ use crate::{
     storage::Room,
 };
 
-/// What a write takes beside its entries, as [`Room::bytes`] counts it.
-pub(super) const WRITE_BYTES: usize = 64;
-
 /// A log that has no room for an entry of this size has none for any.
 const SMALL_ENTRY_BYTES: usize = 256;
 
@@ -53,13 +50,18 @@ impl LogRoom {
 impl Core {
     /// Takes the room that the log has, before the writes which it is less for are said to be
     /// complete: what is handed over counts against it until then.
-    pub fn handle_room(&mut self, room: Room) {
+    pub fn handle_room(&mut self, now: Time, room: Room) {
+        if room.is_full {
+            // An append that waits for room says nothing about the disk's pace.
+            self.disk_moved(now);
+        }
         self.room.room = room;
         self.room.is_blocked &= room.is_full;
         self.acknowledging.mark();
     }
 
-    /// Whether an entry of this size can be handed over; if the disk is full, notes that one waits.
+    /// Returns whether an entry of this size can be handed over; if the disk is full, notes that
+    /// one waits.
     pub(super) fn has_room_for(&mut self, entry_bytes: usize) -> bool {
         let fits = self.fits_room(entry_bytes);
         let is_blocked = self.room.room.is_full && !fits;
@@ -69,25 +71,25 @@ impl Core {
         fits
     }
 
-    /// Whether a request of any size can be handed over.
+    /// Returns whether a request of any size can be handed over.
     pub(super) fn has_room_for_any(&self) -> bool {
         let body_bytes = self.configuration().limits.request_bytes_max as usize;
         self.fits_room(Entry::size_bytes_of_body(body_bytes))
     }
 
-    /// Whether a small request can be handed over; if not, none can.
+    /// Returns whether a small request can be handed over; if not, none can.
     pub(super) fn has_room_for_small(&self) -> bool {
         self.fits_room(SMALL_ENTRY_BYTES)
     }
 
-    /// Whether what the leader makes itself can be handed over: a part of the room is kept for that
-    /// and for truncations, or no leader could bring the log back into motion.
+    /// Returns whether what the leader makes itself can be handed over: a part of the room is kept
+    /// for that and for truncations, or no leader could bring the log back into motion.
     pub(super) fn has_room_for_own(&self) -> bool {
         self.room_left() >= self.room.room.spare_bytes / 2
     }
 
-    /// Whether entries wait for room on this replica's disk: for the log itself, or for the snapshot
-    /// without which the log cannot be trimmed.
+    /// Returns whether entries wait for room on this replica's disk: for the log itself, or for the
+    /// snapshot without which the log cannot be trimmed.
     pub(super) fn lacks_room(&self) -> bool {
         let is_used_up = self.room.room.is_full && !self.has_room_for_small();
         self.room.is_blocked
@@ -96,13 +98,13 @@ impl Core {
             || self.snapshots.is_postponed() && self.is_log_full()
     }
 
-    /// Whether the log is at its hard limit.
+    /// Returns whether the log is at its hard limit.
     pub(super) fn is_log_full(&self) -> bool {
         self.log.size_bytes() >= 2 * self.settings.log_bytes_max
     }
 
-    /// Returns a replica whose full disk keeps a leader from having anything more committed. Members
-    /// that do not answer lack room too, but a disk that is full must be among them.
+    /// Returns a replica whose full disk keeps a leader from having anything more committed.
+    /// Members that do not answer lack room too, but a disk that is full must be among them.
     pub(super) fn without_room(&self, now: Time) -> Option<NodeId> {
         let Role::Leader(leader) = &self.role else {
             return None;
@@ -123,7 +125,7 @@ impl Core {
     }
 
     fn fits_room(&self, entry_bytes: usize) -> bool {
-        let needed = self.room.room.spare_bytes + (entry_bytes + WRITE_BYTES) as u64;
+        let needed = self.room.room.spare_bytes + (entry_bytes + Room::APPEND_BYTES) as u64;
         self.room_left() >= needed || planted!("full-disk-ignored")
     }
 
@@ -169,16 +171,16 @@ mod tests {
     fn a_leader_without_room_refuses_and_goes_on_when_there_is_room() {
         let mut core = leader(Settings::default());
         settle(&mut core, elected_at());
-        core.handle_room(Room { bytes: 4096 + 400, ..ONE });
+        core.handle_room(elected_at(), Room { bytes: 4096 + 400, ..ONE });
         assert_eq!(refusals(&ask(&mut core, 1)), []);
         assert_eq!(core.counters().requests_ordered, 1);
-        core.handle_room(Room { bytes: 4096 + 100, ..ONE });
+        core.handle_room(elected_at(), Room { bytes: 4096 + 100, ..ONE });
         let refusal = Refusal { reason: Reason::NoRoom, node: NodeId(1) };
         assert_eq!(refusals(&ask(&mut core, 2)), [Some(refusal)]);
         assert_eq!(core.counters().requests_ordered, 1);
         let own = core.status().replicas[0].standstill;
         assert_eq!(own.map(|it| it.cause), Some(Cause::FullDisk));
-        core.handle_room(Room { bytes: 1 << 20, is_full: false, ..ONE });
+        core.handle_room(elected_at(), Room { bytes: 1 << 20, is_full: false, ..ONE });
         assert_eq!(refusals(&ask(&mut core, 2)), []);
         assert_eq!(core.counters().requests_ordered, 2);
     }
@@ -188,7 +190,7 @@ mod tests {
     fn what_is_handed_over_takes_room_until_it_is_stored() {
         let mut core = leader(Settings::default());
         settle(&mut core, elected_at());
-        core.handle_room(Room { is_full: false, ..ONE });
+        core.handle_room(elected_at(), Room { is_full: false, ..ONE });
         for sequence in 1..=3 {
             core.handle_request(elected_at(), request(9, sequence), return_path(1));
         }
@@ -199,7 +201,7 @@ mod tests {
             _ => None,
         });
         core.handle_stored(elected_at(), written.unwrap());
-        core.handle_room(Room { is_full: false, ..ONE });
+        core.handle_room(elected_at(), Room { is_full: false, ..ONE });
         core.flush(elected_at(), 0);
         assert_eq!(core.counters().requests_ordered, 2);
     }
@@ -264,7 +266,7 @@ mod tests {
         for (bytes, candidacies) in [(4096, 1), (2048, 1), (2047, 0)] {
             let settings = Settings::default();
             let mut core = crate::core::testing::core(settings, Vec::new());
-            core.handle_room(Room { bytes, ..ONE });
+            core.handle_room(Time::ZERO, Room { bytes, ..ONE });
             core.handle_timeout(Time::ZERO + settings.timing.election_max);
             assert_eq!(core.counters().pre_votes_started, candidacies, "{bytes} bytes");
         }

@@ -53,7 +53,7 @@ pub(crate) struct Snapshots {
     failed: Option<Failure>,
     /// None of another replica is kept before this time: the disk is full.
     receives_from: Time,
-    /// How many could not be kept since one was.
+    /// Number of those that could not be kept since one was.
     refusals: u32,
     /// Index above which another replica needs the log, when it last asked, and which one it is.
     pinned: Option<(Index, Time, NodeId)>,
@@ -176,17 +176,17 @@ impl Snapshots {
         self.is_taking || self.is_trimming
     }
 
-    /// Whether the last one of its own could not be taken, and is tried again.
+    /// Returns whether the last one of its own could not be taken, and is tried again.
     pub(crate) fn has_failed(&self) -> bool {
         self.failed.is_some()
     }
 
-    /// Whether one of its own waits for room on the disk.
+    /// Returns whether one of its own waits for room on the disk.
     pub(crate) fn is_postponed(&self) -> bool {
         self.failed.as_ref().is_some_and(|failure| failure.is_for_room)
     }
 
-    /// Whether one of another replica does.
+    /// Returns whether one of another replica does.
     pub(crate) fn is_refused(&self) -> bool {
         self.refusals > 0
     }
@@ -246,8 +246,8 @@ impl Core {
         self.counters.snapshots_taken += 1;
     }
 
-    /// The snapshot that [`Output::TakeSnapshot`] asked for found the disk full. Nothing is lost: it
-    /// is tried again after a while, the whole log stays until then (P38).
+    /// The snapshot that [`Output::TakeSnapshot`] asked for found the disk full. Nothing is lost:
+    /// it is tried again after a while, the whole log stays until then (P38).
     pub fn handle_snapshot_postponed(&mut self, now: Time) {
         self.disk_moved(now);
         self.note_snapshot(now, None);
@@ -278,8 +278,8 @@ impl Core {
         self.recovery.forget_term();
     }
 
-    /// Whether a snapshot at the commit index would free a quarter of the log: while one is tried
-    /// again the log need not grow on for want of something to wait for.
+    /// Returns whether a snapshot at the commit index would free a quarter of the log: while one is
+    /// tried again the log need not grow on for want of something to wait for.
     pub(super) fn would_free_much(&self) -> bool {
         let through = |index| self.log.bytes_through(index);
         let commit = self.commit.index();
@@ -287,8 +287,8 @@ impl Core {
         freed > self.log.size_bytes() as u64 / 4
     }
 
-    /// Whether the pause after a snapshot that could not be taken is over. At the hard limit of the
-    /// log it is short, because requests wait for it.
+    /// Returns whether the pause after a snapshot that could not be taken is over. At the hard
+    /// limit of the log it is short, because requests wait for it.
     fn may_take(&self, now: Time) -> bool {
         let Some(Failure { at, pause, .. }) = self.snapshots.failed else { return true };
         let pause = if self.is_log_full() { pause.min(PAUSE_AT_LIMIT_MAX) } else { pause };

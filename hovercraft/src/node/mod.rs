@@ -4,6 +4,7 @@ mod application;
 pub(crate) mod network;
 mod persistence;
 pub(crate) mod roles;
+mod room_watch;
 mod run;
 mod startup;
 pub(crate) mod unborn;

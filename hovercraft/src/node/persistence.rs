@@ -15,9 +15,11 @@ use std::{
 
 use crate::{
     core::{SnapshotRead, Write, WriteNumber},
-    entropy::random_u64,
-    entry::{Entry, Index},
-    node::roles::{self, Next, Receiver, Role, Sender},
+    entry::Index,
+    node::{
+        roles::{self, Next, Receiver, Role, Sender},
+        room_watch::RoomWatch,
+    },
     state_machine::SnapshotWriter,
     storage::{
         self, Durability, HardState, LogStore, OpenSnapshot, Room, SnapshotMeta, SnapshotSink,
@@ -94,94 +96,6 @@ struct Open {
     read_at: Instant,
 }
 
-/// Bytes that an append takes of [`Room::bytes`] beside its entries.
-const APPEND_BYTES: usize = 64;
-
-/// The room that the log has, as it was last told; asked for again and again while the disk is full.
-#[derive(Debug)]
-struct RoomWatch {
-    /// Bytes of the largest entry that there can be.
-    entry_bytes_max: u64,
-    told: Room,
-    /// Number of times in a row that the disk had no more.
-    refusals: u32,
-    /// Time from which it is asked again.
-    due: Option<Instant>,
-    /// Bytes that appends took since it was asked.
-    used_bytes: u64,
-    rng: fastrand::Rng,
-}
-
-impl RoomWatch {
-    /// The pause after the disk first had no more; then it doubles.
-    const PAUSE_MIN: Duration = Duration::from_millis(50);
-    /// So often at most: five times, to have at least 0.8 s.
-    const DOUBLINGS_MAX: u32 = 4;
-
-    fn new(entry_bytes_max: u64, told: Room) -> Self {
-        Self {
-            entry_bytes_max,
-            told,
-            refusals: 0,
-            due: None,
-            used_bytes: 0,
-            rng: fastrand::Rng::with_seed(random_u64()),
-        }
-    }
-
-    /// Counts what an append takes while the disk is not asked.
-    fn take(&mut self, entries: &[Entry]) {
-        if self.due.is_some() {
-            let bytes = entries.iter().map(Entry::size_bytes).sum::<usize>() + APPEND_BYTES;
-            self.used_bytes += bytes as u64;
-        }
-    }
-
-    /// Whether the disk is not to be asked yet.
-    fn is_resting(&self) -> bool {
-        self.due.is_some_and(|due| Instant::now() < due)
-    }
-
-    /// Returns what there is at least, if appends took any since the disk was asked.
-    fn rest(&mut self) -> Option<Room> {
-        let used_bytes = std::mem::take(&mut self.used_bytes);
-        self.told.bytes = self.told.bytes.saturating_sub(used_bytes);
-        (used_bytes > 0).then_some(self.told)
-    }
-
-    /// Takes note of what there is; returns it if that is news.
-    fn note(&mut self, room: Room) -> Option<Room> {
-        self.used_bytes = 0;
-        if room.is_full {
-            let longest = Self::PAUSE_MIN * 2u32.pow(self.refusals.min(Self::DOUBLINGS_MAX));
-            // Drawn, so that replicas that share a disk do not ask at the same time.
-            let longest_us = longest.as_micros() as u64;
-            let pause = Duration::from_micros(self.rng.u64(longest_us / 2..=longest_us));
-            self.due = Some(Instant::now() + pause);
-            self.refusals = self.refusals.saturating_add(1);
-        } else {
-            (self.due, self.refusals) = (None, 0);
-        }
-        if room.is_full != self.told.is_full {
-            if room.is_full {
-                tracing::warn!(
-                    left_bytes = room.bytes,
-                    "the disk is full: requests are refused when the log has used up the room that \
-                     is reserved; make room on the disk, and this replica goes on by itself"
-                );
-            } else {
-                tracing::info!("there is room on the disk again");
-            }
-        }
-        (std::mem::replace(&mut self.told, room) != room).then_some(room)
-    }
-
-    /// How long it may wait until the disk is asked again; none if there is no need.
-    fn pause(&self) -> Option<Duration> {
-        self.due.map(|due| due.saturating_duration_since(Instant::now()))
-    }
-}
-
 pub(crate) struct Persistence {
     store: Box<dyn LogStore>,
     syncing: Syncing,
@@ -212,8 +126,6 @@ impl Persistence {
         waker: Waker,
         (entry_bytes_max, room): (u64, Room),
     ) -> Self {
-        let mut watch = RoomWatch::new(entry_bytes_max, Room::UNLIMITED);
-        watch.note(room);
         let synced_at = Instant::now();
         Self {
             store,
@@ -225,7 +137,7 @@ impl Persistence {
             open: Vec::new(),
             is_dirty: false,
             synced_at,
-            room: watch,
+            room: RoomWatch::new(entry_bytes_max, room),
             waiting: VecDeque::new(),
         }
     }
@@ -284,7 +196,8 @@ impl Persistence {
             self.sync().await?;
         }
         // Before what it is less for is said to be stored: the core must not give that room twice.
-        if let Some(room) = self.look_for_room()? {
+        let is_waiting = !self.waiting.is_empty();
+        if let Some(room) = self.room.look(self.store.as_mut(), is_waiting)? {
             self.tell(Done::Room(room));
         }
         if let Some(number) = stored {
@@ -305,7 +218,9 @@ impl Persistence {
         };
         match self.write(&write).await {
             Err(error @ StoreError::Full { .. }) => {
-                tracing::error!(%error, "the log waits for room that it had reserved");
+                if !self.room.is_used_up() {
+                    tracing::error!(%error, "the log waits for room that it had reserved");
+                }
                 self.waiting.push_back(Job::Write(write));
                 Ok(None)
             }
@@ -321,18 +236,6 @@ impl Persistence {
             self.store.save_hard_state(state)?;
         }
         Ok(())
-    }
-
-    /// Returns the room that the log has, if that is news.
-    fn look_for_room(&mut self) -> Result<Option<Room>, StoreError> {
-        if self.room.is_resting() {
-            return Ok(self.room.rest());
-        }
-        let mut room = self.store.room(self.room.entry_bytes_max)?;
-        if !self.waiting.is_empty() {
-            (room.bytes, room.is_full) = (0, true);
-        }
-        Ok(self.room.note(room))
     }
 
     /// How long it may wait for the next job; for ever if there is nothing to sync.
@@ -641,330 +544,4 @@ fn write_snapshot(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{any::Any, sync::Mutex};
-
-    use super::*;
-    use crate::{
-        core::testing::{DIGEST_KEY, configuration, noop},
-        entry::{Entry, NodeId},
-        node::roles::channel,
-        storage::Loaded,
-    };
-
-    /// A store that keeps nothing, and notes what it was asked to do, in order.
-    #[derive(Clone, Default)]
-    struct Noting {
-        calls: Arc<Mutex<Vec<&'static str>>>,
-        /// Number of appends that find the disk full.
-        full: u32,
-    }
-
-    impl Noting {
-        fn note(&self, call: &'static str) {
-            self.calls.lock().unwrap().push(call);
-        }
-    }
-
-    impl LogStore for Noting {
-        fn load(&mut self) -> Result<Loaded, StoreError> {
-            unreachable!("it was loaded before")
-        }
-
-        fn save_hard_state(&mut self, _: &HardState) -> Result<(), StoreError> {
-            self.note("save the hard state");
-            Ok(())
-        }
-
-        fn append(&mut self, _: Index, _: &[Entry]) -> Result<(), StoreError> {
-            if self.full > 0 {
-                self.full -= 1;
-                let (action, place) = ("append".to_owned(), "memory".to_owned());
-                return Err(StoreError::Full { action, place });
-            }
-            self.note("append");
-            Ok(())
-        }
-
-        fn sync(&mut self) -> Result<(), StoreError> {
-            self.note("sync");
-            Ok(())
-        }
-
-        fn trim(&mut self, _: Index) -> Result<(), StoreError> {
-            self.note("trim");
-            Ok(())
-        }
-
-        fn snapshots(&self) -> Arc<dyn SnapshotStore> {
-            Arc::new(self.clone())
-        }
-
-        fn install(
-            &mut self,
-            _: Box<dyn SnapshotSink>,
-            _: &SnapshotMeta,
-            _: bool,
-        ) -> Result<(), StoreError> {
-            self.note("install");
-            Ok(())
-        }
-    }
-
-    impl SnapshotStore for Noting {
-        fn create(&self) -> Result<Box<dyn SnapshotSink>, StoreError> {
-            Ok(Box::new(Part { room: 1 << 20, written: 0 }))
-        }
-
-        fn publish(&self, _: Box<dyn SnapshotSink>, _: &SnapshotMeta) -> Result<(), StoreError> {
-            self.note("publish");
-            Ok(())
-        }
-
-        fn open(&self) -> Result<Option<OpenSnapshot>, StoreError> {
-            Ok(None)
-        }
-    }
-
-    /// P36: a truncation that is not synced may be undone by a crash, and the snapshot would stand
-    /// beside a log that it does not fit.
-    #[test]
-    fn a_snapshot_is_published_after_the_writes_it_rests_on_are_synced() {
-        for durability in [Durability::Sync, Durability::Interval] {
-            let store = Noting::default();
-            let (jobs, to_do) = channel();
-            let (tell, _done) = channel();
-            // An interval that does not end by itself.
-            let syncing = Syncing { durability, interval: Duration::from_hours(1) };
-            let persistence = Persistence::new(
-                Box::new(store.clone()),
-                syncing,
-                tell,
-                Waker::noop().clone(),
-                (1, Room::UNLIMITED),
-            );
-            let entries = vec![noop(2)];
-            jobs.send(Job::Write(Write::Append { number: 1, first: 1, entries })).unwrap();
-            let writer: SnapshotWriter = Box::new(|out| out.write_all(b"state"));
-            jobs.send(Job::TakeSnapshot(meta(), writer)).unwrap();
-            drop(jobs);
-            roles::finish(persistence.run(to_do));
-            assert_eq!(
-                *store.calls.lock().unwrap(),
-                ["append", "sync", "publish"],
-                "{durability:?}"
-            );
-        }
-    }
-
-    /// P38: what had no room, and all that comes after it, is done in order when there is.
-    #[test]
-    fn an_append_without_room_waits_for_it_and_stops_nothing() {
-        let store = Noting { full: 2, ..Noting::default() };
-        let (jobs, to_do) = channel();
-        let (tell, mut done) = channel();
-        let syncing = Syncing { durability: Durability::Sync, interval: Duration::ZERO };
-        let room = (1, Room::UNLIMITED);
-        let waker = Waker::noop().clone();
-        let persistence = Persistence::new(Box::new(store.clone()), syncing, tell, waker, room);
-        let storage = roles::spawn("storage", persistence.run(to_do)).unwrap();
-        let entries = vec![noop(2)];
-        jobs.send(Job::Write(Write::Append { number: 1, first: 1, entries })).unwrap();
-        jobs.send(Job::Write(Write::Trim { first: 1 })).unwrap();
-        let mut told = Vec::new();
-        while !told.contains(&"stored") {
-            told.extend(done.try_next().map(|done| match done {
-                Done::Stored(1) => "stored",
-                Done::Room(Room { bytes: 0, is_full: true, .. }) => "no room",
-                Done::Room(Room { is_full: false, .. }) => "room",
-                _ => "something else",
-            }));
-            std::thread::yield_now();
-        }
-        assert_eq!(told, ["no room", "room", "stored"]);
-        drop(jobs);
-        roles::finish(storage.join()).unwrap();
-        assert_eq!(*store.calls.lock().unwrap(), ["append", "trim", "sync"]);
-    }
-
-    /// A store whose latest snapshot is a newer one each time that it is opened.
-    #[derive(Clone, Default)]
-    struct Changing(Arc<Mutex<Index>>);
-
-    impl LogStore for Changing {
-        fn load(&mut self) -> Result<Loaded, StoreError> {
-            unreachable!("it was loaded before")
-        }
-
-        fn save_hard_state(&mut self, _: &HardState) -> Result<(), StoreError> {
-            Ok(())
-        }
-
-        fn append(&mut self, _: Index, _: &[Entry]) -> Result<(), StoreError> {
-            Ok(())
-        }
-
-        fn sync(&mut self) -> Result<(), StoreError> {
-            Ok(())
-        }
-
-        fn trim(&mut self, _: Index) -> Result<(), StoreError> {
-            Ok(())
-        }
-
-        fn snapshots(&self) -> Arc<dyn SnapshotStore> {
-            Arc::new(self.clone())
-        }
-
-        fn install(
-            &mut self,
-            _: Box<dyn SnapshotSink>,
-            _: &SnapshotMeta,
-            _: bool,
-        ) -> Result<(), StoreError> {
-            Ok(())
-        }
-    }
-
-    impl SnapshotStore for Changing {
-        fn create(&self) -> Result<Box<dyn SnapshotSink>, StoreError> {
-            unreachable!("nothing is written")
-        }
-
-        fn publish(&self, _: Box<dyn SnapshotSink>, _: &SnapshotMeta) -> Result<(), StoreError> {
-            Ok(())
-        }
-
-        fn open(&self) -> Result<Option<OpenSnapshot>, StoreError> {
-            let mut latest = self.0.lock().unwrap();
-            *latest += 1;
-            let meta = SnapshotMeta { index: *latest, size_bytes: 100, ..meta() };
-            Ok(Some(OpenSnapshot { meta, source: Box::new(Zeros) }))
-        }
-    }
-
-    struct Zeros;
-
-    impl io::Read for Zeros {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            Ok(buffer.len())
-        }
-    }
-
-    impl SnapshotSource for Zeros {
-        fn read_at(&mut self, _: u64, buffer: &mut [u8]) -> io::Result<usize> {
-            Ok(buffer.len())
-        }
-    }
-
-    /// P36: whoever reads a snapshot goes on with it, though newer ones are taken and read.
-    #[test]
-    fn a_snapshot_that_is_being_read_stays_readable() {
-        let (jobs, to_do) = channel();
-        let (tell, mut done) = channel();
-        let syncing = Syncing { durability: Durability::Memory, interval: Duration::ZERO };
-        let store = Box::new(Changing::default());
-        let room = (1, Room::UNLIMITED);
-        let persistence = Persistence::new(store, syncing, tell, Waker::noop().clone(), room);
-        // The first reader knows of snapshot 1, others have heard of newer ones.
-        for (to, index) in [(2, 1), (2, 1), (3, 2), (2, 1), (3, 7), (2, 1), (3, 7)] {
-            let (to, offset, bytes, question) = (NodeId(to), 20, 10, 1);
-            let read = SnapshotRead { to, index, offset, bytes, question };
-            jobs.send(Job::ReadSnapshot(read)).unwrap();
-        }
-        drop(jobs);
-        roles::finish(persistence.run(to_do));
-        let mut parts = Vec::new();
-        while let Some(Done::SnapshotPart { part: Some((meta, offset, data)), .. }) =
-            done.try_next()
-        {
-            assert_eq!(data.len(), 10);
-            parts.push((meta.index, offset));
-        }
-        // Of one that is not there, the reader gets the beginning of the latest.
-        assert_eq!(parts, [(1, 20), (1, 20), (2, 20), (1, 20), (3, 0), (1, 20), (4, 0)]);
-    }
-
-    fn meta() -> SnapshotMeta {
-        let configuration = configuration(3);
-        SnapshotMeta {
-            index: 1,
-            term: 1,
-            configuration,
-            log_time_us: 0,
-            size_bytes: 0,
-            checksum: 0,
-            digest_key: DIGEST_KEY,
-        }
-    }
-
-    /// A disk that holds so many bytes.
-    struct Small(usize);
-
-    struct Part {
-        room: usize,
-        written: u64,
-    }
-
-    impl SnapshotStore for Small {
-        fn create(&self) -> Result<Box<dyn SnapshotSink>, StoreError> {
-            Ok(Box::new(Part { room: self.0, written: 0 }))
-        }
-
-        fn publish(&self, _: Box<dyn SnapshotSink>, _: &SnapshotMeta) -> Result<(), StoreError> {
-            Ok(())
-        }
-
-        fn open(&self) -> Result<Option<OpenSnapshot>, StoreError> {
-            Ok(None)
-        }
-    }
-
-    impl io::Write for Part {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.room = self.room.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
-            self.written += bytes.len() as u64;
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl SnapshotSink for Part {
-        fn read_back(&mut self) -> io::Result<Box<dyn SnapshotSource>> {
-            unreachable!("it is not received")
-        }
-
-        fn written(&self) -> (u64, u32) {
-            (self.written, 0)
-        }
-
-        fn into_any(self: Box<Self>) -> Box<dyn Any> {
-            self
-        }
-    }
-
-    fn written(room: usize, writer: SnapshotWriter) -> Result<u64, Unwritten> {
-        let store: Arc<dyn SnapshotStore> = Arc::new(Small(room));
-        write_snapshot(&store, meta(), writer).map(|meta| meta.size_bytes)
-    }
-
-    #[test]
-    fn whose_fault_it_is_that_there_is_no_snapshot_is_known() {
-        let large = |out: &mut dyn io::Write| out.write_all(&vec![7; 100_000]);
-        assert!(matches!(written(1 << 20, Box::new(large)), Ok(100_000)));
-        assert!(matches!(written(1000, Box::new(large)), Err(Unwritten::ByDisk(_))));
-        // What fails when the rest is flushed, and what the service does not mention.
-        let small = |out: &mut dyn io::Write| out.write_all(b"rest");
-        assert!(matches!(written(0, Box::new(small)), Err(Unwritten::ByDisk(_))));
-        let careless = move |out: &mut dyn io::Write| large(out).or(Ok(()));
-        assert!(matches!(written(0, Box::new(careless)), Err(Unwritten::ByDisk(_))));
-        let unable = |out: &mut dyn io::Write| {
-            out.write_all(b"half of it")?;
-            Err(io::Error::other("the service cannot say it"))
-        };
-        assert!(matches!(written(1 << 20, Box::new(unable)), Err(Unwritten::ByService(_))));
-    }
-}
+mod tests;

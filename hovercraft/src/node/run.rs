@@ -95,8 +95,9 @@ pub(crate) async fn replicate(
     };
     let entry_bytes_max = Entry::size_bytes_of_body(limits.request_bytes_max as usize) as u64;
     let room = store.room(entry_bytes_max).map_err(NodeError::Store)?;
-    let mut core = Core::new(Start { hard_state: state, loaded, settings, seed }, clock.now());
-    core.handle_room(room);
+    let now = clock.now();
+    let mut core = Core::new(Start { hard_state: state, loaded, settings, seed }, now);
+    core.handle_room(now, room);
     let application = Application::new(applier, builder.execution, link.waker())?;
     let (jobs, to_do) = channel();
     let (tell, done) = channel();

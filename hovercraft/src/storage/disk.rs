@@ -19,7 +19,7 @@ use std::{
     fmt,
     fs::{self, File},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -65,15 +65,16 @@ pub trait DiskFile: Send + fmt::Debug {
     /// Makes what was written durable, and the file's size.
     fn sync(&mut self) -> io::Result<()>;
 
-    /// Reserves room for the first `size_bytes` of the file: writes there do not find the disk full.
-    /// The file may grow, by zeros. Durable after the next [`Self::sync`], which may be what finds
-    /// the disk full.
+    /// Reserves room for the first `size_bytes` of the file: writes there do not find the disk
+    /// full. The file may grow, by zeros. Durable after the next [`Self::sync`], which may be what
+    /// finds the disk full.
     fn reserve(&mut self, size_bytes: u64) -> io::Result<()> {
         write_zeros(self, size_bytes)
     }
 }
 
-/// Whether an error says that the disk, or the share of it that this user may have, is used up.
+/// Returns whether an error says that the disk, or the share of it that this user may have, is used
+/// up.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
@@ -179,6 +180,13 @@ impl DiskFile for File {
 
     fn reserve(&mut self, size_bytes: u64) -> io::Result<()> {
         use rustix::fs::{FallocateFlags, fallocate};
+        // Some file systems keep what they found for a reservation that fails, and a snapshot may
+        // need that room.
+        let missing = size_bytes.saturating_sub(self.metadata()?.blocks() * 512);
+        let left = rustix::fs::fstatvfs(&*self)?;
+        if left.f_blocks > 0 && missing > left.f_bavail.saturating_mul(left.f_frsize) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         loop {
             match fallocate(&*self, FallocateFlags::KEEP_SIZE, 0, size_bytes) {
                 Err(rustix::io::Errno::INTR) => {}

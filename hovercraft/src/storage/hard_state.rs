@@ -10,7 +10,7 @@ use super::{
     HardState, StoreError,
     directory::{damaged, sync_names},
     disk::Disk,
-    record::{HardStateRecord, RecordError, WrittenBy, decode_hard_state, encode_hard_state},
+    record::{HardStateRecord, WrittenBy, decode_hard_state, encode_hard_state},
     slots::{Found, Layout, Slots},
 };
 
@@ -24,7 +24,7 @@ pub(super) struct HardStateFile {
     writer: WrittenBy,
     /// Number of the record that was written last; each has the next one.
     number: u64,
-    /// What was there, until it is asked for.
+    /// The record that was there, until it is asked for.
     found: Option<HardStateRecord>,
 }
 
@@ -34,13 +34,9 @@ impl HardStateFile {
         // A crash may have come between the rename and the sync of the directory: the caller will
         // use what it is told here.
         sync_names(&*disk)?;
-        let decode = |bytes: &[u8]| {
-            decode_hard_state(bytes)
-                .map(|record| (record.number, record))
-                // No replica changes its vote so often; what follows may count on.
-                .and_then(|it| if it.0 <= u64::MAX / 2 { Ok(it) } else { Err(RecordError::Number) })
-        };
-        let (slots, found) = Slots::open(disk, LAYOUT, decode)?;
+        let decode = |bytes: &[u8]| decode_hard_state(bytes).map(|record| (record.number, record));
+        let (mut slots, found) = Slots::open(disk, LAYOUT, decode)?;
+        slots.sync()?;
         let found = match found {
             Found::Nothing => None,
             Found::Newest(record) => Some(record),
@@ -50,7 +46,7 @@ impl HardStateFile {
         Ok(Self { slots, writer, number, found })
     }
 
-    /// What was in the file when it was opened, once.
+    /// Returns what was in the file when it was opened, once.
     pub(super) fn load(&mut self) -> Option<HardStateRecord> {
         self.found.take()
     }

@@ -29,8 +29,7 @@ impl SyncedMark {
         let decode = |record: &[u8]| decode_synced(record).map(|number| (number, number));
         let (slots, found) = Slots::open(disk, LAYOUT, decode)?;
         let number = match found {
-            // No log gets beyond; what follows may count on.
-            Found::Newest(number) => Some(number).filter(|&number| number <= u64::MAX / 2),
+            Found::Newest(number) => Some(number),
             Found::Damaged(error @ RecordError::Version(_)) => {
                 return Err(error.at(&slots.path(), "the mark"));
             }

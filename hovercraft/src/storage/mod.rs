@@ -229,9 +229,12 @@ pub enum StoreError {
         expected: u32,
     },
     /// The disk is full. Nothing has changed, and the store goes on (P38).
-    #[error("cannot {action} in {place}: the disk is full; make room on it, which is all it needs")]
+    #[error(
+        "cannot {action} in {place}: the disk is full; nothing is lost: make room on it, and start \
+             the replica again if it has ended"
+    )]
     Full {
-        /// What was tried, as a verb phrase.
+        /// The attempt, as a verb phrase.
         action: String,
         /// The directory or file.
         place: String,
@@ -287,18 +290,27 @@ pub enum StoreError {
 /// Room that is reserved on the disk for the log, whatever else is written to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// Appends whose entries have no more than this many bytes in all, by
-    /// [`Entry::size_bytes`] and 64 bytes for each append, do not find the disk full.
+    /// Appends that take no more than this in all, by [`Self::taken_by`], do not find the disk
+    /// full.
     pub bytes: u64,
-    /// How many of these bytes are for what a leader makes itself, and for truncations.
+    /// Those of these bytes that are for what a leader makes itself, and for truncations.
     pub spare_bytes: u64,
     /// The disk had no more.
     pub is_full: bool,
 }
 
 impl Room {
-    /// Of a store that reserves nothing.
+    /// Room of a store that reserves nothing.
     pub const UNLIMITED: Self = Self { bytes: u64::MAX, spare_bytes: 0, is_full: false };
+
+    /// Most bytes that an append takes beside its entries.
+    pub const APPEND_BYTES: usize = 64;
+
+    /// Returns the most bytes that an append of these entries takes.
+    pub fn taken_by(entries: &[Entry]) -> u64 {
+        let entries = entries.iter().map(Entry::size_bytes).sum::<usize>();
+        (entries + Self::APPEND_BYTES) as u64
+    }
 }
 
 /// Opens the store for a durability: [`MemoryStore`] for `memory`, else one of this kind.

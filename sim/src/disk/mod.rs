@@ -27,16 +27,13 @@ use crate::{
 pub(crate) use self::store::Damage;
 use self::{image::Image, store::Store};
 
-/// What of a full disk's room is for what a leader makes itself, and for truncations.
+/// The part of a full disk's room that is for what a leader makes itself, and for truncations.
 const SPARE_BYTES: u64 = 4096;
 
-/// What the log reserves beyond that, at most.
+/// Most bytes that the log reserves beyond that.
 const ROOM_BYTES_MAX: u64 = 8 << 10;
 
-/// What an append takes beside its entries, see [`Room::bytes`].
-const APPEND_BYTES: u64 = 64;
-
-/// What became of a snapshot that a replica took.
+/// The fate of a snapshot that a replica took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Published {
     /// It is the latest.
@@ -108,7 +105,7 @@ pub(crate) struct Disk {
     staged: Option<Snapshot>,
     /// How many times slower than usual it is.
     slowness: u32,
-    /// When the operation under way ends, unless the disk stands still.
+    /// End of the operation under way, unless the disk stands still.
     pub(crate) busy_until: Time,
     /// Number of snapshots of its replica's own that could not be written.
     pub(crate) spoiled: u64,
@@ -142,7 +139,8 @@ impl Disk {
         entry_bytes_max: u64,
         mut rng: fastrand::Rng,
     ) -> Self {
-        let entry_bytes_max = entry_bytes_max + APPEND_BYTES + rng.u64(..ROOM_BYTES_MAX);
+        let entry_bytes_max =
+            entry_bytes_max + Room::APPEND_BYTES as u64 + rng.u64(..ROOM_BYTES_MAX);
         let reserve_bytes = SPARE_BYTES + entry_bytes_max;
         // In `memory` there is no log on disk.
         let is_real = options.segmented && durability != Durability::Memory;
@@ -293,7 +291,7 @@ impl Disk {
         for (position, job) in self.jobs.iter().enumerate().take(self.done).skip(first) {
             if let Job::Write(Write::Append { entries, .. }) = job {
                 let bytes = entries.iter().map(|it| it.size_bytes() as u64).sum::<u64>();
-                let left = self.left_bytes.checked_sub(bytes + APPEND_BYTES);
+                let left = self.left_bytes.checked_sub(bytes + Room::APPEND_BYTES as u64);
                 self.left_bytes = left.expect("no entry is handed over without room for it (P38)");
             }
             match job {
@@ -397,7 +395,7 @@ impl Disk {
         }
     }
 
-    /// Whether a snapshot can be written.
+    /// Returns whether a snapshot can be written.
     fn has_room(&self) -> bool {
         !self.is_full || self.durability == Durability::Memory
     }

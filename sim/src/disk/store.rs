@@ -34,7 +34,7 @@ pub(super) struct Store {
     syncs_lie: bool,
     /// Bytes of entries that the log must have room for at any time.
     reserve_bytes: u64,
-    /// What it said last.
+    /// The last word of the store.
     room: Room,
     is_full: bool,
     /// What the process was doing when it died, in order: some of it may be on the disk.
@@ -284,7 +284,7 @@ pub(super) struct Found {
     pub(super) snapshot: Option<Snapshot>,
 }
 
-/// Where what was written to a file ends: behind it there are zeros. At least 1.
+/// Returns where what was written to a file ends: behind it there are zeros. At least 1.
 fn written_bytes(disk: &SimDisk, path: &str, size_bytes: u64) -> u64 {
     let (directory, name) = path.rsplit_once('/').unwrap_or((".", path));
     let root = disk.root();

@@ -199,20 +199,21 @@ pub struct Stepper {
     digest: u64,
     /// How many events there were at this time.
     standing: u64,
-    /// When the latest stretch of time began in which deliveries are counted, and their number.
+    /// Begin of the latest stretch of time in which deliveries are counted, and their number.
     stretch: (Time, u64),
 }
 
 /// More events than this at one time are a loop.
 const STANDING_MAX: u64 = 100_000;
 
-/// More deliveries than this in a stretch of time are a storm: messages that bring more of the same.
+/// More deliveries than this in a stretch of time are a storm: messages that bring more of the
+/// same.
 const STORM: (Duration, u64) = (Duration::from_millis(20), 200_000);
 
 /// What most messages take, encoded.
 const USUAL_MESSAGE_BYTES: usize = 512;
 
-/// What an entry takes beside the body of an operation, at most.
+/// Most bytes that an entry takes beside the body of an operation.
 const ENTRY_BYTES: u64 = 1024;
 
 /// What a paused replica's socket holds; the rest is lost.
@@ -637,5 +638,5 @@ fn replica(schedule: &Schedule, configuration: &Configuration, at: usize) -> Rep
     let drift = u64::from(options.drift_ppm_max);
     let speed_ppm = 1_000_000 - drift + rng.u64(..=2 * drift);
     let clock = Clock::new(speed_ppm, rng.i64(-1_000_000..1_000_000));
-    Replica::new(id, settings, disk, clock, stream("replica"))
+    Replica::new(id, (settings, entry_bytes_max), disk, clock, stream("replica"))
 }

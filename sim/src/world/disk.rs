@@ -357,8 +357,8 @@ impl SnapshotStore for WatchedSnapshots {
 
     fn publish(&self, sink: Box<dyn SnapshotSink>, meta: &SnapshotMeta) -> Result<(), StoreError> {
         let index = meta.index;
-        // In `memory` neither is on a disk: at a stop in good order the log is handed to the store, which
-        // writes both, while a snapshot may be on its way there.
+        // In `memory` neither is on a disk: at a stop in good order the log is handed to the store,
+        // which writes both, while a snapshot may be on its way there.
         let is_on_disk = self.disk.state().durability != Durability::Memory;
         let unsynced_from = self.disk.state().unsynced_from.filter(|_| is_on_disk);
         if let Some(from) = unsynced_from.filter(|from| *from <= index) {

@@ -407,7 +407,7 @@ async fn a_replica_that_answers_but_takes_no_birth_is_not_called_silent() {
         replicas.states[2] = before;
         replicas.loses_births = true;
     }
-    let mut run = Run::with_patience(ALL, Duration::from_millis(50));
+    let mut run = Run::with_patience(ALL, Duration::from_millis(500));
     while run.ended.is_none() {
         run.step(&replicas);
         run.go_on();

@@ -20,9 +20,6 @@ use crate::{
 /// entry is one by itself.
 const RECORD_BYTES_MAX: u64 = 1 << 20;
 
-/// What an append takes beside its entries, at most: see [`Entry::size_bytes`].
-const APPEND_BYTES: u64 = 64;
-
 /// A part of a segment like this is for what a leader makes itself, and for truncations.
 const SPARE_SHARE: u64 = 8;
 
@@ -104,7 +101,7 @@ impl SegmentedLog {
     /// See [`LogStore::room`](crate::storage::LogStore::room).
     pub(super) fn room(&mut self, entry_bytes_max: u64) -> Result<Room, StoreError> {
         let spare_bytes = self.segment_bytes / SPARE_SHARE;
-        let record_bytes = entry_bytes_max + APPEND_BYTES + spare_bytes;
+        let record_bytes = entry_bytes_max + Room::APPEND_BYTES as u64 + spare_bytes;
         let capacities = [self.files.capacity_bytes(record_bytes)];
         let is_full = match self.files.reserve_at_any_cost(&capacities) {
             Ok(()) => false,
@@ -118,7 +115,7 @@ impl SegmentedLog {
 
     /// Reserves room for an append of these entries, before anything changes.
     pub(super) fn make_room(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
-        if append_bytes(entries) <= self.rest_bytes() {
+        if Room::taken_by(entries) <= self.rest_bytes() {
             return Ok(());
         }
         // More spares may be used in another order: that shows when it is tried again.
@@ -136,7 +133,7 @@ impl SegmentedLog {
         let mut rest = entries;
         loop {
             let (record, after) = rest.split_at(self.record_length(rest));
-            let record_bytes = append_bytes(record);
+            let record_bytes = Room::taken_by(record);
             if record_bytes > rest_bytes {
                 let capacity_bytes = self.files.capacity_bytes(record_bytes);
                 let Some(at) = smallest(&spares, capacity_bytes) else {
@@ -266,7 +263,7 @@ impl SegmentedLog {
         Ok(&entries[count..])
     }
 
-    /// How many of these entries the next record takes.
+    /// Returns how many of these entries the next record takes.
     fn record_length(&self, entries: &[Entry]) -> usize {
         let mut size_bytes = 0;
         let fits = |entry: &&Entry| {
@@ -335,11 +332,6 @@ impl SegmentedLog {
         self.synced_number = self.last_number;
         Ok(())
     }
-}
-
-/// What an append or a record of these entries takes, at most.
-fn append_bytes(entries: &[Entry]) -> u64 {
-    APPEND_BYTES + entries.iter().map(|it| it.size_bytes() as u64).sum::<u64>()
 }
 
 /// What [`SegmentedLog::open`] found.

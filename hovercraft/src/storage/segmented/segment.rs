@@ -6,9 +6,10 @@
 //! | `spare-<number>` | a segment that was trimmed, to be used again |
 //! | `blank-<number>` | a file with the room for a segment, which never was one |
 //!
-//! **Room.** A segment is made of a spare or a blank, whose room on the disk is reserved before, and
-//! no record begins without: so no record finds the disk full. One is always there, and is not given
-//! back; while another cannot be had, the log has no more room than the rest of its last segment.
+//! **Room.** A segment is made of a spare or a blank, whose room on the disk is reserved before,
+//! and no record begins without: so no record finds the disk full. One is always there, and is not
+//! given back; while another cannot be had, the log has no more room than the rest of its last
+//! segment.
 //!
 //! **Growth.** Where writes are small, a segment grows ahead of its records, by zeros, in larger
 //! steps: to write over blocks that have been written before costs a sync no change of the file
@@ -170,24 +171,23 @@ impl Files {
         }
     }
 
-    /// Takes over what was found: spares, with the room that earlier runs have reserved for them, and
-    /// what crashes have left.
+    /// Takes over what was found: spares, with the room that earlier runs have reserved for them,
+    /// and what crashes have left.
     pub(super) fn adopt(&mut self, listing: Listing) -> Result<(), StoreError> {
         self.doomed = listing.rest.into();
         for name in listing.spares {
             let number = name.strip_prefix("blank-").and_then(|rest| rest.parse().ok());
             self.blank_count = self.blank_count.max(number.unwrap_or(0));
-            if self.spares.len() < SPARE_COUNT_MAX {
-                let reserved_bytes = match self.reserve_in(&name, false, self.segment_bytes) {
-                    Ok(()) => self.segment_bytes,
-                    Err(StoreError::Full { .. }) => 0,
-                    Err(error) => return Err(error),
-                };
-                self.keep(Spare { name, reserved_bytes });
-            } else {
-                self.doomed.push_back(name);
-            }
+            let reserved_bytes = match self.reserve_in(&name, false, self.segment_bytes) {
+                Ok(()) => self.segment_bytes,
+                Err(StoreError::Full { .. }) => 0,
+                Err(error) => return Err(error),
+            };
+            self.keep(Spare { name, reserved_bytes });
         }
+        // Those that have the most room stay.
+        let rest = self.spares.drain(SPARE_COUNT_MAX.min(self.spares.len())..);
+        self.doomed.extend(rest.map(|spare| spare.name));
         self.has_new_spares = true;
         Ok(())
     }
@@ -207,8 +207,8 @@ impl Files {
 
     /// Makes one of the spares from a position on large enough; a new one if there is none.
     fn reserve_another(&mut self, position: usize, capacity_bytes: u64) -> Result<(), StoreError> {
-        // The last one has the least: it costs the least to make it large enough. But an earlier run
-        // may have reserved more for another one, which a full disk has room for.
+        // The last one has the least: it costs the least to make it large enough. But an earlier
+        // run may have reserved more for another one, which a full disk has room for.
         let mut refusal = None;
         for at in (position..self.spares.len()).rev() {
             match self.reserve_in(&self.spares[at].name, false, capacity_bytes) {
@@ -298,7 +298,8 @@ impl Files {
         record_bytes: u64,
     ) -> Result<Active, StoreError> {
         let capacity_bytes = self.capacity_bytes(record_bytes);
-        // It was reserved before anything changed. After that a full disk is an error like any other.
+        // It was reserved before anything changed. After that a full disk is an error like any
+        // other.
         self.reserve(&[capacity_bytes]).map_err(|error| match error {
             StoreError::Full { action, place } => {
                 StoreError::Io { action, place, source: io::ErrorKind::StorageFull.into() }

@@ -22,7 +22,7 @@ impl Contents {
         self.len
     }
 
-    /// How many bytes of the disk it takes.
+    /// Returns how many bytes of the disk it takes.
     pub(super) fn taken(&self) -> usize {
         self.len.max(self.reserved)
     }

@@ -142,7 +142,7 @@ impl Image {
         self.live.directories[&directory].keys().cloned().collect()
     }
 
-    /// What all files take that have a name or are open.
+    /// Returns what all files take that have a name or are open.
     pub(super) fn size_bytes(&self) -> u64 {
         self.live.files.values().map(|bytes| bytes.taken() as u64).sum()
     }

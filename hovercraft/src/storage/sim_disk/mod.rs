@@ -133,7 +133,7 @@ impl SimDisk {
         self.state().size_bytes_max = size_bytes_max;
     }
 
-    /// What all files take together, with what they have reserved.
+    /// Returns what all files take together, with what they have reserved.
     pub fn size_bytes(&self) -> u64 {
         self.state().image.size_bytes()
     }
@@ -191,7 +191,7 @@ impl fmt::Debug for SimDisk {
 }
 
 impl State {
-    /// Whether a file may take so many bytes.
+    /// Returns whether a file may take so many bytes.
     fn has_room(&self, file: usize, size_bytes: u64) -> bool {
         let growth = size_bytes.saturating_sub(self.image.live(file).taken() as u64);
         growth == 0

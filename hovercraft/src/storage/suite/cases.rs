@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use super::subject::Subject;
-use crate::storage::StoreError;
+use crate::storage::{Room, StoreError};
 
 /// A name, which can be a file name, and what checks the promise.
 pub(super) struct Case(pub(super) &'static str, pub(super) fn(Subject));
@@ -352,8 +352,8 @@ fn install_voids(mut subject: Subject) {
     subject.reopen();
 }
 
-/// P38: on a full disk there is room for what was said, hard states are saved, snapshots are put off,
-/// and nothing is lost by what found no room.
+/// P38: on a full disk there is room for what was said, hard states are saved, snapshots are put
+/// off, and nothing is lost by what found no room.
 fn full_disk(mut subject: Subject) {
     subject.extend(30);
     subject.sync();
@@ -366,7 +366,7 @@ fn full_disk(mut subject: Subject) {
     loop {
         let first = subject.model.next_index();
         let entries = subject.entries(10);
-        let bytes = 64 + entries.iter().map(|it| it.size_bytes() as u64).sum::<u64>();
+        let bytes = Room::taken_by(&entries);
         if taken_bytes + bytes > room.bytes {
             break;
         }

@@ -51,8 +51,8 @@ pub trait Place {
     /// what it does until then must not show.
     fn open_after_crash(&mut self) -> Result<Box<dyn LogStore>, StoreError>;
 
-    /// Makes the disk full, so that nothing can grow, or gives room again. False if it cannot, which
-    /// leaves the case out.
+    /// Makes the disk full, so that nothing can grow, or gives room again. False if it cannot,
+    /// which leaves the case out.
     fn set_full(&mut self, is_full: bool) -> bool {
         let _ = is_full;
         false
