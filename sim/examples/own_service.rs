@@ -1,8 +1,9 @@
 //! A service of one's own under the simulation, with a mistake that only replication shows: it
 //! draws a ticket's number by itself, so that it differs from replica to replica.
 //!
-//! `cargo run -p hovercraft-sim --example own_service` finds that and tells the story. With arguments
-//! it is a `hovercraft-sim` of its own: `… --example own_service -- shrink --seed 0 --out small.json`.
+//! `cargo run -p hovercraft-sim --example own_service` finds that and tells the story. With
+//! arguments it is a `hovercraft-sim` of its own: `… --example own_service -- shrink --seed 0 --out
+//! small.json`.
 
 use std::{
     hash::{BuildHasher, RandomState},

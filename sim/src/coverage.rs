@@ -10,8 +10,8 @@ use serde::Serialize;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Coverage(BTreeMap<&'static str, u64>);
 
-/// What the proof rests on, and in how many of 10,000 seeds' runs, together, it must be seen at
-/// least so often. About half of what was measured.
+/// Things that the proof rests on, and in how many of 10,000 seeds' runs, together, it must be seen
+/// at least so often. About half of what was measured.
 const EXPECTED: &[(&str, u64)] = &[
     ("snapshots installed below a tail", 5),
     ("snapshots installed", 2500),
@@ -29,7 +29,7 @@ const EXPECTED: &[(&str, u64)] = &[
 ];
 
 impl Coverage {
-    /// What was seen less often than so many seeds must show it, in words.
+    /// Returns what was seen less often than so many seeds must show it, in words.
     pub fn too_rare(&self, seeds: u64) -> Vec<String> {
         // A few seeds say little of how often something is seen.
         const SEEDS_MIN: u64 = 2000;

@@ -438,7 +438,7 @@ impl Options {
         }
     }
 
-    /// Whether leaders are cut off under load in a seed's run, one after the other.
+    /// Returns whether leaders are cut off under load in a seed's run, one after the other.
     pub(crate) fn deposes_leaders(seed: u64) -> bool {
         Seed(seed).stream("deposes leaders", 0).u8(..8) == 0
     }
@@ -451,7 +451,7 @@ impl Options {
         options.chaos_us = rng.u64(4_000_000..16_000_000) / scale;
         options.is_lasting = true;
         options.pace.apply_max_us = options.pace.apply_max_us.map(|us| us.min(50));
-        let count = options.clients.len() as u32;
+        let count = options.clients.iter().filter(|client| client.operations > 0).count() as u32;
         let operations = rng.u32(2000..=10_000).div_ceil(count);
         let in_a_burst = rng.u8(..4) == 0;
         let span_us = if in_a_burst { options.chaos_us / 20 } else { options.chaos_us * 2 };
@@ -472,7 +472,7 @@ impl Options {
         self.cluster.limits = Limits::DEFAULT;
     }
 
-    /// How long packets there and back may take, with a turn and a sync at each end.
+    /// Returns how long packets there and back may take, with a turn and a sync at each end.
     pub(crate) fn answered_us(&self) -> u64 {
         let Self { network, disk, pace, .. } = self;
         let way_us = network.delay_min_us + network.delay_spread_us + pace.turn_max_us;
@@ -480,7 +480,7 @@ impl Options {
     }
 }
 
-/// How long everything may take when nothing goes wrong any more.
+/// Longest time that everything may take when nothing goes wrong any more.
 const PATIENCE_US: u64 = 8_000_000;
 
 fn pick<T: Copy>(rng: &mut fastrand::Rng, choices: &[T]) -> T {

@@ -134,7 +134,7 @@ impl Schedule {
             && self.faults.iter().all(|timed| timed.fault.kind().is_of_aggregators())
     }
 
-    /// Whether nothing else goes wrong than the faults say, and nothing has little room.
+    /// Returns whether nothing else goes wrong than the faults say, and nothing has little room.
     fn is_left_alone(&self) -> bool {
         let Options { cluster, survivors, .. } = &self.options;
         survivors.is_none() && cluster.limits == Limits::DEFAULT

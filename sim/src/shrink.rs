@@ -142,6 +142,9 @@ impl Shrinker<'_> {
         candidate.options.survivors = None;
         self.attempt(&candidate);
         let mut candidate = self.best.clone();
+        (candidate.options.is_lasting, candidate.options.quiet_us) = (false, 0);
+        self.attempt(&candidate);
+        let mut candidate = self.best.clone();
         candidate.options.cluster.limits = Limits::DEFAULT;
         self.attempt(&candidate);
     }

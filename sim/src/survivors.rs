@@ -7,19 +7,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::options::ClusterOptions;
 
-/// Who goes on, and what the others are meanwhile.
+/// The replicas that go on, and the state of the others meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Survivors {
     /// Replicas by number, a quorum at least, in the order of `shape`.
     pub members: Vec<usize>,
-    /// Which of them hear each other.
+    /// The pairs of them that hear each other.
     pub shape: Shape,
-    /// What all others are.
+    /// The state of all others.
     pub others: Others,
 }
 
-/// Which survivors hear each other, both ways.
+/// The pairs of survivors that hear each other, both ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Shape {
@@ -31,7 +31,7 @@ pub enum Shape {
     Chain,
 }
 
-/// What is wrong with a replica that does not survive, for as long as the others are watched.
+/// The fault of a replica that does not survive, for as long as the others are watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Others {
@@ -94,7 +94,7 @@ impl Survivors {
         self.members.iter().map(|number| number - 1).collect()
     }
 
-    /// Whether two of the survivors, by their places in the list, hear each other.
+    /// Returns whether two of the survivors, by their places in the list, hear each other.
     pub(crate) fn are_linked(&self, a: usize, b: usize) -> bool {
         match self.shape {
             Shape::Full => true,

@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::{service::Calls, workload::Workload};
 
-/// What a replica's state looks like.
+/// A replica's state, as queries show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct View {
     /// Digest of the sessions, log time, configuration, and everything that was executed.
@@ -21,7 +21,7 @@ pub(crate) struct View {
     answers: Vec<Vec<u8>>,
 }
 
-/// What is asked to see a state.
+/// The queries that show a state.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Samples {
     queries: Vec<Bytes>,

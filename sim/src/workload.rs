@@ -69,6 +69,12 @@ pub trait Workload: Send + Sync + 'static {
         bodies
     }
 
+    /// Returns whether a sweep fails that saw too rarely what the proof rests on. How often things
+    /// are seen was measured with [`Registers`]; other commands may make snapshots or retries rarer.
+    fn has_thresholds(&self) -> bool {
+        false
+    }
+
     /// A command in a few words: as it is, if it is a short text.
     fn describe(&self, body: &[u8]) -> String {
         in_words(body)
@@ -83,7 +89,7 @@ pub(crate) fn in_words(bytes: &[u8]) -> String {
     }
 }
 
-/// How many queries are drawn as samples.
+/// Number of queries that are drawn as samples.
 const SAMPLES: usize = 8;
 
 /// Judges the replies to commands; see [`Workload::model`].
@@ -238,13 +244,16 @@ impl fmt::Display for Operation {
 #[derive(Debug, Clone, Copy)]
 pub struct Registers;
 
+/// Number of registers: few, so that clients meet.
+const REGISTERS: u8 = 8;
+
 impl Workload for Registers {
     fn service(&self) -> Box<dyn StateMachine> {
         Box::new(Values::default())
     }
 
     fn command(&self, rng: &mut fastrand::Rng, reads_per_mille: u32) -> Command {
-        let (key, value) = (rng.u8(..8), rng.u64(..1000));
+        let (key, value) = (rng.u8(..REGISTERS), rng.u64(..1000));
         let is_read = rng.u32(..1000) < reads_per_mille;
         match (is_read, rng.bool()) {
             (true, _) => Operation::Get { key },
@@ -278,12 +287,20 @@ impl Workload for Registers {
         }
     }
 
+    fn has_thresholds(&self) -> bool {
+        true
+    }
+
+    fn samples(&self) -> Vec<Bytes> {
+        (0..REGISTERS).map(|key| Operation::Get { key }.command().body).collect()
+    }
+
     fn describe(&self, body: &[u8]) -> String {
         Operation::decode(body).map_or("?".to_owned(), |operation| operation.to_string())
     }
 }
 
-/// Where in the log a register was written, and which write that replaced: the part of a reply
+/// The index at which a register was written, and the write that it replaced: the part of a reply
 /// behind the value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Stamp {

@@ -82,7 +82,7 @@ fn words(mistake: Mistake) -> Wrapped {
         .describe(|body| format!("count word {}", body.first().copied().unwrap_or_default()))
 }
 
-/// What a sweep that ends at the first failure says.
+/// Returns what a sweep that ends at the first failure says.
 fn said(mistake: Mistake, seeds: u64) -> Option<String> {
     let sweep = Sweep { first_only: true, ..Sweep::new(0..seeds) };
     let report = sweep.run(&Runner::new(words(mistake)), |_, _| ());

@@ -76,6 +76,8 @@ fn every_invariant_holds_in_every_schedule() {
     let missing: Vec<_> =
         COVERED.iter().chain(faults).filter(|what| report.coverage.count(what) == 0).collect();
     assert!(missing.is_empty(), "these never happened: {missing:?}");
+    let rare = report.coverage.too_rare(report.seeds);
+    assert!(rare.is_empty(), "{rare:?}");
 }
 
 #[test]

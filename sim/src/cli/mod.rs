@@ -83,8 +83,8 @@ enum CliError {
     NothingToRun,
 }
 
-/// Runs the command line of `hovercraft-sim` for a service of one's own: `sweep`, `run`, `shrink` and
-/// the rest, from a binary of one's own.
+/// Runs the command line of `hovercraft-sim` for a service of one's own: `sweep`, `run`, `shrink`
+/// and the rest, from a binary of one's own.
 pub fn command_line(workload: impl Workload) -> ExitCode {
     let workload: Arc<dyn Workload> = Arc::new(workload);
     let arguments = match Arguments::try_parse() {
@@ -96,9 +96,9 @@ pub fn command_line(workload: impl Workload) -> ExitCode {
     };
     silence_simulated_panics();
     let result = match arguments.command {
-        Command::Run(arguments) => run::run(&arguments, &workload),
-        Command::Shrink(arguments) => shrink::run(&arguments, &workload),
-        Command::Sweep(arguments) => sweep::run(&arguments, &workload),
+        Command::Run(arguments) => run::replay(&arguments, Tier::Stepper, &workload),
+        Command::Shrink(arguments) => shrink::smallest(&arguments, Tier::Stepper, &workload),
+        Command::Sweep(arguments) => sweep::sweep(&arguments, Tier::Stepper, &workload),
         Command::World(arguments) => world::run(arguments, &workload),
         Command::Bugs(arguments) => bugs::run(&arguments),
         Command::Speed(arguments) => speed::run(&arguments),
@@ -141,7 +141,7 @@ enum Tier {
 }
 
 impl Tier {
-    /// Whether it is known how often things are seen there.
+    /// Returns whether it is known how often things are seen there.
     fn has_thresholds(self) -> bool {
         match self {
             Self::Stepper => true,
@@ -219,6 +219,17 @@ struct Which {
 }
 
 impl Which {
+    /// Returns the schedule, and what runs it.
+    fn open(
+        &self,
+        workload: &Arc<dyn Workload>,
+        tier: Tier,
+    ) -> Result<(Runner, Schedule), CliError> {
+        let runner = runner(workload, tier, self.bug.as_deref(), self.large)?;
+        let schedule = self.schedule(&runner)?;
+        Ok((runner, schedule))
+    }
+
     fn schedule(&self, runner: &Runner) -> Result<Schedule, CliError> {
         let mut schedule = match (&self.schedule, self.seed) {
             (Some(path), _) => Schedule::load(path)?,

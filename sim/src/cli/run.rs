@@ -5,7 +5,7 @@ use std::{fmt::Write, path::PathBuf, sync::Arc};
 use crate::{Run, Schedule, Workload};
 use serde::Serialize;
 
-use super::{BAD, CliError, GOOD, Tier, Which, print, quietly, runner, write_file, write_json};
+use super::{BAD, CliError, GOOD, Tier, Which, print, quietly, write_file, write_json};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -39,18 +39,12 @@ struct Verdict<'a> {
     coverage: &'a crate::Coverage,
 }
 
-pub(super) fn run(arguments: &Arguments, workload: &Arc<dyn Workload>) -> Result<u8, CliError> {
-    replay(arguments, Tier::Stepper, workload)
-}
-
 pub(super) fn replay(
     arguments: &Arguments,
     tier: Tier,
     workload: &Arc<dyn Workload>,
 ) -> Result<u8, CliError> {
-    let Which { bug, large, .. } = &arguments.which;
-    let runner = runner(workload, tier, bug.as_deref(), *large)?;
-    let schedule = arguments.which.schedule(&runner)?;
+    let (runner, schedule) = arguments.which.open(workload, tier)?;
     if let Some(path) = &arguments.save {
         schedule.save(path)?;
     }

@@ -5,7 +5,7 @@ use std::{fmt::Write, path::PathBuf, sync::Arc, time::Duration};
 use crate::{Schedule, Workload, shrink};
 use indicatif::ProgressBar;
 
-use super::{CliError, GOOD, Tier, UNKNOWN, Which, print, quietly, runner};
+use super::{CliError, GOOD, Tier, UNKNOWN, Which, print, quietly};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -16,18 +16,12 @@ pub(super) struct Arguments {
     pub(super) out: PathBuf,
 }
 
-pub(super) fn run(arguments: &Arguments, workload: &Arc<dyn Workload>) -> Result<u8, CliError> {
-    smallest(arguments, Tier::Stepper, workload)
-}
-
 pub(super) fn smallest(
     arguments: &Arguments,
     tier: Tier,
     workload: &Arc<dyn Workload>,
 ) -> Result<u8, CliError> {
-    let Which { bug, large, .. } = &arguments.which;
-    let runner = runner(workload, tier, bug.as_deref(), *large)?;
-    let schedule = arguments.which.schedule(&runner)?;
+    let (runner, schedule) = arguments.which.open(workload, tier)?;
     let before = size(&schedule);
     let spinner = ProgressBar::new_spinner();
     spinner.enable_steady_tick(Duration::from_millis(200));

@@ -47,15 +47,11 @@ struct Found<'a> {
     large: bool,
     failures: &'a [Failure],
     coverage: BTreeMap<&'a str, u64>,
-    /// What the proof rests on and was seen too rarely.
+    /// Things that the proof rests on and that were seen too rarely.
     too_rare: &'a [String],
     seconds: f64,
     seeds_per_s: f64,
     deliveries_per_s: f64,
-}
-
-pub(super) fn run(arguments: &Arguments, workload: &Arc<dyn Workload>) -> Result<u8, CliError> {
-    sweep(arguments, Tier::Stepper, workload)
 }
 
 pub(super) fn sweep(
@@ -81,7 +77,7 @@ pub(super) fn sweep(
         }
     });
     bar.finish_and_clear();
-    let too_rare = too_rare(arguments, tier, &report);
+    let too_rare = too_rare(arguments, tier, &report, workload.as_ref());
     print(&text(arguments, tier, &report, &too_rare))?;
     let found = Found {
         seeds: report.seeds,
@@ -101,10 +97,16 @@ pub(super) fn sweep(
     Ok(if report.failures.is_empty() && too_rare.is_empty() { GOOD } else { BAD })
 }
 
-/// What the stepper must see, if nothing in the sweep keeps it from that.
-fn too_rare(arguments: &Arguments, tier: Tier, report: &Report) -> Vec<String> {
+/// Returns what the stepper must see and has seen too rarely, if nothing in the sweep keeps it from
+/// that.
+fn too_rare(
+    arguments: &Arguments,
+    tier: Tier,
+    report: &Report,
+    workload: &dyn Workload,
+) -> Vec<String> {
     let is_plain = arguments.bug.is_none() && !arguments.beyond && !arguments.large;
-    let is_asked = is_plain && tier.has_thresholds();
+    let is_asked = is_plain && tier.has_thresholds() && workload.has_thresholds();
     if is_asked { report.coverage.too_rare(report.seeds) } else { Vec::new() }
 }
 

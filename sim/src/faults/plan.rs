@@ -87,13 +87,13 @@ impl FaultOptions {
         Self { kinds, pause_max_us, length_max_us, steady, together, beyond }
     }
 
-    /// Whether nothing goes wrong but with aggregators.
+    /// Returns whether nothing goes wrong but with aggregators.
     fn are_of_aggregators(&self, options: &Options) -> bool {
         let has_any = options.cluster.aggregators > 0;
         has_any && self.kinds.iter().all(|kind| kind.is_of_aggregators())
     }
 
-    /// Whether nothing goes wrong but with aggregators, or one sort of fault alone.
+    /// Returns whether nothing goes wrong but with aggregators, or one sort of fault alone.
     pub(crate) fn are_watched_alone(&self, options: &Options) -> bool {
         self.are_of_aggregators(options) || only_one_sort(options).is_some()
     }
@@ -135,7 +135,7 @@ impl FaultOptions {
         if options.is_lasting {
             faults.extend(long_fault(options));
         }
-        if only_one_sort(options).is_none() && !self.are_of_aggregators(options) {
+        if !self.are_watched_alone(options) {
             faults.extend(depositions(options));
         }
         faults.sort_by_key(|timed| timed.at_us);
@@ -241,8 +241,7 @@ fn long_fault(options: &Options) -> Option<Timed> {
             Fault::Partition { sides, ways, eats, for_us, switches: Switches::Between }
         }
     };
-    // Where nothing is to go wrong but with aggregators nothing else does.
-    (options.cluster.aggregators == 0).then_some(Timed { at_us, fault })
+    Some(Timed { at_us, fault })
 }
 
 /// In some runs leaders are cut off under load, one after the other. Each orders what the others

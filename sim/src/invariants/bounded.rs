@@ -7,7 +7,7 @@ use crate::replica::Replica;
 
 pub(super) fn check(replicas: &[Replica], replica: &Replica, core: &Core) -> Result<(), Violation> {
     let status = core.status();
-    let largest = u64::from(core.configuration().limits.request_bytes_max) + 4096;
+    let largest = replica.entry_bytes_max;
     // Beside what it holds itself comes what a leader with a larger one has ordered. The last entry
     // of each has any size.
     let log_bytes_max = replicas.iter().map(|replica| replica.settings.log_bytes_max).max();

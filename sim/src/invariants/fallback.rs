@@ -70,7 +70,7 @@ impl Fallback {
         Self { limits: Some(limits), ..Self::default() }
     }
 
-    /// Returns what entries wait for is not looked at.
+    /// Leaves out what entries wait for.
     pub(super) fn without_waits(mut self) -> Self {
         self.limits.iter_mut().for_each(|limits| limits.wait_max = None);
         self

@@ -98,9 +98,9 @@ impl Stepper {
             return Ok(());
         }
         let done = disk.complete();
-        let room = disk.is_full().then(|| disk.room());
         // Before what it is less for is said to be stored.
-        if let Some(room) = room {
+        if disk.is_full() {
+            let room = disk.room();
             self.input(process, Input::Room(room))?;
         }
         for done in done {
@@ -125,8 +125,8 @@ impl Stepper {
         Ok(())
     }
 
-    /// When to look again at a disk that stands still. One that does so for as long as a watch lasts
-    /// is looked at again and again.
+    /// Returns when to look again at a disk that stands still. One that does so for as long as a
+    /// watch lasts is looked at again and again.
     pub(super) fn disk_moves_later(&self, at: usize) -> Option<Time> {
         const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
         let stalled_until = self.replicas[at].disk.stalled_until;

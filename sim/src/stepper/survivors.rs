@@ -15,25 +15,25 @@ use crate::{
     faults::{Fault, Leaves},
     invariants::{TURN_MAX_US, Violation},
     schedule::Timed,
+    seed::Seed,
     survivors::{Others, Shape, Survivors},
     trace::Place,
-    workload::Operation,
 };
 
-/// How many of the longest election timeouts the survivors have.
+/// Number of the longest election timeouts that the survivors have.
 const TIMEOUTS: u32 = 4;
 
-/// How many more of them a leader has whose disk stands: two until it notices, four until it knows
-/// that the others' disks move (P38), and the election.
+/// Number of them that a leader has more whose disk stands: two until it notices, four until it
+/// knows that the others' disks move (P38), and the election.
 const TIMEOUTS_OF_STALLED: u32 = 8;
 
-/// How long a replica may take that needs a snapshot: two donors that do not answer are given up.
+/// Time of a replica that needs a snapshot: two donors that do not answer are given up.
 const CATCHES_UP: Duration = Duration::from_secs(6);
 
-/// How long a replica pauses, at most, before it tries again to take a snapshot.
-const TAKES_SNAPSHOT: Duration = Duration::from_secs(7);
+/// Time of a replica with a full log until it has tried again to take a snapshot (P38).
+const TAKES_SNAPSHOT: Duration = Duration::from_secs(2);
 
-/// How long a request may count that nobody answers.
+/// Longest time for which a request counts that nobody answers.
 const LEAVES_SYSTEM: Duration = Duration::from_secs(6);
 
 /// The survivors are asked so many things at most.
@@ -42,10 +42,10 @@ const QUESTIONS_MAX: usize = 32;
 /// A packet of more bytes does not pass a narrow link.
 const NARROW_BYTES: usize = 250;
 
-/// How long a disk stands still that never goes on: longer than any run.
+/// Stall of a disk that never goes on: longer than any run.
 const FOR_EVER: Duration = Duration::from_hours(24);
 
-/// What is asked of the survivors, and until when.
+/// The demand on the survivors, and its deadline.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Watch {
     /// They are asked something then.
@@ -135,7 +135,8 @@ impl Stepper {
         (within > watch.within).then_some(within)
     }
 
-    /// How long a leader that is down may still be heard: what is on its way is not taken back.
+    /// Returns how long a leader that is down may still be heard: what is on its way is not taken
+    /// back.
     fn echoes_for(&self) -> Duration {
         let late_us = |timed: &Timed| {
             let (Fault::Echo { late_us, .. } | Fault::DelayTail { late_us, .. }) = timed.fault
@@ -148,7 +149,8 @@ impl Stepper {
         Duration::from_micros(longest_us.unwrap_or_default())
     }
 
-    /// What the survivors have not applied yet, and as much again, goes before what is asked now.
+    /// Returns the time for what the survivors have not applied yet, and for as much again, which
+    /// goes before what is asked now.
     fn applies_in(&self, members: &[usize], last: Index) -> Duration {
         let lives = members.iter().filter_map(|at| self.replicas[*at].life.as_ref());
         let applied = lives.map(|life| life.applier.applied()).min().unwrap_or(last);
@@ -156,7 +158,7 @@ impl Stepper {
         Duration::from_micros(2 * longest_us * last.saturating_sub(applied))
     }
 
-    /// What never ends happens to one that does not survive.
+    /// Makes what never ends happen to one that does not survive.
     fn forsake(&mut self, at: usize, survivors: &Survivors, members: &[usize]) {
         let leads = self.leader() == Some(at);
         // A leader whose links pass nothing but heartbeats keeps its office: a known limit.
@@ -207,7 +209,7 @@ impl Stepper {
         }
     }
 
-    /// Whether enough of the survivors are members in their present life.
+    /// Returns whether all survivors are members in their present life.
     fn can_go_on(&self, survivors: &Survivors) -> bool {
         let configuration = &self.invariants.history.configuration;
         survivors.members.iter().all(|number| {
@@ -222,8 +224,8 @@ impl Stepper {
         self.replicas[at].disk.stalled_until > self.now + FOR_EVER / 2
     }
 
-    /// Whether one of the survivors hears a quorum that may vote for it, whatever becomes of a
-    /// leader that it does not hear.
+    /// Returns whether one of the survivors hears a quorum that may vote for it, whatever becomes
+    /// of a leader that it does not hear.
     fn is_electable(&self, survivors: &Survivors, members: &[usize]) -> bool {
         let log = |at: usize| self.last_of(at);
         let leads =
@@ -241,9 +243,9 @@ impl Stepper {
             })
     }
 
-    /// Whether what the survivors have come to since is a limit that docs/protocol.md names: none
-    /// of them can be elected; or the leader keeps its office by the heartbeats of replicas that
-    /// cannot take what it sends.
+    /// Returns whether what the survivors have come to since is a limit that docs/protocol.md
+    /// names: none of them can be elected; or the leader keeps its office by the heartbeats of
+    /// replicas that cannot take what it sends.
     fn meets_known_limit(&self) -> bool {
         let Some(survivors) = &self.schedule.options.survivors else { return false };
         let members = survivors.positions();
@@ -313,8 +315,12 @@ impl Stepper {
             let heartbeat = Duration::from_micros(self.schedule.options.cluster.heartbeat_us);
             self.watch = Some(Watch { ask_at: self.now + heartbeat, ..watch });
             // What waits for an answer is asked again by itself.
-            if self.clients[prober].observed.len() < QUESTIONS_MAX {
-                self.clients[prober].tell(Operation::Set { key: 0, value: 0 }.command());
+            let asked = self.clients[prober].observed.len();
+            if asked < QUESTIONS_MAX {
+                let seed = Seed(self.schedule.options.seed);
+                let mut rng = seed.stream("question to survivors", asked as u64);
+                let command = self.workload.command(&mut rng, 0);
+                self.clients[prober].tell(command);
                 self.wake_client(prober);
             }
         }
