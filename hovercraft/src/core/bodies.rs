@@ -31,6 +31,8 @@ pub(crate) struct Asking {
     pub(super) pacer: Pacer,
     /// Index and offset of the first missing body when the round began.
     first: Option<(Index, u32)>,
+    /// The same at the last answer, or at the begin of the round.
+    front: Option<(Index, u32)>,
     /// Index and offset below which the round has asked for everything.
     asked_to: (Index, u32),
     /// Number of rounds in a row that began with `first`, after the first one.
@@ -43,7 +45,7 @@ impl Asking {
     /// Makes one that has asked for nothing; for `back_off_max` see [`Pacer::new`].
     pub(crate) fn new(back_off_max: Duration) -> Self {
         let pacer = Pacer::new(back_off_max);
-        Self { pacer, first: None, asked_to: (0, 0), attempts: 0, leader_first: 0 }
+        Self { pacer, first: None, front: None, asked_to: (0, 0), attempts: 0, leader_first: 0 }
     }
 
     /// Number of rounds in a row that brought nothing of the first missing body.
@@ -70,7 +72,7 @@ impl Asking {
 
     fn begin_round(&mut self, front: (Index, u32)) {
         self.attempts = if self.first == Some(front) { self.attempts + 1 } else { 0 };
-        (self.first, self.asked_to) = (Some(front), front);
+        (self.first, self.front, self.asked_to) = (Some(front), Some(front), front);
     }
 }
 
@@ -162,18 +164,29 @@ impl Core {
     pub(super) fn bodies_came(&mut self, now: Time, question: u64, parts: Vec<BodyPart>) {
         let bytes = |part: &BodyPart| part.request.body.len() + PART_OVERHEAD_BYTES;
         let bytes = parts.iter().map(bytes).sum();
+        let is_due = self.recovery.bodies.pacer.is_due(question);
         self.recovery.bodies.pacer.came(now, question, bytes, true);
+        let (room_before, mut is_of_use) = (self.binding.room_bytes(), false);
         for BodyPart { index, offset, request, .. } in parts {
             let done = self.fill(index, offset, &request);
             self.counters.bodies_recovered += u64::from(done);
+            is_of_use |= done;
         }
+        is_of_use |= self.binding.room_bytes() < room_before;
         self.bind();
         let Role::Follower { leader: Some(leader) } = self.role else {
             return;
         };
-        // A round that brought nothing of the first body is followed by another after a pause.
-        let asking = &self.recovery.bodies;
-        if asking.pacer.is_waiting() || self.first_missing() != asking.first {
+        let front = self.first_missing();
+        let asking = &mut self.recovery.bodies;
+        let has_moved = std::mem::replace(&mut asking.front, front) != front;
+        if is_due && !is_of_use && !has_moved {
+            // Who is asked has nothing of it. Metadata that is damaged may say that a body is so
+            // long that there would be no end of questions.
+            asking.pacer.forget();
+            self.set_recovery_timer(now);
+        } else if asking.pacer.is_waiting() || front != asking.first {
+            // A round that brought nothing of the first body is followed by another after a pause.
             self.ask_for_bodies(now, leader);
             self.set_recovery_timer(now);
         }

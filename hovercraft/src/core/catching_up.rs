@@ -358,6 +358,24 @@ fn metadata_that_no_body_fits_is_taken_back_and_comes_again() {
 }
 
 #[test]
+fn a_body_that_is_said_to_be_far_too_long_brings_no_flood_of_questions() {
+    let mut net = Net::elected(&[Settings::default(); 3]);
+    net.writes(1, 10);
+    let mut flip = flip_next(64 + 128 + 29);
+    // Nothing of the leader's refusal is heard, so others are asked too.
+    net.tamper = Some(Box::new(move |to, message| {
+        flip(to, message) && !matches!(message, Message::BodiesRefused { .. })
+    }));
+    let asked = |net: &Net| net.cores[2].counters.bodies_asked;
+    net.write(99, b"small".to_vec(), &[0, 1]);
+    net.run_for(1000);
+    assert!((1..400).contains(&asked(&net)), "{} times", asked(&net));
+    net.tamper = None;
+    net.run_for(500);
+    net.assert_caught_up();
+}
+
+#[test]
 fn two_followers_with_unfit_metadata_stop_no_writes() {
     let mut net = Net::elected(&[Settings::default(); 3]);
     net.writes(1, 10);

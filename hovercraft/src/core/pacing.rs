@@ -185,10 +185,11 @@ impl Pacer {
         if !is_last && question.bytes > 0 {
             return;
         }
-        let Question { sent, asked, is_late, .. } = *question;
+        let Question { sent, asked, bytes: left, is_late, .. } = *question;
         self.round_trip.sample(now.since(sent));
         if !is_late {
-            self.adapt(now.since(sent), asked);
+            // What was asked for and is not there has not filled the way.
+            self.adapt(now.since(sent), asked - left);
         }
         self.questions.remove(at);
         self.questions.iter_mut().take(at).for_each(|question| question.overtaken += 1);
