@@ -29,7 +29,7 @@ const MESSAGES: usize = 8;
 /// Answers to later questions that make one count as lost.
 const OVERTAKEN_MAX: u32 = 3;
 
-/// Above the threshold the window grows by this part of itself in a round trip.
+/// Above the threshold a window that is not small grows by this part of itself in a round trip.
 const GROWTH: usize = 16;
 
 /// Time-out while no round trip was measured, and bounds of it afterwards.
@@ -274,7 +274,9 @@ impl Pacer {
         due.map(|question| question.bytes).sum()
     }
 
-    /// The whole answer to a question for so many bytes took so long.
+    /// The whole answer to a question for so many bytes took so long. Long round trips hold no
+    /// window below the start, of which they make none either: the shortest one may be of a way or
+    /// of a donor that is not there any more.
     fn adapt(&mut self, took: Duration, bytes: usize) {
         let shortest = self.round_trip.shortest;
         let is_short = took <= shortest + shortest / 2 + SLACK;
@@ -284,9 +286,12 @@ impl Pacer {
         }
         // A window that is not used says nothing about a larger one.
         let is_used = (self.in_flight() + bytes) * 2 >= self.window;
-        if is_short && is_used {
-            let gain = if self.window < self.threshold { bytes } else { bytes / GROWTH };
-            self.window = (self.window + gain).min(WINDOW_MAX);
+        if is_used && (is_short || self.window < WINDOW_START) {
+            // A round trip of a small window adds the smallest question, as in TCP.
+            let slow = (bytes / GROWTH).max(bytes * UNIT_BYTES_MIN / self.window);
+            let gain = if self.window < self.threshold { bytes } else { slow };
+            let largest = if is_short { WINDOW_MAX } else { WINDOW_START };
+            self.window = (self.window + gain).min(largest);
         } else if took > shortest * 2 + SLACK && self.window > WINDOW_START {
             self.window = (self.window - bytes / 4).max(WINDOW_START);
         }
@@ -370,6 +375,38 @@ mod tests {
         }
         assert_eq!((pacer.window, pacer.unit()), (UNIT_BYTES_MIN, UNIT_BYTES_MIN));
         assert!(pacer.questions.len() <= LATE_MAX && pacer.room() == UNIT_BYTES_MIN);
+    }
+
+    #[test]
+    fn a_small_window_grows_again_on_a_way_that_has_become_longer() {
+        let mut pacer = Pacer::new(Timing::LAN.election_max);
+        let mut now = 0;
+        let exchange = |pacer: &mut Pacer, now: &mut u64, took: u64| {
+            let mut asked = Vec::new();
+            while pacer.room() > 0 {
+                let bytes = pacer.unit().min(pacer.room());
+                asked.push((pacer.ask(at(*now), bytes), bytes));
+            }
+            *now += took;
+            for (number, bytes) in asked {
+                pacer.came(at(*now), number, bytes, true);
+            }
+        };
+        exchange(&mut pacer, &mut now, 1);
+        while pacer.window > UNIT_BYTES_MIN {
+            pacer.ask(at(now), pacer.unit());
+            now += 1000;
+            assert!(pacer.expire(at(now)));
+        }
+        // Whoever answers has become slow, or somebody else answers.
+        let is_grown = (0..64).any(|_| {
+            exchange(&mut pacer, &mut now, 50);
+            pacer.window == WINDOW_START
+        });
+        assert!(is_grown, "{} bytes", pacer.window);
+        // Such round trips may as well be of a queue, and do not make more of it.
+        (0..50).for_each(|_| exchange(&mut pacer, &mut now, 50));
+        assert_eq!(pacer.window, WINDOW_START);
     }
 
     /// A link of so many bytes a millisecond, with 100 ms of delay each way and a queue. Returns how
