@@ -73,7 +73,8 @@ pub enum Message {
         question: u64,
         until: Index,
     },
-    /// The donor does not hold what comes after the asked index, but a snapshot at this index.
+    /// The donor does not hold what comes after the asked index, but a snapshot at this index; at
+    /// 0, none that would help: it has less than the asker.
     SnapshotAvailable { index: Index, question: u64 },
     /// So many bytes of the snapshot at an index. A donor that has it no more answers from the start
     /// of its latest.

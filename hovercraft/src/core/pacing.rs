@@ -78,12 +78,12 @@ impl RoundTrip {
         self.smoothed.unwrap_or_default()
     }
 
-    /// Returns how long an answer may take.
-    fn timeout(&self) -> Duration {
+    /// Returns how long an answer may take; none if no round trip was measured.
+    fn timeout(&self) -> Option<Duration> {
+        let smoothed = self.smoothed?;
         // Round trips that hardly varied vary all the same when others share the link.
-        let measured =
-            self.smoothed.map(|smoothed| smoothed + (self.variation * 4).max(smoothed / 2));
-        measured.map_or(TIMEOUT_START, |timeout| timeout.clamp(TIMEOUT_MIN, TIMEOUT_MAX))
+        let timeout = smoothed + (self.variation * 4).max(smoothed / 2);
+        Some(timeout.clamp(TIMEOUT_MIN, TIMEOUT_MAX))
     }
 }
 
@@ -217,6 +217,7 @@ impl Pacer {
     /// Returns when the answers that are due count as lost; none if nothing was asked.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let timeout = self.round_trip.timeout();
+        let timeout = timeout.unwrap_or(TIMEOUT_START.min(self.back_off_max));
         let doubled = timeout * 2u32.pow(self.timeouts.min(DOUBLINGS_MAX));
         Some(self.oldest()?.moved + doubled.min(self.back_off_max).max(timeout))
     }
@@ -340,16 +341,21 @@ mod tests {
         pacer.came(now, number, 1000, true);
         pacer.ask(now, 1000);
         assert_eq!(pacer.deadline(), Some(now + TIMEOUT_MAX));
+        // Nothing was measured, and elections take less than the first time-out.
+        let timing = Timing::DATACENTER;
+        let mut pacer = Pacer::new(timing.election_max);
+        pacer.ask(now, 1000);
+        assert_eq!(pacer.deadline(), Some(now + timing.election_max));
     }
 
     #[test]
     fn round_trips_that_did_not_vary_leave_half_of_one_for_the_next() {
         let mut round_trip = RoundTrip::default();
         (0..100).for_each(|_| round_trip.sample(Duration::from_millis(400)));
-        assert_eq!(round_trip.timeout(), Duration::from_millis(600));
+        assert_eq!(round_trip.timeout(), Some(Duration::from_millis(600)));
         round_trip = RoundTrip::default();
         (0..100).for_each(|_| round_trip.sample(Duration::from_micros(80)));
-        assert_eq!(round_trip.timeout(), TIMEOUT_MIN);
+        assert_eq!(round_trip.timeout(), Some(TIMEOUT_MIN));
     }
 
     #[test]

@@ -190,6 +190,8 @@ impl Core {
     ) {
         let commit = self.commit.index();
         if after > commit {
+            // Then someone else is asked sooner.
+            self.send(from, Message::SnapshotAvailable { index: 0, question });
             return;
         }
         self.keep_above(now, from, after);
@@ -386,7 +388,7 @@ mod tests {
     use crate::{
         core::{
             Output, Settings,
-            testing::{append_noops, core, envelope, write},
+            testing::{append_noops, core, core_of, envelope, write},
         },
         messages::AppendEntries,
     };
@@ -415,5 +417,43 @@ mod tests {
         // Before it knows that much is committed its log may grow, and another replica is asked.
         assert!(asked.len() > 2 && asked[1..].iter().all(|to| *to == NodeId(2)), "{asked:?}");
         assert_eq!(core.counters().bulk_catch_ups, 1);
+    }
+
+    #[test]
+    fn a_donor_that_has_less_says_so_and_the_next_one_is_asked() {
+        let mut now = Time::ZERO;
+        let settings = Settings::default();
+        let mut asker = core(settings, (0..5).map(|sequence| write(1, 9, sequence)).collect());
+        let append =
+            AppendEntries { commit: 6000, first_index: 5000, ..append_noops((5, 1), 1, 0) };
+        asker.handle_message(now, envelope(2, 1, Message::AppendEntries(append)));
+        asker.flush(now, 0);
+        let asked = |core: &mut Core| {
+            let outputs = std::iter::from_fn(|| core.poll_output());
+            let sent = outputs.filter_map(|output| match output {
+                Output::Send { to, envelope } => Some((to, envelope.message)),
+                _ => None,
+            });
+            sent.filter(|(_, message)| matches!(message, Message::FetchEntries { .. }))
+                .collect::<Vec<_>>()
+        };
+        let first = asked(&mut asker);
+        let [(NodeId(3), question)] = &first[..] else { panic!("{first:?}") };
+
+        let mut donor = core_of((3, 3), settings, vec![write(1, 9, 0)], 3);
+        donor.handle_message(now, envelope(1, 1, question.clone()));
+        donor.flush(now, 0);
+        let answer = std::iter::from_fn(|| donor.poll_output()).find_map(|output| match output {
+            Output::Send { to: NodeId(1), envelope } => Some(envelope.message),
+            _ => None,
+        });
+        let answer = answer.expect("it says that it has nothing");
+        asker.handle_message(now, envelope(3, 1, answer));
+        now += ASK_AGAIN_AFTER;
+        asker.handle_timeout(now);
+        asker.flush(now, 0);
+        let next = asked(&mut asker);
+        assert!(matches!(next[..], [(NodeId(2), _)]), "{next:?}");
+        assert!(!asker.snapshots.is_receiving());
     }
 }
