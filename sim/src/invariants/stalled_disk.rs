@@ -29,6 +29,9 @@ pub(crate) struct StalledDisk {
     gave_way: Vec<u64>,
     /// Since when each log has been full.
     full_since: Vec<Option<Time>>,
+    /// The term in which each can speak, since its disk holds it, as of its last turn; 0 if in
+    /// none. And since when.
+    terms: Vec<(Term, Time)>,
     /// When a leader gave way, if nobody has led since.
     vacant_since: Option<Time>,
 }
@@ -46,6 +49,8 @@ struct Limits {
     remembered: Duration,
     /// After so long another replica leads.
     successor: Duration,
+    /// A replica that can speak in its leader's term for so long has answered it.
+    answers: Duration,
 }
 
 impl StalledDisk {
@@ -60,17 +65,21 @@ impl StalledDisk {
         let slack = us(slack_us) + drift;
         let count = usize::from(cluster.replicas);
         let limits = Limits {
-            stands_least: (2 * election).saturating_sub(drift + us(sync_us)),
+            // A write waits from when it is handed over: behind what the disk does for a snapshot,
+            // and then for its own sync; the stall may begin at the end of that.
+            stands_least: (2 * election).saturating_sub(drift + us(2 * sync_us)),
             stands_most: 2 * election + slack,
             moves: election + slack,
             remembered: 6 * election + slack,
             successor: 12 * election,
+            answers: slack,
         };
         Self {
             limits: Some(limits),
             leading: vec![None; count],
             gave_way: vec![0; count],
             full_since: vec![None; count],
+            terms: vec![(0, Time::ZERO); count],
             vacant_since: None,
         }
     }
@@ -96,6 +105,12 @@ impl StalledDisk {
         let is_full = core.status().log_bytes >= 2 * replica.settings.log_bytes_max as u64;
         self.full_since[at] = is_full.then(|| self.full_since[at].unwrap_or(now));
         let (node, term) = (replica.node, core.hard_state().term);
+        // A replica that waits for the disk to hold a higher term says nothing in the old one.
+        let on_disk = replica.disk.durable_hard_state().term == term;
+        let spoken = if on_disk { term } else { 0 };
+        if self.terms[at].0 != spoken {
+            self.terms[at] = (spoken, now);
+        }
         let leads = core.is_leader().then_some(term);
         let before = std::mem::replace(&mut self.leading[at], leads);
         let stood = replica.disk.has_stood_for(now);
@@ -114,9 +129,12 @@ impl StalledDisk {
         if before == Some(term) {
             let quorum = core.configuration().quorum();
             let movers = self.movers(now, replicas, at, limits.moves);
-            // Check-quorum does not count it either, and others are silent while theirs stand: they
-            // say nothing of a term that is not on disk.
-            if stood < limits.stands_least || (gave_way && movers < quorum) {
+            // Check-quorum does not count it either. And others are silent while theirs stand: they
+            // say nothing of a term that is not on disk. Without a quorum of answers it steps down
+            // whatever its own disk does.
+            let is_heard = self.answering(now, at, term, limits) + 1 >= quorum;
+            let is_early = stood < limits.stands_least && (gave_way || is_heard);
+            if is_early || (gave_way && movers < quorum) {
                 let what = format!(
                     "{node} stepped down in term {term}: its disk has stood for {stood:?}, and \
                      those of {movers} others move"
@@ -166,6 +184,14 @@ impl StalledDisk {
         let since = [disk.writing_since, makes_room_since];
         let waited = since.into_iter().flatten().map(|since| now.since(since)).max();
         waited.unwrap_or_default().min(disk.stood_for(now))
+    }
+
+    /// Number of other replicas that have answered a leader of this term.
+    fn answering(&self, now: Time, at: usize, term: Term, limits: Limits) -> usize {
+        let answers = |(other, (spoken, since)): &(usize, &(Term, Time))| {
+            *other != at && *spoken == term && now.since(*since) >= limits.answers
+        };
+        self.terms.iter().enumerate().filter(answers).count()
     }
 
     /// Number of other replicas whose disks may be taken for ones that move: nothing has waited for
