@@ -2,14 +2,20 @@
 //! election, and no entry waits longer than is stated.
 //!
 //! A replica whose log is full takes nothing until its application has made room, however long that
-//! takes. While so many are full that the others are no quorum, no time counts.
+//! takes. What was committed meanwhile it must fetch then, in bulk or as a snapshot, from one donor
+//! after another, some of which have less, or one that its service cannot read. So it counts as full
+//! until its log reaches what is committed; from then on what is stated holds for it again. While so
+//! many are full that the others are no quorum, no time counts.
 //!
 //! From the rule itself: the paper's switch is a single point of failure, and its answer to that, a
 //! new election, is not ours.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
-use hovercraft::{Index, Term, core::Core};
+use hovercraft::{Index, NodeId, Term, core::Core};
 use r2p2::Time;
 
 use super::{Violation, broken};
@@ -26,6 +32,8 @@ pub(crate) struct Fallback {
     reign: Option<Reign>,
     /// Replicas stood still until then.
     paused_until: Time,
+    /// Replicas that were full, and have not caught up since, as of their last turns.
+    behind: BTreeSet<NodeId>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -123,18 +131,22 @@ impl Fallback {
             );
             return broken(NAME, "P32, P33", what);
         }
+        let last = core.log_bounds().1;
         if is_full(replica) {
-            let full = replicas.iter().filter(|replica| is_full(replica)).count();
-            if full > replicas.len() - core.configuration().quorum() {
-                reign.full_at = now;
-            }
+            self.behind.insert(replica.node);
+        } else if last >= committed(replicas) {
+            self.behind.remove(&replica.node);
+        }
+        let is_out = |it: &&Replica| is_full(it) || self.behind.contains(&it.node);
+        let out = replicas.iter().filter(is_out).count();
+        if out > replicas.len() - core.configuration().quorum() {
+            reign.full_at = now;
         }
         if !core.is_leader() || term != reign.term {
             return Ok(());
         }
         let commit = core.commit_index();
         while reign.waiting.pop_front_if(|(index, _)| *index <= commit).is_some() {}
-        let last = core.log_bounds().1;
         if reign.waiting.back().map_or(commit, |(index, _)| *index) < last {
             reign.waiting.push_back((last, now));
         }
@@ -151,6 +163,12 @@ impl Fallback {
         }
         Ok(())
     }
+}
+
+/// The highest index that a replica knows to be committed.
+fn committed(replicas: &[Replica]) -> Index {
+    let lives = replicas.iter().filter_map(|replica| replica.life.as_ref());
+    lives.map(|life| life.core.commit_index()).max().unwrap_or_default()
 }
 
 fn is_full(replica: &Replica) -> bool {
