@@ -234,6 +234,16 @@ impl Binding {
         (*term, *key, *body_len) == (want.term, want.key(), want.body_len)
     }
 
+    /// Returns whether the body of an entry behind the log has this length; true of what is in the
+    /// log already.
+    pub(crate) fn has_length(&self, log_last: Index, index: Index, length: u32) -> bool {
+        let position = index.checked_sub(log_last + 1);
+        let ordered = position.and_then(|position| self.ordered.get(position as usize));
+        ordered.is_none_or(|ordered| {
+            matches!(&ordered.content, Content::Request { body_len, .. } if *body_len == length)
+        })
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.ordered.len()
     }

@@ -31,8 +31,6 @@ pub(crate) struct Asking {
     pub(super) pacer: Pacer,
     /// Index and offset of the first missing body when the round began.
     first: Option<(Index, u32)>,
-    /// The same at the last answer, or at the begin of the round.
-    front: Option<(Index, u32)>,
     /// Index and offset below which the round has asked for everything.
     asked_to: (Index, u32),
     /// Number of rounds in a row that began with `first`, after the first one.
@@ -45,7 +43,7 @@ impl Asking {
     /// Makes one that has asked for nothing; for `back_off_max` see [`Pacer::new`].
     pub(crate) fn new(back_off_max: Duration) -> Self {
         let pacer = Pacer::new(back_off_max);
-        Self { pacer, first: None, front: None, asked_to: (0, 0), attempts: 0, leader_first: 0 }
+        Self { pacer, first: None, asked_to: (0, 0), attempts: 0, leader_first: 0 }
     }
 
     /// Number of rounds in a row that brought nothing of the first missing body.
@@ -72,7 +70,7 @@ impl Asking {
 
     fn begin_round(&mut self, front: (Index, u32)) {
         self.attempts = if self.first == Some(front) { self.attempts + 1 } else { 0 };
-        (self.first, self.front, self.asked_to) = (Some(front), Some(front), front);
+        (self.first, self.asked_to) = (Some(front), front);
     }
 }
 
@@ -166,27 +164,27 @@ impl Core {
         let bytes = parts.iter().map(bytes).sum();
         let is_due = self.recovery.bodies.pacer.is_due(question);
         self.recovery.bodies.pacer.came(now, question, bytes, true);
-        let (room_before, mut is_of_use) = (self.binding.room_bytes(), false);
+        let last = self.log.last();
+        let is_of_use =
+            parts.iter().any(|part| self.binding.has_length(last, part.index, part.body_len));
         for BodyPart { index, offset, request, .. } in parts {
             let done = self.fill(index, offset, &request);
             self.counters.bodies_recovered += u64::from(done);
-            is_of_use |= done;
         }
-        is_of_use |= self.binding.room_bytes() < room_before;
         self.bind();
         let Role::Follower { leader: Some(leader) } = self.role else {
             return;
         };
-        let front = self.first_missing();
         let asking = &mut self.recovery.bodies;
-        let has_moved = std::mem::replace(&mut asking.front, front) != front;
-        if is_due && !is_of_use && !has_moved {
+        if is_due && !is_of_use {
             // Who is asked has nothing of it. Metadata that is damaged may say that a body is so
             // long that there would be no end of questions.
             asking.pacer.forget();
             self.set_recovery_timer(now);
-        } else if asking.pacer.is_waiting() || front != asking.first {
-            // A round that brought nothing of the first body is followed by another after a pause.
+            return;
+        }
+        // A round that brought nothing of the first body is followed by another after a pause.
+        if asking.pacer.is_waiting() || self.first_missing() != self.recovery.bodies.first {
             self.ask_for_bodies(now, leader);
             self.set_recovery_timer(now);
         }

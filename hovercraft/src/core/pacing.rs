@@ -187,9 +187,9 @@ impl Pacer {
         }
         let Question { sent, asked, bytes: left, is_late, .. } = *question;
         self.round_trip.sample(now.since(sent));
-        if !is_late {
-            // What was asked for and is not there has not filled the way.
-            self.adapt(now.since(sent), asked - left);
+        // An answer with nothing in it says nothing of the way.
+        if !is_late && left < asked {
+            self.adapt(now.since(sent), asked);
         }
         self.questions.remove(at);
         self.questions.iter_mut().take(at).for_each(|question| question.overtaken += 1);
