@@ -12,7 +12,7 @@ use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 use crate::{
-    core::Standstill,
+    core::{Run, Standstill},
     digest::{Digest, DigestKey},
     entry::{Configuration, Entry, Incarnation, Index, Member, NodeId, Payload, Term},
     request::{Identity, Key, Kind, Request, ReturnPath},
@@ -98,10 +98,15 @@ pub enum Message {
     AggCommit(AggCommit),
     /// The leader's log does not have what a follower asked for (P9).
     BodiesRefused { refusals: Vec<BodyRefusal> },
-    /// A run has begun, and asks the leader what an earlier one may have answered (P17).
-    NewRun { nonce: u64 },
-    /// Answers [`Message::NewRun`]: the last index of the leader's log when it was asked.
-    AnsweredUpTo { nonce: u64, index: Index },
+    /// A run that the leader does not know in this term, and the highest round that it has heard of
+    /// (P17, P37).
+    NewRun { run: Run, round: u64 },
+    /// Answers [`Message::NewRun`]: the run acknowledges rounds from this one on, and earlier runs
+    /// may have answered clients up to the index, the last one of the leader's log.
+    RunKnown { run: u64, index: Index, first_round: u64 },
+    /// Answers [`Message::NewRun`]: the leader does not count this incarnation any more, since the
+    /// run began with less than an earlier one had acknowledged (P37).
+    Disowned { run: u64, incarnation: Incarnation },
 }
 
 impl Message {
@@ -180,6 +185,8 @@ pub struct Aggregate {
     pub voters: Vec<Member>,
     /// Up to here the leader itself holds its log, as its durability promises.
     pub durable: Index,
+    /// Acknowledgements of earlier rounds do not count: they may be of runs that are over (P37).
+    pub first_round: u64,
     /// What the followers are told.
     pub append: AppendEntries,
 }

@@ -184,6 +184,7 @@ pub const BUGS: &[Bug] = &[
     bug("log-not-synced", "P37", "the log says that a batch is on disk, and has not synced it"),
     bug("name-not-synced", "P37", "a file is renamed into its place, and its directory not synced"),
     bug("mark-before-sync", "P38", "the log notes what is on disk before it is"),
+    bug("restored-counts", "P37", "a replica that began with an older copy of its disk is counted"),
     bug("older-slot", "P38", "the first slot that is intact counts, whichever is newer"),
     bug("spare-cut", "P38", "a segment uses less than all of what was reserved for it"),
     bug("room-given-twice", "P38", "what is handed over takes no room before it is stored"),

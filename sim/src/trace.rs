@@ -251,6 +251,7 @@ fn describe(envelope: &Envelope) -> String {
                 refusals.map(|it| format!("{} ({})", it.want.index, it.reason)).collect();
             format!("my log does not have what you ask for: {}", refusals.join(", "))
         }
+        Message::Disowned { .. } => "your disk is an older copy: I do not count you".to_owned(),
         Message::FetchEntries { after, .. } => format!("send me what comes after {after}"),
         Message::Entries { after, entries, .. } => {
             format!("{} entries after {after}", entries.len())
@@ -267,8 +268,10 @@ fn describe(envelope: &Envelope) -> String {
         Message::Recovering { .. } => "I may have forgotten: up to where?".to_owned(),
         Message::CatchUpTo { index, .. } => format!("catch up to {index}"),
         Message::CaughtUp { .. } => "I have caught up".to_owned(),
-        Message::NewRun { .. } => "I have begun: what may have been answered?".to_owned(),
-        Message::AnsweredUpTo { index, .. } => format!("perhaps all up to {index}"),
+        Message::NewRun { run, .. } => format!("I have begun with {}", run.loaded_index),
+        Message::RunKnown { index, first_round, .. } => {
+            format!("I know you from round {first_round}; all up to {index} may be answered")
+        }
         Message::Aggregate(aggregate) => {
             let (first, last) = (aggregate.append.previous_index + 1, aggregate.last());
             let round = aggregate.append.round;

@@ -50,7 +50,8 @@ replica, in the order asked. Indices are positions in the log.
   disk_stands_us   for so long its disk has completed nothing although work waits, in
                    microseconds; 0 unless that is so long that it should not lead
   queues           at the leader, for each replica: node, queue (how many requests wait for its
-                   reply), applied_index (null before its first report), matched_index,
+                   reply), applied_index (null before its first report), matched_index, restored
+                   (an older copy of its data was put in place: it is not counted),
                    waits_at_index and waits_for (the entry that it does not go beyond, and for
                    which it waits: body, disk, service, room, the disk is full; null while
                    it goes on)
@@ -188,6 +189,7 @@ fn to_json((address, answer): &Asked, all: Answers<'_>) -> Value {
                 "queue": replica.queue,
                 "applied_index": replica.applied,
                 "matched_index": replica.matched,
+                "restored": replica.restored,
                 "waits_at_index": replica.standstill.map(|it| it.index),
                 "waits_for": replica.standstill.map(|it| it.cause.to_string()),
             })
@@ -280,6 +282,15 @@ fn row((address, answer): &Asked, all: Answers<'_>) -> [String; COLUMNS.len()] {
     let mut queues = protocols.flat_map(|protocol| &protocol.replicas);
     if let Some(queue) = queues.find(|queue| queue.node == status.node) {
         row[9] = queue.queue.to_string();
+        if queue.restored {
+            let text =
+                "an older copy of its data was put in place: not counted until it has caught up";
+            row[10] = [&*row[10], text]
+                .into_iter()
+                .filter(|it| !it.is_empty())
+                .collect::<Vec<_>>()
+                .join("; ");
+        }
         if let Some(Standstill { index, cause }) = queue.standstill {
             let notes = [row[10].clone(), format!("waits at {index} ({cause})")];
             row[10] =
@@ -328,6 +339,7 @@ pub(super) mod tests {
             applied: Some(8),
             matched: 9,
             standstill: (node == 2).then_some(Standstill { index: 7, cause: Cause::Disk }),
+            restored: false,
         };
         Status {
             node: NodeId(node),

@@ -288,6 +288,9 @@ impl Core {
             leader.repliers.report(now, member.id, report, release);
             return true;
         }
+        if self.is_of_earlier_run((member.id, member.incarnation), progress.round) {
+            return false;
+        }
         let reply = AppendReply {
             round: progress.round,
             acknowledged: progress.matched,
@@ -396,6 +399,10 @@ impl Core {
         };
         let (count, held) = (append.entries.len(), self.held_index());
         let durable = if planted!("agg-leader-unsynced") { self.log.last() } else { held };
+        let first_round = match &self.role {
+            Role::Leader(leader) => leader.first_round,
+            Role::Follower { .. } | Role::Candidate(_) => 0,
+        };
         let configuration = self.configurations.current();
         let is_governed = next > self.configurations.current_index() || count == 0;
         assert!(is_governed, "only what the configuration governs goes by the aggregator (P28)");
@@ -403,6 +410,7 @@ impl Core {
             configuration: configuration.id,
             voters: configuration.members.clone(),
             durable,
+            first_round,
             append,
         };
         self.counters.appends_aggregated += 1;

@@ -90,7 +90,8 @@ fn highest_number(message: &Message) -> u64 {
     match message {
         Message::AppendEntries(append) => highest_of_append(append),
         Message::Aggregate(aggregate) => {
-            highest_of_append(&aggregate.append).max(aggregate.durable).max(aggregate.configuration)
+            let highest = highest_of_append(&aggregate.append).max(aggregate.durable);
+            highest.max(aggregate.configuration).max(aggregate.first_round)
         }
         Message::AggCommit(commit) => {
             let of_replica = |it: &Progress| it.matched.max(it.applied).max(it.round);
@@ -106,10 +107,11 @@ fn highest_number(message: &Message) -> u64 {
         Message::PreVote { last_index: index, .. }
         | Message::Vote { last_index: index, .. }
         | Message::FetchEntries { after: index, .. }
-        | Message::AnsweredUpTo { index, .. }
         | Message::SnapshotAvailable { index, .. } => *index,
         Message::Entries { after, until, .. } => *after.max(until),
-        Message::CatchUpTo { index, round, .. } => *index.max(round),
+        Message::CatchUpTo { index, round, .. }
+        | Message::RunKnown { index, first_round: round, .. } => *index.max(round),
+        Message::NewRun { run, round } => run.loaded_index.max(run.loaded_term).max(*round),
         Message::CaughtUp { round, .. } => *round,
         Message::FetchSnapshot { index, offset, .. } => *index.max(offset),
         Message::SnapshotPart { meta, offset, .. } => meta.index.max(meta.size_bytes).max(*offset),
@@ -125,7 +127,7 @@ fn highest_number(message: &Message) -> u64 {
         | Message::Acknowledge(_)
         | Message::Forward { .. }
         | Message::Recovering { .. }
-        | Message::NewRun { .. } => 0,
+        | Message::Disowned { .. } => 0,
     }
 }
 
@@ -159,7 +161,7 @@ mod tests {
 
     use crate::{
         core::{
-            Cause, Core, Mode, Output, Reading, Settings, Standstill,
+            Cause, Core, Mode, Output, Reading, Run, Settings, Standstill,
             testing::{
                 DIGEST_KEY, configuration, core, entry, envelope, leader, noop, request_of, settle,
                 write,
@@ -321,7 +323,10 @@ mod tests {
             (number(), number(), any_configuration(), append_entries()).prop_map(
                 |(configuration, durable, voters, append)| {
                     let voters = voters.members;
-                    Message::Aggregate(Aggregate { configuration, voters, durable, append }.into())
+                    let first_round = durable;
+                    let aggregate =
+                        Aggregate { configuration, voters, durable, first_round, append };
+                    Message::Aggregate(aggregate.into())
                 }
             ),
             ([number(), number(), number()], vec(progress(), 0..4)).prop_map(
@@ -380,9 +385,16 @@ mod tests {
                 (number(), number(), number())
                     .prop_map(|(nonce, index, round)| Message::CatchUpTo { nonce, index, round }),
                 (number(), number()).prop_map(|(nonce, round)| Message::CaughtUp { nonce, round }),
-                number().prop_map(|nonce| Message::NewRun { nonce }),
-                (number(), number())
-                    .prop_map(|(nonce, index)| Message::AnsweredUpTo { nonce, index }),
+                (number(), number(), number(), 0..9u64).prop_map(
+                    |(number, loaded_index, loaded_term, round)| {
+                        let run = Run { number, loaded_index, loaded_term };
+                        Message::NewRun { run, round }
+                    }
+                ),
+                (0..9u64, number(), number()).prop_map(|(run, index, first_round)| {
+                    Message::RunKnown { run, index, first_round }
+                }),
+                (0..9u64).prop_map(|run| Message::Disowned { run, incarnation: Incarnation(run) }),
             ];
         // Boxed, because each case as a value of its own would not fit the stack of a test.
         prop_oneof![

@@ -105,11 +105,6 @@ impl Commit {
         self.answers_above.get_or_insert(index.max(self.began_with));
     }
 
-    /// Returns whether it is known what earlier runs may have answered.
-    pub(crate) fn knows_what_was_answered(&self) -> bool {
-        self.answers_above.is_some()
-    }
-
     /// In a new term nothing is known of the leader's log but what is committed.
     pub(crate) fn forget_term(&mut self) {
         self.verified = self.index;

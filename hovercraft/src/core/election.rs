@@ -298,6 +298,15 @@ impl Core {
 
     /// Whether what another replica grants and acknowledges counts (P39).
     pub(super) fn is_counted(&self, node: NodeId, incarnation: Incarnation) -> bool {
+        let is_disowned = match &self.role {
+            Role::Leader(leader) => leader.disowns(node, incarnation),
+            Role::Follower { .. } | Role::Candidate(_) => false,
+        };
+        self.is_member(node, incarnation) && !is_disowned
+    }
+
+    /// Returns whether the configuration names this incarnation.
+    pub(super) fn is_member(&self, node: NodeId, incarnation: Incarnation) -> bool {
         self.configurations.names(node, incarnation) || planted!("recovering-counts")
     }
 

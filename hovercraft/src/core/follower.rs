@@ -59,6 +59,11 @@ impl Acknowledging {
         self.leader_heard
     }
 
+    /// The highest round of the leader that was heard of.
+    pub(crate) fn round(&self) -> u64 {
+        self.round
+    }
+
     /// The leader gave a sign of life.
     pub(crate) fn heard(&mut self, now: Time) {
         self.leader_heard = Some(now);
@@ -118,7 +123,7 @@ impl Core {
             due.owed.iter_mut().for_each(Owed::leader_sent_directly);
         }
         self.ask_where_to_catch_up(now, from);
-        self.ask_what_was_answered(now, from);
+        self.tell_of_own_run(now, from);
         if self.snapshots.is_installing() {
             return;
         }
@@ -228,6 +233,9 @@ impl Core {
         let Role::Follower { leader: Some(leader) } = self.role else {
             return;
         };
+        if !self.may_acknowledge() {
+            return;
+        }
         self.acknowledge_to_aggregator(now);
         let due = &mut self.acknowledging;
         let is_news = std::mem::take(&mut due.is_due);
@@ -249,6 +257,12 @@ impl Core {
         to: NodeId,
         rejected_after: Option<Index>,
     ) {
+        if !self.may_acknowledge() {
+            // It is said when the leader knows this run.
+            let due = &mut self.acknowledging;
+            due.rejected_after = rejected_after.or(due.rejected_after);
+            return;
+        }
         let acknowledged = self.acknowledged();
         let round = self.acknowledging.round;
         let (applied, poisoned, lacks_room) = (self.applied, self.is_poisoned, self.lacks_room());

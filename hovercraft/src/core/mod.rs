@@ -22,7 +22,6 @@ mod install;
 mod limits;
 mod log;
 pub(crate) mod lookup;
-mod new_run;
 mod openings;
 mod ordering;
 mod output;
@@ -33,6 +32,7 @@ mod recovery;
 mod replication;
 mod replier;
 mod room;
+mod runs;
 mod sessions;
 mod settings;
 mod snapshot;
@@ -55,6 +55,7 @@ pub use limits::Limits;
 pub use log::WriteNumber;
 pub use output::{Conflict, Output, Reason, Refusal, SnapshotRead, Write};
 pub use replier::Policy;
+pub use runs::Run;
 pub use settings::{Mode, Settings, Timing};
 pub(crate) use snapshot::AHEAD_BYTES_MAX;
 pub use standstill::{Cause, Standstill};
@@ -74,11 +75,11 @@ use disk_pace::Pace;
 use election::Role;
 use follower::Acknowledging;
 use log::Log;
-use new_run::NewRun;
 use patience::Patience;
 use recovering::Recovering;
 use recovery::Recovery;
 use room::LogRoom;
+use runs::OwnRun;
 use snapshot::Snapshots;
 use timer::{Timer, Timers};
 use unordered::Unordered;
@@ -113,7 +114,7 @@ pub struct Core {
     acknowledging: Acknowledging,
     recovery: Recovery,
     recovering: Recovering,
-    new_run: NewRun,
+    own_run: OwnRun,
     snapshots: Snapshots,
     admission: admission::Admission,
     openings: openings::Openings,
@@ -186,7 +187,7 @@ impl Core {
             acknowledging: Acknowledging::default(),
             recovery: Recovery::new(settings.timing.election_max),
             recovering: Recovering::default(),
-            new_run: NewRun::default(),
+            own_run: OwnRun::new(seed),
             snapshots: Snapshots::new(index),
             admission: admission::Admission::new(
                 settings.admission_limit,
@@ -307,8 +308,13 @@ impl Core {
             Message::CaughtUp { nonce, round } => {
                 self.caught_up_came(now, from, incarnation, (nonce, round));
             }
-            Message::NewRun { nonce } => self.new_run_asked(from, nonce),
-            Message::AnsweredUpTo { nonce, index } => self.answered_up_to_came(nonce, index),
+            Message::NewRun { run, round } => {
+                self.new_run_came(now, (from, incarnation), run, round);
+            }
+            Message::RunKnown { run, index, first_round } => {
+                self.run_known_came(run, index, first_round);
+            }
+            Message::Disowned { run, incarnation } => self.disowned(from, run, incarnation),
         }
     }
 
@@ -487,6 +493,7 @@ impl Core {
         self.commit.began_with(self.log.last());
         self.unwritten_from = None;
         self.room.handed_over();
+        self.own_run.loaded(self.log.last(), self.log.last_term());
     }
 
     /// Appends one entry; the rest of the turn writes it.

@@ -97,6 +97,10 @@ impl Core {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
+        if leader.disowns(from, incarnation) {
+            // It is told so, and draws another one, which may be named.
+            return;
+        }
         let questions = &mut leader.confirmations.questions;
         let known =
             questions.iter().find(|question| question.node == from && question.nonce == nonce);

@@ -11,6 +11,7 @@ use crate::{
         pacing::RoundTrip,
         recovering::Confirmations,
         replier::Repliers,
+        runs::Runs,
         standstill::Watch,
     },
     entry::{Entry, Incarnation, Index, Member, NodeId, Payload, Term, position_of},
@@ -40,6 +41,8 @@ pub(crate) struct Leader {
     /// A follower whose disk has no room for what comes next, if there is one (P38).
     pub(crate) lacking_room: Option<NodeId>,
     pub(crate) round: u64,
+    /// The first one whose answers an aggregator counts (P37).
+    pub(crate) first_round: u64,
     /// When each round that may still be answered was sent.
     rounds: VecDeque<(u64, Time)>,
 }
@@ -58,6 +61,8 @@ pub(crate) struct Follower {
     disk_wait: Duration,
     /// Its disk has no room for what comes next (P38).
     lacks_room: bool,
+    /// The leader's knowledge of its runs (P37).
+    pub(crate) runs: Runs,
     /// The next index to send.
     pub(crate) next: Index,
     /// The highest commit index that was sent.
@@ -122,6 +127,7 @@ impl Leader {
             is_poisoned: false,
             disk_wait: Duration::ZERO,
             lacks_room: false,
+            runs: Runs::default(),
             next: noop,
             commit_sent: 0,
             round: 0,
@@ -145,6 +151,7 @@ impl Leader {
             moves: 0,
             lacking_room: None,
             round: 0,
+            first_round: 0,
             rounds: VecDeque::new(),
         }
     }
@@ -372,6 +379,9 @@ impl Core {
         incarnation: Incarnation,
         reply: &AppendReply,
     ) {
+        if self.is_of_earlier_run((from, incarnation), reply.round) {
+            return;
+        }
         if let Some(after) = reply.rejected_after {
             self.serve_directly(from, after);
         }
@@ -395,7 +405,8 @@ impl Core {
         incarnation: Incarnation,
         reply: &AppendReply,
     ) -> bool {
-        let counted = self.is_counted(from, incarnation);
+        // An incarnation that is disowned does not get here.
+        let counted = self.is_member(from, incarnation);
         let last = self.log.last();
         let Role::Leader(leader) = &mut self.role else {
             return false;

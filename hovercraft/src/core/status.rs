@@ -74,6 +74,8 @@ pub struct ReplicaStatus {
     /// The entry that it has not gone beyond for at least the longest election time-out, and the
     /// cause, as it says.
     pub standstill: Option<Standstill>,
+    /// An older copy of its data was put in place: it is not counted until it has caught up (P37).
+    pub restored: bool,
 }
 
 crate::counts::counters! {
@@ -125,6 +127,8 @@ crate::counts::counters! {
         /// This replica did not run when a deadline came.
         pub pauses: u64,
         pub recovered: u64,
+        /// Replicas that began with an older copy of their data.
+        pub restored_found: u64,
         pub clock_alarms: u64,
         pub appends_aggregated: u64,
         pub durables_announced: u64,
@@ -148,7 +152,8 @@ impl Core {
                     let follower = leader.follower(member.id);
                     let standstill = follower.and_then(|follower| follower.watch.standstill());
                     let (node, queue) = (member.id, queue as u64);
-                    ReplicaStatus { node, queue, applied, matched, standstill }
+                    let restored = leader.disowns(member.id, member.incarnation);
+                    ReplicaStatus { node, queue, applied, matched, standstill, restored }
                 });
                 (RoleStatus::Leader, status.collect())
             }

@@ -91,7 +91,9 @@ pub(crate) fn core_of(
         clean: false,
     };
     let loaded = Loaded { hard_state: None, snapshot: None, first_index: 1, entries, torn: None };
-    Core::new(Start { hard_state, loaded, settings, seed }, Time::ZERO)
+    let mut core = Core::new(Start { hard_state, loaded, settings, seed }, Time::ZERO);
+    core.own_run.be_known_to_everybody();
+    core
 }
 
 /// Append-entries of `count` no-ops of `term` after (`index`, `term`), with nothing committed.
@@ -115,7 +117,7 @@ pub(crate) fn append_noops(after: (Index, Term), term: Term, count: usize) -> Ap
 /// The same by way of the aggregator, from replica 1 of three, which holds up to `durable`.
 pub(crate) fn aggregate(durable: Index, append: AppendEntries) -> Aggregate {
     let Configuration { id, members, .. } = configuration(3);
-    Aggregate { configuration: id, voters: members, durable, append }
+    Aggregate { configuration: id, voters: members, durable, first_round: 0, append }
 }
 
 /// What the aggregator says.
@@ -173,7 +175,11 @@ pub(crate) fn elected(
     entries: Vec<Entry>,
     before: impl FnOnce(&mut Core),
 ) -> Core {
-    let mut core = core(settings, entries);
+    elect(core(settings, entries), before)
+}
+
+/// The same of any replica 1.
+pub(crate) fn elect(mut core: Core, before: impl FnOnce(&mut Core)) -> Core {
     let (now, term) = (elected_at(), core.hard_state().term);
     before(&mut core);
     core.handle_timeout(now);

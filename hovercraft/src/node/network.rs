@@ -510,7 +510,10 @@ impl Replica {
             incarnation: state.incarnation,
             configuration: Some(self.core.configuration().as_ref().clone()),
             counted_by: None,
-            missing: self.missing.clone(),
+            missing: self.missing.clone().or_else(|| {
+                let text = "an older copy of its data directory was put in place";
+                self.core.is_restored().then(|| text.to_owned())
+            }),
         }
     }
 }

@@ -91,6 +91,8 @@ struct Serving {
     last: Index,
     /// The highest round of the leader.
     round: u64,
+    /// The first one whose answers count: earlier ones may be of runs that are over (P37).
+    first_round: u64,
     heard: Time,
     announced: Announced,
     /// A quorum of indices or rounds is looked for here, so that nothing is allocated for it.
@@ -112,6 +114,17 @@ struct Voter {
     member: Member,
     /// What it acknowledged; zero if it has not been heard of.
     progress: Progress,
+}
+
+impl Voter {
+    fn new(member: &Member) -> Self {
+        let progress = Progress { node: member.id, ..Progress::default() };
+        Self { member: *member, progress }
+    }
+
+    fn forget(&mut self) {
+        *self = Self::new(&self.member);
+    }
 }
 
 impl Aggregator {
@@ -219,6 +232,10 @@ impl Aggregator {
         }
         let serving = self.serving.as_mut().expect("follow() serves the sender");
         serving.heard = now;
+        if stated.first_round > serving.first_round {
+            serving.first_round = stated.first_round;
+            serving.voters.iter_mut().for_each(Voter::forget);
+        }
         let is_round = stated.round > serving.round;
         serving.round = serving.round.max(stated.round);
         serving.durable = serving.durable.max(stated.durable);
@@ -244,12 +261,8 @@ impl Aggregator {
                 return false;
             }
         }
-        let voter = |member: &Member| Voter {
-            member: *member,
-            progress: Progress { node: member.id, ..Progress::default() },
-        };
         self.counters.leaders_followed += 1;
-        let mut voters: Vec<_> = self.voters.iter().map(voter).collect();
+        let mut voters: Vec<_> = self.voters.iter().map(Voter::new).collect();
         if planted!("agg-old-answers")
             && let Some(before) = self.serving.take()
         {
@@ -265,6 +278,7 @@ impl Aggregator {
             durable: 0,
             last: 0,
             round: 0,
+            first_round: 0,
             heard: now,
             announced: Announced::default(),
             scratch: Vec::with_capacity(self.voters.len()),
@@ -291,7 +305,10 @@ impl Aggregator {
         }) else {
             return false;
         };
-        if acknowledged.max(applied).max(round) > NUMBER_MAX {
+        // An aggregator that has begun again may not know yet which rounds count. It does once it
+        // has heard of the round that is answered.
+        let counts = serving.first_round <= round && round <= serving.round;
+        if acknowledged.max(applied) > NUMBER_MAX || !counts {
             return false;
         }
         let progress = &mut voter.progress;
@@ -310,12 +327,13 @@ impl Aggregator {
     /// Whether a leader that keeps the rules could have sent this (P40).
     fn is_credible(&self, leader: Speaker, stated: Stated) -> bool {
         let voters = &self.voters;
-        let Stated { configuration, durable, previous, noop, round, .. } = stated;
+        let Stated { configuration, durable, first_round, previous, noop, round, .. } = stated;
         let highest = previous.max(round).max(noop).max(durable);
         let own = voters.iter().find(|voter| voter.id == leader.from);
         (2..=VOTERS_MAX).contains(&voters.len())
             && voters.is_sorted_by(|a, b| a.id < b.id)
             && own.is_some_and(|own| own.incarnation == leader.incarnation)
+            && first_round <= round
             && highest.max(configuration).max(leader.term) <= NUMBER_MAX
     }
 }
@@ -531,22 +549,65 @@ mod tests {
         assert_eq!(bench.announced(), None);
     }
 
+    /// Returns the progress of replica 2: matched, applied and round.
+    fn progress(bench: &mut Bench) -> (Index, Index, u64) {
+        bench.announced();
+        let serving = bench.aggregator.serving.as_ref().expect("it serves");
+        let Progress { matched, applied, round, .. } = serving.voters[1].progress;
+        (matched, applied, round)
+    }
+
     #[test]
     fn a_replica_that_started_again_is_as_far_as_it_says_but_holds_what_it_held() {
         let mut bench = Bench::new();
         bench.append(1, 9, 9, 5);
-        let progress = |bench: &mut Bench| {
-            bench.announced();
-            let serving = bench.aggregator.serving.as_ref().expect("it serves");
-            let Progress { matched, applied, round, .. } = serving.voters[1].progress;
-            (matched, applied, round)
-        };
         bench.acknowledge(2, 1, 9, 5);
         bench.acknowledge(2, 1, 3, 5);
         assert_eq!(progress(&mut bench), (9, 9, 5));
+        bench.append(1, 9, 9, 6);
         bench.acknowledge(2, 1, 3, 6);
         bench.acknowledge(2, 1, 8, 5);
         assert_eq!(progress(&mut bench), (9, 3, 6));
+    }
+
+    /// P37: what was acknowledged in earlier rounds may be of a run that is over.
+    #[test]
+    fn acknowledgements_of_rounds_before_the_first_one_are_forgotten() {
+        let mut bench = Bench::new();
+        let append = |bench: &mut Bench, round, first_round| {
+            let append = AppendEntries { round, ..append_noops((0, 0), 1, 9) };
+            let aggregate = Aggregate { first_round, ..aggregate(9, append) };
+            bench.send(&envelope(1, 1, Message::Aggregate(Box::new(aggregate))))
+        };
+        append(&mut bench, 3, 0);
+        bench.acknowledge(2, 1, 4, 3);
+        assert_eq!(bench.announced(), Some((4, 3)));
+        bench.acknowledge(2, 1, 8, 3);
+        append(&mut bench, 4, 4);
+        bench.acknowledge(2, 1, 8, 3);
+        assert_eq!(bench.announced(), None);
+        bench.acknowledge(2, 1, 6, 4);
+        assert_eq!(bench.announced(), Some((6, 4)));
+        assert!(!append(&mut bench, 5, 6), "no leader has begun that round");
+    }
+
+    /// P37: an aggregator that has begun again hears what is old first.
+    #[test]
+    fn rounds_that_it_has_not_heard_of_do_not_count() {
+        let mut bench = Bench::new();
+        let append = |bench: &mut Bench, round, first_round| {
+            let append = AppendEntries { round, ..append_noops((0, 0), 1, 9) };
+            let aggregate = Aggregate { first_round, ..aggregate(9, append) };
+            bench.send(&envelope(1, 1, Message::Aggregate(Box::new(aggregate))))
+        };
+        append(&mut bench, 3, 0);
+        bench.acknowledge(2, 1, 8, 3);
+        assert_eq!(bench.announced(), Some((8, 3)));
+        bench.acknowledge(2, 1, 5, 4);
+        assert_eq!(progress(&mut bench), (8, 8, 3));
+        append(&mut bench, 4, 4);
+        bench.acknowledge(2, 1, 5, 4);
+        assert_eq!(progress(&mut bench), (5, 5, 4));
     }
 
     #[test]

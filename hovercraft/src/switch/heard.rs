@@ -35,6 +35,7 @@ pub(super) enum Heard {
 pub(super) struct Stated {
     pub(super) configuration: u64,
     pub(super) durable: Index,
+    pub(super) first_round: u64,
     pub(super) previous: Index,
     pub(super) count: Index,
     pub(super) noop: Index,
@@ -51,6 +52,7 @@ impl Stated {
         Self {
             configuration: aggregate.configuration,
             durable: aggregate.durable,
+            first_round: aggregate.first_round,
             previous: aggregate.append.previous_index,
             count: aggregate.append.entries.len() as Index,
             noop: aggregate.append.noop,
@@ -62,6 +64,7 @@ impl Stated {
         Self {
             configuration: aggregate.configuration.to_native(),
             durable: aggregate.durable.to_native(),
+            first_round: aggregate.first_round.to_native(),
             previous: aggregate.append.previous_index.to_native(),
             count: aggregate.append.entries.len() as Index,
             noop: aggregate.append.noop.to_native(),

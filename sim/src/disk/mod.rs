@@ -12,9 +12,9 @@ use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use hovercraft::{
-    Index, Term,
+    Incarnation, Index, Term,
     core::{Write, WriteNumber},
-    storage::{Durability, HardState, Loaded, Room, SnapshotMeta, Torn},
+    storage::{Durability, HardState, Loaded, Room, SimDisk, SnapshotMeta, Torn},
 };
 use r2p2::Time;
 
@@ -32,6 +32,25 @@ const SPARE_BYTES: u64 = 4096;
 
 /// Most bytes that the log reserves beyond that.
 const ROOM_BYTES_MAX: u64 = 8 << 10;
+
+/// A copy of a replica's directory.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    durable: Image,
+    store: Option<SimDisk>,
+}
+
+impl Copy {
+    /// Index of the last entry in it.
+    pub(crate) fn last(&self) -> Index {
+        let snapshot = self.durable.snapshot.as_ref().map_or(0, |latest| latest.meta.index);
+        snapshot.max(self.durable.next() - 1)
+    }
+
+    pub(crate) fn incarnation(&self) -> Incarnation {
+        self.durable.hard_state.incarnation
+    }
+}
 
 /// The fate of a snapshot that a replica took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -443,6 +462,20 @@ impl Disk {
         }
         self.forget();
         is_torn
+    }
+
+    /// Copies what is certainly on it.
+    pub(crate) fn copy(&mut self) -> Copy {
+        let durable = Image { hard_state_write: 0, ..self.durable.clone() };
+        Copy { durable, store: self.store.as_mut().map(Store::copy) }
+    }
+
+    /// Puts a copy in place of what is on it. No process runs.
+    pub(crate) fn put_back(&mut self, copy: Copy) {
+        self.durable = copy.durable;
+        if let (Some(store), Some(disk)) = (&mut self.store, copy.store) {
+            store.put_back(disk);
+        }
     }
 
     /// Whether a process can start on it.

@@ -159,6 +159,19 @@ impl Store {
         self.begun = begun;
     }
 
+    /// A copy of what is certainly on the disk.
+    pub(super) fn copy(&mut self) -> SimDisk {
+        let disk = self.disk.fork(self.rng.u64(..));
+        disk.crash(Crash::Prefix(0));
+        disk
+    }
+
+    /// Another disk takes the place of this one.
+    pub(super) fn put_back(&mut self, disk: SimDisk) {
+        self.disk = disk;
+        self.begun.clear();
+    }
+
     /// The process has stopped in good order.
     pub(super) fn close(&mut self) {
         self.open = None;

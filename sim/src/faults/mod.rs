@@ -190,6 +190,8 @@ pub enum Fault {
     /// The one link of a replica to all others carries only so much; what its queue has no room for
     /// is lost.
     Narrow { target: Target, kbit_per_s: u32, queue_bytes: u32, delay_us: u64, for_us: u64 },
+    /// A follower's directory is copied, and later put back in the place of what it has become.
+    OldCopy { target: Target, for_us: u64 },
 }
 
 /// A sort of fault.
@@ -223,11 +225,12 @@ pub enum FaultKind {
     Echo,
     BitFlip,
     Narrow,
+    OldCopy,
 }
 
 impl FaultKind {
     /// All of them, with the name under which each is counted.
-    pub const ALL: [(Self, &'static str); 27] = [
+    pub const ALL: [(Self, &'static str); 28] = [
         (Self::Loss, "fault: loss"),
         (Self::Duplication, "fault: duplication"),
         (Self::Reordering, "fault: reordering"),
@@ -255,6 +258,7 @@ impl FaultKind {
         (Self::Echo, "fault: echo"),
         (Self::BitFlip, "fault: bit flip"),
         (Self::Narrow, "fault: narrow"),
+        (Self::OldCopy, "fault: old copy"),
     ];
 
     /// The name under which it is counted.
@@ -294,6 +298,7 @@ impl Fault {
             Self::Echo { .. } => FaultKind::Echo,
             Self::BitFlip { .. } => FaultKind::BitFlip,
             Self::Narrow { .. } => FaultKind::Narrow,
+            Self::OldCopy { .. } => FaultKind::OldCopy,
         }
     }
 
@@ -319,6 +324,7 @@ impl Fault {
             | Self::Echo { for_us, .. }
             | Self::BitFlip { for_us, .. }
             | Self::Narrow { for_us, .. }
+            | Self::OldCopy { for_us, .. }
             | Self::FullDisk { for_us, .. } => Some(*for_us),
             Self::Kill { down_us, .. }
             | Self::Blackout { down_us, .. }
@@ -358,6 +364,7 @@ impl Fault {
             | Self::WriteError { target, .. }
             | Self::FullDisk { target, .. }
             | Self::Narrow { target, .. }
+            | Self::OldCopy { target, .. }
             | Self::Damage { target, .. } => Some(*target),
             _ => None,
         }

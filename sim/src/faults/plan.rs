@@ -1,8 +1,14 @@
 //! Which faults a seed has: swarm testing. Each seed turns on some sorts, so that what would hide
 //! something else is absent in other seeds.
 
+use hovercraft::storage::Durability;
+
 use super::{Fault, FaultKind, Leaves, Sides, Switches, Target, Ways};
-use crate::{options::Options, schedule::Timed, seed::Seed};
+use crate::{
+    options::{ClusterOptions, Options},
+    schedule::Timed,
+    seed::Seed,
+};
 
 /// Which faults there are in a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,7 +81,7 @@ impl FaultOptions {
             kinds.extend(own.map(|(kind, _)| kind));
             leave_the_rest_alone(&mut kinds, options);
         }
-        let only = only_one_sort(options);
+        let only = only_one_sort(options).filter(|kind| !beyond || *kind != FaultKind::OldCopy);
         if let Some(kind) = only {
             kinds = vec![kind];
         }
@@ -177,6 +183,7 @@ impl FaultOptions {
                 Fault::Narrow { target, kbit_per_s, queue_bytes, delay_us, for_us }
             }
             FaultKind::BitFlip => Fault::BitFlip { per_mille: [20, 300][rng.usize(..2)], for_us },
+            FaultKind::OldCopy => Fault::OldCopy { target: anyone, for_us },
             FaultKind::Mtu => Fault::Mtu { bytes: [300, 600, 1400][rng.usize(..3)], for_us },
             FaultKind::Partition => Fault::Partition {
                 sides: sides(rng, target, replicas),
@@ -277,13 +284,19 @@ fn leave_the_rest_alone(kinds: &mut Vec<FaultKind>, options: &Options) {
     }
 }
 
-/// In some runs nothing goes wrong but that disks stand still (P38), or that all replicas do (P33).
+/// In some runs nothing goes wrong but that disks stand still (P38), that all replicas do (P33), or
+/// that directories are restored from copies: another leader could not tell (P37).
 fn only_one_sort(options: &Options) -> Option<FaultKind> {
     let mut rng = Seed(options.seed).stream("only one sort", 0);
     match rng.u8(..24) {
         0 => Some(FaultKind::SyncStall),
         1 => Some(FaultKind::Pause),
-        _ => None,
+        _ => {
+            let ClusterOptions { replicas, durability, .. } = options.cluster;
+            let is_possible = replicas > 2 && durability == Durability::Sync;
+            let mut rng = Seed(options.seed).stream("only old copies", 0);
+            (is_possible && rng.u8(..100) < 6).then_some(FaultKind::OldCopy)
+        }
     }
 }
 

@@ -114,6 +114,11 @@ impl Stepper {
                 self.tell_room(at);
                 Relief::MakeRoom(at)
             }
+            Fault::OldCopy { target, .. } => {
+                let at = self.find(target);
+                self.copy_disk(at);
+                Relief::PutBack(at)
+            }
             Fault::SyncStall { target, for_us } => {
                 let at = self.find(target);
                 let until = now + Duration::from_micros(for_us);
@@ -159,6 +164,7 @@ impl Stepper {
                 self.replicas[at].disk.is_damaged = false;
                 self.restart(at);
             }
+            Relief::PutBack(at) => self.put_copy_back(at),
             Relief::MakeRoom(at) => {
                 self.replicas[at].disk.empty();
                 self.tell_room(at);

@@ -5,6 +5,7 @@ mod atlas;
 mod clients;
 mod effects;
 mod injection;
+mod old_copies;
 mod processes;
 mod scenes;
 mod survivors;
@@ -20,7 +21,7 @@ use hovercraft::{
 };
 use r2p2::Time;
 
-use self::{aggregators::Machine, survivors::Watch, wire::Flip};
+use self::{aggregators::Machine, old_copies::OldCopies, survivors::Watch, wire::Flip};
 use crate::{
     agenda::Agenda,
     client::Client,
@@ -84,6 +85,8 @@ enum Event {
     Disk(Process),
     /// A process hears what room its log has.
     Room(Process, Room),
+    /// A leader has heard a replica whose disk is an older copy.
+    OldCopyHeard,
     /// Time for the next sync in the durability `interval`.
     Sync(Process),
     /// An application thread has executed an entry.
@@ -108,6 +111,8 @@ enum Relief {
     Repair(usize),
     /// Of a disk that is full.
     MakeRoom(usize),
+    /// A copy takes the place of the directory.
+    PutBack(usize),
     QuickDisk(usize),
     QuickNode(usize),
     /// Of an aggregator that is down.
@@ -186,6 +191,7 @@ pub struct Stepper {
     quiet_again_at: Time,
     /// The term of the last leader.
     led: Term,
+    old_copies: OldCopies,
     /// From here on nobody needs to wait for anything: the last operation has come up, and no pause
     /// or stall, which the healing does not end, lasts longer.
     quiet_from: Time,
@@ -258,6 +264,7 @@ impl Stepper {
             forsaken: vec![false; count],
             quiet_again_at: Time::ZERO,
             led: 0,
+            old_copies: OldCopies::default(),
             quiet_from: schedule.last_planned(),
             invariants: Invariants::new(count, Arc::new(configuration), &workload),
             trace,
@@ -380,6 +387,7 @@ impl Stepper {
             Event::Wake(process) => self.wake(process),
             Event::Disk(process) => self.disk_done(process),
             Event::Room(process, room) => self.input(process, Input::Room(room)),
+            Event::OldCopyHeard => self.old_copy_heard(),
             Event::Sync(process) => {
                 if self.is_running(process) {
                     let later = self.disk_moves_later(process.at);

@@ -18,7 +18,8 @@ impl World {
             Fault::ClockJump { .. }
             | Fault::ClockDrift { .. }
             | Fault::BitFlip { .. }
-            | Fault::Narrow { .. } => false,
+            | Fault::Narrow { .. }
+            | Fault::OldCopy { .. } => false,
             _ if self.plan.beyond => true,
             Fault::Blackout { .. } => self.survives_blackouts(),
             Fault::Kill { target, .. }
