@@ -23,7 +23,7 @@ use hovercraft::{
         SnapshotStore, StoreError,
     },
 };
-use support::{Cluster, Journal, PATIENCE, PATIENT, is_level};
+use support::{Cluster, Journal, PATIENCE, PATIENT, copy_directory, is_level};
 
 async fn client(cluster: &Cluster) -> Client {
     let client = Client::builder().members(cluster.addresses()).timeout(PATIENCE);
@@ -266,14 +266,6 @@ async fn a_cluster_that_was_stopped_goes_on_where_it_was() {
     }
 }
 
-fn copy_files(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
-}
-
 #[tokio::test]
 async fn a_replica_that_forgot_everything_recovers_before_it_votes() {
     // P37: in `memory` a restarted replica is another incarnation, until the leader names it.
@@ -290,7 +282,7 @@ async fn a_replica_that_forgot_everything_recovers_before_it_votes() {
         // What a killed process would have left: the disk as it was before the stop.
         let directory = data.path().join((position + 1).to_string());
         let image = data.path().join("image");
-        copy_files(&directory, &image);
+        copy_directory(&directory, &image);
         cluster.stop(position);
         std::fs::remove_dir_all(&directory).unwrap();
         std::fs::rename(&image, &directory).unwrap();

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::{
+    fs,
     io::{self, Read, Write},
     net::{Ipv4Addr, SocketAddrV4},
     path::Path,
@@ -169,4 +170,18 @@ pub(crate) fn is_level(status: &[NodeStatus]) -> bool {
     };
     let first = applied(&status[0]);
     first.is_some() && status.iter().all(|node| applied(node) == first)
+}
+
+/// Copies a directory with all that is in it to a place where there is none.
+pub(crate) fn copy_directory(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type().unwrap().is_dir() {
+            copy_directory(&from, &to);
+        } else {
+            fs::copy(from, to).unwrap();
+        }
+    }
 }
