@@ -104,9 +104,9 @@ pub enum Message {
     /// Answers [`Message::NewRun`]: the run acknowledges rounds from this one on, and earlier runs
     /// may have answered clients up to the index, the last one of the leader's log.
     RunKnown { run: u64, index: Index, first_round: u64 },
-    /// Answers [`Message::NewRun`]: the leader does not count this incarnation any more, since the
-    /// run began with less than an earlier one had acknowledged (P37).
-    Disowned { run: u64, incarnation: Incarnation },
+    /// The leader does not count this incarnation any more, since a run of it began with less than an
+    /// earlier one had acknowledged (P37).
+    Disowned { incarnation: Incarnation },
 }
 
 impl Message {

@@ -192,7 +192,7 @@ impl Replica {
         let start = Start { hard_state, loaded, settings: self.settings, seed: self.rng.u64(..) };
         let local = self.clock.local(now);
         let mut core = Core::new(start, local);
-        core.handle_room(local, self.disk.room());
+        core.handle_room(self.disk.room());
         self.life = Some(Life {
             core,
             applier,
@@ -291,7 +291,7 @@ impl Life {
             }
             Input::Request(request, path) => self.core.handle_request(now, request, path),
             Input::Stored(number) => self.core.handle_stored(now, number),
-            Input::Room(room) => self.core.handle_room(now, room),
+            Input::Room(room) => self.core.handle_room(room),
             Input::SnapshotTaken(snapshot) => {
                 let meta = snapshot.meta.clone();
                 match disk.publish(*snapshot) {

@@ -34,6 +34,7 @@ impl Core {
             }
             Message::SnapshotPart { meta, .. } => meta.term <= term && self.is_usable(meta),
             Message::AppendReply(reply) => self.may_have_begun(term, reply.round),
+            Message::NewRun { round, .. } => self.may_have_begun(term, *round),
             Message::AggCommit(commit) => {
                 let rounds = commit.replicas.iter().map(|progress| progress.round);
                 let highest = rounds.fold(commit.round, u64::max);
@@ -394,7 +395,8 @@ mod tests {
                 (0..9u64, number(), number()).prop_map(|(run, index, first_round)| {
                     Message::RunKnown { run, index, first_round }
                 }),
-                (0..9u64).prop_map(|run| Message::Disowned { run, incarnation: Incarnation(run) }),
+                (0..9u64)
+                    .prop_map(|number| { Message::Disowned { incarnation: Incarnation(number) } }),
             ];
         // Boxed, because each case as a value of its own would not fit the stack of a test.
         prop_oneof![

@@ -66,7 +66,8 @@ impl Core {
     /// Looks at the end of a turn whether anything waits for the disk. A snapshot may take its time,
     /// unless the log is full and only that makes room.
     pub(super) fn observe_disk(&mut self, now: Time) {
-        let waits = !self.writing.is_empty()
+        // An append that waits for room says nothing of the disk's pace.
+        let waits = (!self.writing.is_empty() && !self.room.is_used_up())
             || self.hard_state_write.is_some()
             || (self.is_log_full() && self.snapshots.is_taking());
         if waits {
@@ -161,6 +162,7 @@ mod tests {
         },
         entry::Index,
         messages::{AppendReply, Message},
+        storage::Room,
     };
 
     const LAN: Timing = Timing::LAN;
@@ -200,6 +202,19 @@ mod tests {
                 core.handle_message(now, envelope(to.0, 1, Message::AppendReply(reply)));
             }
         }
+    }
+
+    /// P38: nobody gives way to a full disk, however long an append waits for room there.
+    #[test]
+    fn an_append_that_waits_for_room_is_no_sign_of_a_disk_that_stands() {
+        let mut core = stalled(Settings::default());
+        core.handle_room(Room { bytes: 0, spare_bytes: 4096, is_full: true });
+        go_on(&mut core, Duration::ZERO, 2 * STANDS, [Some(MILLISECOND); 2]);
+        assert!(core.is_leader() && core.status().disk_stands_us == 0);
+        // There is room again, and then nothing is written.
+        core.handle_room(Room { bytes: 8192, spare_bytes: 4096, is_full: true });
+        go_on(&mut core, 2 * STANDS, 3 * STANDS + LAN.heartbeat, [Some(MILLISECOND); 2]);
+        assert!(!core.is_leader());
     }
 
     #[test]

@@ -314,7 +314,7 @@ impl Core {
             Message::RunKnown { run, index, first_round } => {
                 self.run_known_came(run, index, first_round);
             }
-            Message::Disowned { run, incarnation } => self.disowned(from, run, incarnation),
+            Message::Disowned { incarnation } => self.disowned(from, incarnation),
         }
     }
 

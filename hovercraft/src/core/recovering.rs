@@ -178,7 +178,8 @@ impl Core {
                 && (question.nonce, question.round) == (nonce, round)
                 && question.index.is_some()
         });
-        if !is_confirmed || !is_settled || leader.noop > commit {
+        let is_disowned = leader.disowns(from, incarnation);
+        if !is_confirmed || is_disowned || !is_settled || leader.noop > commit {
             return;
         }
         leader.confirmations.questions.retain(|question| question.node != from);

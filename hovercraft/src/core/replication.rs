@@ -235,6 +235,12 @@ impl Leader {
 }
 
 impl Follower {
+    /// It has heard of the leader; if it counts, of a round that was sent then.
+    pub(crate) fn has_heard(&mut self, now: Time, sent_at: Option<Time>) {
+        self.heard = now;
+        self.answered = sent_at.map_or(self.answered, |sent_at| self.answered.max(sent_at));
+    }
+
     /// It acknowledges everything up to an index; returns whether that is news.
     pub(crate) fn hold(&mut self, now: Time, index: Index) -> bool {
         let has_moved = index > self.matched;

@@ -31,6 +31,11 @@ impl Default for LogRoom {
 }
 
 impl LogRoom {
+    /// Returns whether nothing is left on a full disk, so that appends wait.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.room.is_full && self.room.bytes == 0
+    }
+
     /// An entry goes to the storage role at the end of this turn.
     pub(crate) fn take(&mut self, entry: &Entry) {
         self.unwritten_bytes += entry.size_bytes();
@@ -50,11 +55,7 @@ impl LogRoom {
 impl Core {
     /// Takes the room that the log has, before the writes which it is less for are said to be
     /// complete: what is handed over counts against it until then.
-    pub fn handle_room(&mut self, now: Time, room: Room) {
-        if room.is_full {
-            // An append that waits for room says nothing about the disk's pace.
-            self.disk_moved(now);
-        }
+    pub fn handle_room(&mut self, room: Room) {
         self.room.room = room;
         self.room.is_blocked &= room.is_full;
         self.acknowledging.mark();
@@ -171,16 +172,16 @@ mod tests {
     fn a_leader_without_room_refuses_and_goes_on_when_there_is_room() {
         let mut core = leader(Settings::default());
         settle(&mut core, elected_at());
-        core.handle_room(elected_at(), Room { bytes: 4096 + 400, ..ONE });
+        core.handle_room(Room { bytes: 4096 + 400, ..ONE });
         assert_eq!(refusals(&ask(&mut core, 1)), []);
         assert_eq!(core.counters().requests_ordered, 1);
-        core.handle_room(elected_at(), Room { bytes: 4096 + 100, ..ONE });
+        core.handle_room(Room { bytes: 4096 + 100, ..ONE });
         let refusal = Refusal { reason: Reason::NoRoom, node: NodeId(1) };
         assert_eq!(refusals(&ask(&mut core, 2)), [Some(refusal)]);
         assert_eq!(core.counters().requests_ordered, 1);
         let own = core.status().replicas[0].standstill;
         assert_eq!(own.map(|it| it.cause), Some(Cause::FullDisk));
-        core.handle_room(elected_at(), Room { bytes: 1 << 20, is_full: false, ..ONE });
+        core.handle_room(Room { bytes: 1 << 20, is_full: false, ..ONE });
         assert_eq!(refusals(&ask(&mut core, 2)), []);
         assert_eq!(core.counters().requests_ordered, 2);
     }
@@ -190,7 +191,7 @@ mod tests {
     fn what_is_handed_over_takes_room_until_it_is_stored() {
         let mut core = leader(Settings::default());
         settle(&mut core, elected_at());
-        core.handle_room(elected_at(), Room { is_full: false, ..ONE });
+        core.handle_room(Room { is_full: false, ..ONE });
         for sequence in 1..=3 {
             core.handle_request(elected_at(), request(9, sequence), return_path(1));
         }
@@ -201,7 +202,7 @@ mod tests {
             _ => None,
         });
         core.handle_stored(elected_at(), written.unwrap());
-        core.handle_room(elected_at(), Room { is_full: false, ..ONE });
+        core.handle_room(Room { is_full: false, ..ONE });
         core.flush(elected_at(), 0);
         assert_eq!(core.counters().requests_ordered, 2);
     }
@@ -266,7 +267,7 @@ mod tests {
         for (bytes, candidacies) in [(4096, 1), (2048, 1), (2047, 0)] {
             let settings = Settings::default();
             let mut core = crate::core::testing::core(settings, Vec::new());
-            core.handle_room(Time::ZERO, Room { bytes, ..ONE });
+            core.handle_room(Room { bytes, ..ONE });
             core.handle_timeout(Time::ZERO + settings.timing.election_max);
             assert_eq!(core.counters().pre_votes_started, candidacies, "{bytes} bytes");
         }

@@ -164,12 +164,12 @@ impl Core {
     }
 
     /// The leader has found that this run began with less than its incarnation had acknowledged: it
-    /// draws another one, and is recovering (P37). What comes twice is of the one before.
-    pub(super) fn disowned(&mut self, from: NodeId, number: u64, incarnation: Incarnation) {
+    /// draws another one, and is recovering (P37). What comes twice is of the one before. Every run
+    /// of the incarnation is meant: with a copy in place, two may live at once.
+    pub(super) fn disowned(&mut self, from: NodeId, incarnation: Incarnation) {
         let follows =
             matches!(self.role, Role::Follower { leader: Some(leader) } if leader == from);
-        let is_meant = number == self.own_run.run.number && incarnation == self.incarnation();
-        if !follows || !is_meant {
+        if !follows || incarnation != self.incarnation() {
             return;
         }
         tracing::error!(
@@ -219,29 +219,42 @@ impl Core {
             runs.first_round = leader_round + 1;
             self.another_run_began(now, (from, incarnation), run);
         }
-        let Role::Leader(leader) = &self.role else { return };
-        let first_round = leader.follower(from).map_or(0, |follower| follower.runs.first_round);
-        let (number, index) = (run.number, self.log.last());
+        let is_member = self.is_member(from, incarnation);
+        let Role::Leader(leader) = &mut self.role else { return };
+        let sent_at = leader.round_sent_at(round);
+        let Some(follower) = leader.follower_mut(from) else { return };
         // Said for as long as it asks, because this may be lost.
-        let answer = if leader.disowns(from, incarnation) {
-            Message::Disowned { run: number, incarnation }
+        let answer = if follower.runs.disowns(incarnation) {
+            Message::Disowned { incarnation }
         } else {
-            Message::RunKnown { run: number, index, first_round }
+            // It has heard of that round, so it need not say it again to keep the leader in office.
+            follower.has_heard(now, sent_at.filter(|_| is_member));
+            let first_round = follower.runs.first_round;
+            Message::RunKnown { run: run.number, index: self.log.last(), first_round }
         };
         self.send(from, answer);
     }
 
     /// Returns whether a follower's answer to a round may be of an earlier run, or is of an
-    /// incarnation that has less than it acknowledged.
+    /// incarnation that has less than it acknowledged. A run of that one which has been known before
+    /// is told so.
     pub(super) fn is_of_earlier_run(
-        &self,
+        &mut self,
         (from, incarnation): (NodeId, Incarnation),
         round: u64,
     ) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
-        leader.follower(from).is_some_and(|follower| {
-            follower.runs.is_late(round) || follower.runs.disowns(incarnation)
-        })
+        let Some(runs) = leader.follower(from).map(|follower| &follower.runs) else {
+            return false;
+        };
+        if runs.is_late(round) {
+            return true;
+        }
+        let is_disowned = runs.disowns(incarnation);
+        if is_disowned {
+            self.send(from, Message::Disowned { incarnation });
+        }
+        is_disowned
     }
 
     /// A run has taken the place of another one: begins the first round that it answers.
@@ -343,9 +356,7 @@ mod tests {
         core.status().replicas.iter().find(|it| it.node == NodeId(2)).unwrap().matched
     }
 
-    fn disowned(run: u64) -> Message {
-        Message::Disowned { run, incarnation: Incarnation(2) }
-    }
+    const DISOWNED: Message = Message::Disowned { incarnation: Incarnation(2) };
 
     /// A leader to which run 10 of replica 2 has acknowledged the no-op at 1, and a newer round.
     fn leader_of_run_10() -> Core {
@@ -365,13 +376,46 @@ mod tests {
         for _ in 0..2 {
             let heard = round(&core);
             let answer = tells(&mut core, run(11, 0, 0), heard);
-            assert_eq!(answer, Some(disowned(11)), "for as long as it asks");
+            assert_eq!(answer, Some(DISOWNED), "for as long as it asks");
         }
         let now = round(&core);
         assert_eq!(acknowledges(&mut core, 1, now), 0);
         let status = core.status();
         assert!(status.replicas[1].restored && !status.replicas[2].restored);
         assert!(!core.is_counted(NodeId(2), Incarnation(2)));
+    }
+
+    /// P37: somebody starts an older copy while the replica runs, and stops it again.
+    #[test]
+    fn a_run_that_was_known_before_a_copy_was_found_is_told_too() {
+        let mut core = leader_of_run_10();
+        let heard = round(&core);
+        assert_eq!(tells(&mut core, run(11, 0, 0), heard), Some(DISOWNED));
+        let reply = AppendReply { round: round(&core), acknowledged: 1, ..AppendReply::default() };
+        core.handle_message(elected_at(), envelope(2, 1, Message::AppendReply(reply)));
+        assert!(sent(settle(&mut core, elected_at()), 2).contains(&DISOWNED));
+        assert_eq!(matched(&core), 0);
+    }
+
+    /// P33: the answer to a round takes one way more, and the leader would step down before it.
+    #[test]
+    fn a_run_that_tells_of_itself_keeps_the_leader_in_office() {
+        let mut core = leader(Settings::default());
+        let late = elected_at() + core.settings.timing.election_max;
+        let message = Message::NewRun { run: run(10, 0, 0), round: 1 };
+        core.handle_message(late, envelope(2, 1, message));
+        core.handle_timeout(late);
+        assert!(core.is_leader());
+    }
+
+    /// P40: a round that has not begun would replace the run that lives.
+    #[test]
+    fn a_run_that_has_heard_of_a_round_to_come_is_refused() {
+        let mut core = leader_of_run_10();
+        let next = round(&core) + 1;
+        assert_eq!(tells(&mut core, run(11, 0, 0), next), None);
+        assert!(core.is_counted(NodeId(2), Incarnation(2)));
+        assert_eq!(core.counters().messages_refused, 1);
     }
 
     /// P37: nobody else could confirm that it may be named again.
@@ -406,7 +450,7 @@ mod tests {
         // A longer log of an older term does not hold what was acknowledged.
         let heard = round(&core);
         let answer = tells(&mut core, run(14, 9, 0), heard);
-        assert_eq!(answer, Some(disowned(14)));
+        assert_eq!(answer, Some(DISOWNED));
     }
 
     /// P37: what comes late, and is of an earlier run, neither counts nor accuses anybody.
@@ -505,14 +549,13 @@ mod tests {
 
     #[test]
     fn a_run_that_is_not_counted_draws_another_incarnation_and_recovers() {
-        let (mut core, number) = follower_unknown();
+        let (mut core, _) = follower_unknown();
         hears(&mut core, 1, 1);
         let before = core.incarnation();
-        let says = |from, run| envelope(from, 1, Message::Disowned { run, incarnation: before });
-        core.handle_message(Time::ZERO, says(2, number ^ 1));
-        core.handle_message(Time::ZERO, says(3, number));
-        assert!(core.is_named() && core.incarnation() == before);
-        core.handle_message(Time::ZERO, says(2, number));
+        let says = |from| envelope(from, 1, Message::Disowned { incarnation: before });
+        core.handle_message(Time::ZERO, says(3));
+        assert!(core.is_named() && core.incarnation() == before, "3 does not lead");
+        core.handle_message(Time::ZERO, says(2));
         assert!(!core.is_named() && core.is_restored());
         core.flush(Time::ZERO, 0);
         let saved = std::iter::from_fn(|| core.poll_output()).find_map(|output| match output {
@@ -520,17 +563,17 @@ mod tests {
             _ => None,
         });
         assert_eq!(saved, Some(core.incarnation()));
-        core.handle_message(Time::ZERO, says(2, number));
+        core.handle_message(Time::ZERO, says(2));
         assert_eq!(saved, Some(core.incarnation()), "the same, once more");
     }
 
     /// P37: a copy from before the present incarnation, whose name nobody gives it any more.
     #[test]
     fn a_run_that_is_not_counted_and_not_named_draws_another_incarnation_too() {
-        let (mut core, number) = follower_unknown();
+        let (mut core, _) = follower_unknown();
         core.hard_state.incarnation = Incarnation(99);
         hears(&mut core, 1, 1);
-        let message = Message::Disowned { run: number, incarnation: Incarnation(99) };
+        let message = Message::Disowned { incarnation: Incarnation(99) };
         core.handle_message(Time::ZERO, envelope(2, 1, message));
         assert!(!core.is_named() && core.incarnation() != Incarnation(99));
     }
@@ -541,7 +584,7 @@ mod tests {
         let mut core = leader_of_run_10();
         let mut heard = round(&core);
         for number in 11..14 {
-            assert_eq!(tells(&mut core, run(number, 0, 0), heard), Some(disowned(number)));
+            assert_eq!(tells(&mut core, run(number, 0, 0), heard), Some(DISOWNED));
             heard = round(&core);
         }
         let message = Message::NewRun { run: run(13, 0, 0), round: heard };

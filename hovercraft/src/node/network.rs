@@ -270,7 +270,7 @@ impl Replica {
                 Done::SnapshotTaken(meta) => self.core.handle_snapshot(now, meta.as_ref()),
                 Done::SnapshotPostponed => self.core.handle_snapshot_postponed(now),
                 Done::ReceivedPostponed => self.core.handle_received_postponed(now),
-                Done::Room(room) => self.core.handle_room(now, room),
+                Done::Room(room) => self.core.handle_room(room),
                 Done::SnapshotPart { read, part } => {
                     if let Some(at) = self.reads.iter().position(|reader| *reader == read.to) {
                         self.reads.swap_remove(at);

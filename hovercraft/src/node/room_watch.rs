@@ -51,7 +51,8 @@ impl RoomWatch {
         store: &mut dyn LogStore,
         is_waiting: bool,
     ) -> Result<Option<Room>, StoreError> {
-        if self.is_resting() {
+        // That an append has begun to wait is told at once.
+        if self.is_resting() && (!is_waiting || self.is_used_up()) {
             return Ok(self.rest());
         }
         let mut room = store.room(self.entry_bytes_max)?;

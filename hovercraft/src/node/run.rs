@@ -97,7 +97,7 @@ pub(crate) async fn replicate(
     let room = store.room(entry_bytes_max).map_err(NodeError::Store)?;
     let now = clock.now();
     let mut core = Core::new(Start { hard_state: state, loaded, settings, seed }, now);
-    core.handle_room(now, room);
+    core.handle_room(room);
     let application = Application::new(applier, builder.execution, link.waker())?;
     let (jobs, to_do) = channel();
     let (tell, done) = channel();

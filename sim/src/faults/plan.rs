@@ -81,7 +81,7 @@ impl FaultOptions {
             kinds.extend(own.map(|(kind, _)| kind));
             leave_the_rest_alone(&mut kinds, options);
         }
-        let only = only_one_sort(options).filter(|kind| !beyond || *kind != FaultKind::OldCopy);
+        let only = only_one_sort(options, beyond);
         if let Some(kind) = only {
             kinds = vec![kind];
         }
@@ -101,7 +101,7 @@ impl FaultOptions {
 
     /// Returns whether nothing goes wrong but with aggregators, or one sort of fault alone.
     pub(crate) fn are_watched_alone(&self, options: &Options) -> bool {
-        self.are_of_aggregators(options) || only_one_sort(options).is_some()
+        self.are_of_aggregators(options) || only_one_sort(options, self.beyond).is_some()
     }
 
     /// The faults of a run, in order of time. Each sort has a stream of its own.
@@ -285,15 +285,16 @@ fn leave_the_rest_alone(kinds: &mut Vec<FaultKind>, options: &Options) {
 }
 
 /// In some runs nothing goes wrong but that disks stand still (P38), that all replicas do (P33), or
-/// that directories are restored from copies: another leader could not tell (P37).
-fn only_one_sort(options: &Options) -> Option<FaultKind> {
+/// that directories are restored from copies: another leader could not tell (P37). Beyond what is
+/// promised nobody is asked whether it did.
+fn only_one_sort(options: &Options, beyond: bool) -> Option<FaultKind> {
     let mut rng = Seed(options.seed).stream("only one sort", 0);
     match rng.u8(..24) {
         0 => Some(FaultKind::SyncStall),
         1 => Some(FaultKind::Pause),
         _ => {
             let ClusterOptions { replicas, durability, .. } = options.cluster;
-            let is_possible = replicas > 2 && durability == Durability::Sync;
+            let is_possible = !beyond && replicas > 2 && durability == Durability::Sync;
             let mut rng = Seed(options.seed).stream("only old copies", 0);
             (is_possible && rng.u8(..100) < 6).then_some(FaultKind::OldCopy)
         }

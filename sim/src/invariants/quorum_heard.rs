@@ -35,7 +35,11 @@ impl Heard {
     }
 
     pub(super) fn note(&mut self, now: Time, at: usize, envelope: &Envelope) {
-        if matches!(envelope.message, Message::AppendReply(_) | Message::Acknowledge(_)) {
+        let is_answer = matches!(
+            envelope.message,
+            Message::AppendReply(_) | Message::Acknowledge(_) | Message::NewRun { .. }
+        );
+        if is_answer {
             self.answered[at].insert(envelope.term, now);
         }
     }
