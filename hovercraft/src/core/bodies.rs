@@ -284,7 +284,7 @@ impl Core {
     /// that is on its way replaces all of them; then nothing is on its way here either, so that
     /// each late answer would bring questions that nothing bounds.
     pub(super) fn ask_for_bodies(&mut self, now: Time, leader: NodeId) {
-        if self.snapshots.is_receiving() {
+        if self.is_snapshot_coming(now) {
             return;
         }
         let asking = &mut self.recovery.bodies;

@@ -135,7 +135,7 @@ impl Core {
     /// what is missing.
     pub(super) fn ask_for_what_is_missing(&mut self, now: Time) {
         // A snapshot that is on its way replaces all of it.
-        let is_led = self.leader().is_some() && !self.snapshots.is_receiving();
+        let is_led = self.leader().is_some() && !self.is_snapshot_coming(now);
         if is_led && self.recovery.is_bulk() {
             self.timers.ensure(Timer::Recovery, now + ASK_AGAIN_AFTER);
         } else if is_led && self.binding.len() > 0 {
@@ -166,7 +166,7 @@ impl Core {
     pub(super) fn set_recovery_timer(&mut self, now: Time) {
         // A snapshot that is on its way replaces all of it, and what is asked for is not looked at
         // until then.
-        if self.snapshots.is_receiving() {
+        if self.is_snapshot_coming(now) {
             self.timers.stop(Timer::Recovery);
             return;
         }
@@ -351,12 +351,14 @@ impl Core {
         let others = self.others();
         // The leader has trimmed what this replica lacks, so it offers one.
         let needs_snapshot = self.needs_snapshot();
+        let has_snapshot = self.snapshots.is_receiving();
         let Recovery { bulk: Some(bulk), pacer, .. } = &mut self.recovery else {
             return;
         };
         pacer.expire(now);
-        // Where the next question begins only the whole answer to the last one tells.
-        if pacer.is_waiting() || !self.binding.has_room() {
+        // Where the next question begins only the whole answer to the last one tells. And of entries
+        // a donor has none that offers a snapshot.
+        if pacer.is_waiting() || has_snapshot || !self.binding.has_room() {
             return;
         }
         // Both may have moved since: the log is shorter, or more of it is committed.

@@ -295,6 +295,15 @@ impl Core {
         now.since(at) >= pause
     }
 
+    /// Returns whether a snapshot is on its way: its donor has sent something of it within the
+    /// longest election time-out. Whom the donor leaves waiting fetches what it can meanwhile, since
+    /// a leader may need it for a quorum.
+    pub(super) fn is_snapshot_coming(&self, now: Time) -> bool {
+        let silence = self.settings.timing.election_max;
+        let receiving = self.snapshots.receiving.as_ref();
+        receiving.is_some_and(|receiving| now.since(receiving.progressed) < silence)
+    }
+
     /// Removes what the latest snapshot holds and half the bytes do not need, in this turn and the
     /// next ones: the rest stays for replicas that are a little behind.
     fn trim_log(&mut self, now: Time) {
@@ -788,6 +797,30 @@ mod tests {
                 assert!(!is_question, "{:?}", envelope.message);
             }
         }
+    }
+
+    /// P9: the leader has them, and may need this replica for a quorum.
+    #[test]
+    fn bodies_are_asked_for_while_the_donor_of_a_snapshot_is_silent() {
+        let mut core = follower();
+        core.handle_message(Time::ZERO, envelope(2, 1, append_of_what_nobody_has()));
+        core.handle_message(Time::ZERO, envelope(2, 1, append(20_000, 0, 20_000, 9000)));
+        let offer = Message::SnapshotAvailable { index: 9500, question: 1 };
+        core.handle_message(Time::ZERO, envelope(3, 1, offer));
+        let mut asks = |from: u64, to: u64| {
+            (from..to).any(|ms| {
+                let now = after(Duration::from_millis(ms));
+                core.handle_message(now, envelope(2, 1, append(20_000, 0, 20_000, 9000)));
+                core.handle_timeout(now);
+                assert!(core.snapshots.is_receiving());
+                settle(&mut core, now).iter().any(|output| {
+                    matches!(output, Output::Send { envelope, .. }
+                        if matches!(envelope.message, Message::FetchBodies { .. }))
+                })
+            })
+        };
+        let silence = SETTINGS.timing.election_max.as_millis() as u64;
+        assert!(!asks(0, silence) && asks(silence, silence + 50));
     }
 
     #[test]
