@@ -25,6 +25,7 @@ const EXPECTED: &[(&str, u64)] = &[
     ("torn tails cut", 25),
     ("bodies recovered", 150_000),
     ("metadata taken back", 7000),
+    ("old copies found", 100),
     ("retries answered from the session table", 25_000),
 ];
 
