@@ -138,7 +138,7 @@ fn hard_state(term: u64) -> HardState {
 
 /// Runs the script until it is killed, and says which steps are on disk.
 #[test]
-#[ignore = "the process that the other test starts and kills"]
+#[ignore = "run by `cargo test -p hovercraft --test store_kill`: its tests start and kill it"]
 fn victim() {
     let Some(directory) = std::env::var_os("STORE_KILL_DIRECTORY") else {
         return;

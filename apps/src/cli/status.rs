@@ -268,8 +268,11 @@ fn row((address, answer): &Asked, all: Answers<'_>) -> [String; COLUMNS.len()] {
         }
     };
     row[0] = status.node.to_string();
-    row[10] = notes(*address, status, all);
-    let Some(protocol) = &status.protocol else { return row };
+    let mut notes = notes(*address, status, all);
+    let Some(protocol) = &status.protocol else {
+        row[10] = notes.join("; ");
+        return row;
+    };
     role(protocol.role).clone_into(&mut row[2]);
     row[3] = protocol.leader.map_or_else(|| "-".to_owned(), |leader| leader.to_string());
     let numbers =
@@ -283,24 +286,19 @@ fn row((address, answer): &Asked, all: Answers<'_>) -> [String; COLUMNS.len()] {
     if let Some(queue) = queues.find(|queue| queue.node == status.node) {
         row[9] = queue.queue.to_string();
         if queue.restored {
-            let text =
+            let note =
                 "an older copy of its data was put in place: not counted until it has caught up";
-            row[10] = [&*row[10], text]
-                .into_iter()
-                .filter(|it| !it.is_empty())
-                .collect::<Vec<_>>()
-                .join("; ");
+            notes.push(note.to_owned());
         }
         if let Some(Standstill { index, cause }) = queue.standstill {
-            let notes = [row[10].clone(), format!("waits at {index} ({cause})")];
-            row[10] =
-                notes.into_iter().filter(|note| !note.is_empty()).collect::<Vec<_>>().join("; ");
+            notes.push(format!("waits at {index} ({cause})"));
         }
     }
+    row[10] = notes.join("; ");
     row
 }
 
-fn notes(address: SocketAddrV4, status: &NodeStatus, all: Answers<'_>) -> String {
+fn notes(address: SocketAddrV4, status: &NodeStatus, all: Answers<'_>) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(error) = &status.poisoned {
         notes.push(format!("service stopped: {error}"));
@@ -318,7 +316,7 @@ fn notes(address: SocketAddrV4, status: &NodeStatus, all: Answers<'_>) -> String
         None => notes.push(standing::without_cluster(address, status, all)),
         Some(_) => {}
     }
-    notes.join("; ")
+    notes
 }
 
 #[cfg(test)]

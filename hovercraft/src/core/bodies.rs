@@ -177,8 +177,8 @@ impl Core {
         };
         let asking = &mut self.recovery.bodies;
         if is_due && !is_of_use {
-            // Who is asked has nothing of it. Metadata that is damaged may say that a body is so
-            // long that there would be no end of questions.
+            // The donor has nothing of it. Damaged metadata may say that a body is so long that
+            // there would be no end of questions.
             asking.pacer.forget();
             self.set_recovery_timer(now);
             return;

@@ -275,9 +275,9 @@ impl Pacer {
         due.map(|question| question.bytes).sum()
     }
 
-    /// The whole answer to a question for so many bytes took so long. Long round trips hold no
-    /// window below the start, of which they make none either: the shortest one may be of a way or
-    /// of a donor that is not there any more.
+    /// The whole answer to a question for so many bytes took so long. A window below the start
+    /// grows whatever round trips take: the shortest one may be of a way or of a donor that is not
+    /// there any more.
     fn adapt(&mut self, took: Duration, bytes: usize) {
         let shortest = self.round_trip.shortest;
         let is_short = took <= shortest + shortest / 2 + SLACK;

@@ -164,8 +164,7 @@ impl Core {
     /// Looks again when an answer is overdue, or after a pause: perhaps nobody has yet what is
     /// missing, or there is no room for it here.
     pub(super) fn set_recovery_timer(&mut self, now: Time) {
-        // A snapshot that is on its way replaces all of it, and what is asked for is not looked at
-        // until then.
+        // A snapshot that is on its way replaces all of it, and no question expires meanwhile.
         if self.is_snapshot_coming(now) {
             self.timers.stop(Timer::Recovery);
             return;
@@ -190,7 +189,7 @@ impl Core {
     ) {
         let commit = self.commit.index();
         if after > commit {
-            // Then someone else is asked sooner.
+            // The asker turns to another donor at once.
             self.send(from, Message::SnapshotAvailable { index: 0, question });
             return;
         }
@@ -356,8 +355,8 @@ impl Core {
             return;
         };
         pacer.expire(now);
-        // Where the next question begins only the whole answer to the last one tells. And of entries
-        // a donor has none that offers a snapshot.
+        // Only the whole answer to the last question tells where the next one begins. While a
+        // snapshot is fetched, its donor has offered that in place of entries.
         if pacer.is_waiting() || has_snapshot || !self.binding.has_room() {
             return;
         }

@@ -76,13 +76,13 @@ impl OwnRun {
         (self.run.loaded_index, self.run.loaded_term) = (index, term);
     }
 
-    /// Returns whether the leader of a term has answered.
-    fn is_known_in(&self, now: Term) -> bool {
+    /// Returns the first round that it answers, if the leader of a term knows it.
+    fn first_round_in(&self, now: Term) -> Option<u64> {
         match self.known {
-            Known::ToNobody => false,
-            Known::In { term, .. } => term == now,
+            Known::ToNobody => None,
+            Known::In { term, first_round } => (term == now).then_some(first_round),
             #[cfg(test)]
-            Known::ToEverybody => true,
+            Known::ToEverybody => Some(0),
         }
     }
 }
@@ -119,7 +119,7 @@ impl Runs {
 
 /// Returns whether a run began without something that its incarnation has acknowledged.
 fn lacks(run: Run, matched: Index, log: &Log) -> bool {
-    // What is trimmed has no term to compare.
+    // An index that is trimmed has no term to compare.
     let is_older = log.term(matched).is_some_and(|term| run.loaded_term < term);
     matched > 0 && (run.loaded_index < matched || is_older)
 }
@@ -130,7 +130,7 @@ impl Core {
     /// once a heartbeat.
     pub(super) fn tell_of_own_run(&mut self, now: Time, leader: NodeId) {
         let (term, pause) = (self.term(), self.settings.timing.heartbeat);
-        if self.own_run.is_known_in(term) {
+        if self.own_run.first_round_in(term).is_some() {
             return;
         }
         let asked = self.own_run.asked.filter(|(asked_in, _)| *asked_in == term);
@@ -144,14 +144,8 @@ impl Core {
 
     /// Returns whether the leader knows which run acknowledges.
     pub(super) fn may_acknowledge(&self) -> bool {
-        match self.own_run.known {
-            Known::ToNobody => false,
-            Known::In { term, first_round } => {
-                term == self.term() && self.acknowledging.round() >= first_round
-            }
-            #[cfg(test)]
-            Known::ToEverybody => true,
-        }
+        let first_round = self.own_run.first_round_in(self.term());
+        first_round.is_some_and(|first_round| self.acknowledging.round() >= first_round)
     }
 
     /// The leader of this term knows a run.
@@ -180,7 +174,7 @@ impl Core {
         (self.own_run.is_restored, self.own_run.asked) = (true, None);
         self.own_run.known = Known::ToNobody;
         self.hard_state.incarnation = Incarnation(self.rng.u64(1..));
-        // What was said in the name of the other one is not said any more.
+        // Answers that are held speak for the other one.
         self.held.clear();
         self.recovering.forget();
         self.write_hard_state();
@@ -207,17 +201,15 @@ impl Core {
         let leader_round = leader.round();
         let Some(follower) = leader.follower_mut(from) else { return };
         let runs = &mut follower.runs;
-        let is_over = runs.is_over(run.number, round);
-        let earlier = runs.current.filter(|current| *current != run.number);
-        if is_over {
+        if runs.is_over(run.number, round) {
             return;
         }
         if runs.current != Some(run.number) {
+            let has_earlier = runs.current.is_some();
             (runs.current, runs.heard_in) = (Some(run.number), leader_round);
-        }
-        if earlier.is_some() {
-            runs.first_round = leader_round + 1;
-            self.another_run_began(now, (from, incarnation), run);
+            if has_earlier {
+                self.another_run_began(now, (from, incarnation), run);
+            }
         }
         let is_member = self.is_member(from, incarnation);
         let Role::Leader(leader) = &mut self.role else { return };
@@ -274,7 +266,7 @@ impl Core {
         let first_round = leader.first_round;
         let Some(follower) = leader.follower_mut(from) else { return };
         // An aggregator's word of an earlier round is then not what was said before.
-        follower.round = first_round;
+        (follower.runs.first_round, follower.round) = (first_round, first_round);
         let is_same = follower.incarnation == Some(incarnation);
         let matched = if is_same { follower.matched } else { 0 };
         let is_less = lacks(run, matched, &self.log) && !planted!("restored-counts");

@@ -51,7 +51,7 @@ impl RoomWatch {
         store: &mut dyn LogStore,
         is_waiting: bool,
     ) -> Result<Option<Room>, StoreError> {
-        // That an append has begun to wait is told at once.
+        // The begin of a wait is told at once.
         if self.is_resting() && (!is_waiting || self.is_used_up()) {
             return Ok(self.rest());
         }
@@ -122,6 +122,7 @@ impl RoomWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::MemoryStore;
 
     #[test]
     fn a_full_disk_is_asked_after_growing_pauses_and_what_is_used_counts_meanwhile() {
@@ -140,5 +141,16 @@ mod tests {
         assert_eq!((watch.rest(), watch.rest()), (Some(left), None));
         let more = Room { bytes: 1 << 20, is_full: false, ..full };
         assert_eq!((watch.note(more), watch.pause()), (Some(more), None));
+    }
+
+    #[test]
+    fn an_append_that_begins_to_wait_is_told_before_the_pause_is_over() {
+        let full = Room { bytes: 10_000, spare_bytes: 100, is_full: true };
+        let mut watch = RoomWatch::new(1000, full);
+        watch.due = Some(Instant::now() + Duration::from_hours(1));
+        let mut store = MemoryStore::new();
+        assert_eq!(watch.look(&mut store, false).unwrap(), None, "it rests");
+        let told = watch.look(&mut store, true).unwrap().expect("that is news");
+        assert!(told.bytes == 0 && told.is_full);
     }
 }

@@ -395,6 +395,13 @@ mod tests {
             self.append_in(1, term, last, durable, round)
         }
 
+        /// The leader sends nine entries in a round, and says which round is the first that counts.
+        fn append_of_runs(&mut self, round: u64, first_round: u64) -> bool {
+            let append = AppendEntries { round, ..append_noops((0, 0), 1, 9) };
+            let aggregate = Aggregate { first_round, ..aggregate(9, append) };
+            self.send(&envelope(1, 1, Message::Aggregate(Box::new(aggregate))))
+        }
+
         fn append_in(
             &mut self,
             configuration: u64,
@@ -574,38 +581,28 @@ mod tests {
     #[test]
     fn acknowledgements_of_rounds_before_the_first_one_are_forgotten() {
         let mut bench = Bench::new();
-        let append = |bench: &mut Bench, round, first_round| {
-            let append = AppendEntries { round, ..append_noops((0, 0), 1, 9) };
-            let aggregate = Aggregate { first_round, ..aggregate(9, append) };
-            bench.send(&envelope(1, 1, Message::Aggregate(Box::new(aggregate))))
-        };
-        append(&mut bench, 3, 0);
+        bench.append_of_runs(3, 0);
         bench.acknowledge(2, 1, 4, 3);
         assert_eq!(bench.announced(), Some((4, 3)));
         bench.acknowledge(2, 1, 8, 3);
-        append(&mut bench, 4, 4);
+        bench.append_of_runs(4, 4);
         bench.acknowledge(2, 1, 8, 3);
         assert_eq!(bench.announced(), None);
         bench.acknowledge(2, 1, 6, 4);
         assert_eq!(bench.announced(), Some((6, 4)));
-        assert!(!append(&mut bench, 5, 6), "no leader has begun that round");
+        assert!(!bench.append_of_runs(5, 6), "no leader has begun that round");
     }
 
     /// P37: an aggregator that has begun again hears what is old first.
     #[test]
     fn rounds_that_it_has_not_heard_of_do_not_count() {
         let mut bench = Bench::new();
-        let append = |bench: &mut Bench, round, first_round| {
-            let append = AppendEntries { round, ..append_noops((0, 0), 1, 9) };
-            let aggregate = Aggregate { first_round, ..aggregate(9, append) };
-            bench.send(&envelope(1, 1, Message::Aggregate(Box::new(aggregate))))
-        };
-        append(&mut bench, 3, 0);
+        bench.append_of_runs(3, 0);
         bench.acknowledge(2, 1, 8, 3);
         assert_eq!(bench.announced(), Some((8, 3)));
         bench.acknowledge(2, 1, 5, 4);
         assert_eq!(progress(&mut bench), (8, 8, 3));
-        append(&mut bench, 4, 4);
+        bench.append_of_runs(4, 4);
         bench.acknowledge(2, 1, 5, 4);
         assert_eq!(progress(&mut bench), (5, 5, 4));
     }

@@ -20,8 +20,8 @@ pub(super) fn check(completion: &Completion, history: &History) -> Result<(), Vi
     let lifetime_us = limits.session_lifetime.as_micros();
     let (mut time_us, mut used_us) = (0, None);
     let mut longest_us = 0;
-    // What the client asked after it was answered so says nothing. Of several copies of the request
-    // any may have been answered.
+    // Requests that the client made after that answer say nothing. Any of several copies of the
+    // request may have been answered.
     let is_asked = |entry: &Entry| {
         entry.request().is_some_and(|request| request.identity() == completion.identity)
     };

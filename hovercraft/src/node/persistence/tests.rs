@@ -233,7 +233,7 @@ fn a_snapshot_that_is_being_read_stays_readable() {
         assert_eq!(data.len(), 10);
         parts.push((meta.index, offset));
     }
-    // Of one that is not there, the reader gets the beginning of the latest.
+    // The reader of one that is not there gets the beginning of the latest.
     assert_eq!(parts, [(1, 20), (1, 20), (2, 20), (1, 20), (3, 0), (1, 20), (4, 0)]);
 }
 
@@ -308,7 +308,7 @@ fn whose_fault_it_is_that_there_is_no_snapshot_is_known() {
     let large = |out: &mut dyn io::Write| out.write_all(&vec![7; 100_000]);
     assert!(matches!(written(1 << 20, Box::new(large)), Ok(100_000)));
     assert!(matches!(written(1000, Box::new(large)), Err(Unwritten::ByDisk(_))));
-    // What fails when the rest is flushed, and what the service does not mention.
+    // A flush of the rest fails, and a service hides an error.
     let small = |out: &mut dyn io::Write| out.write_all(b"rest");
     assert!(matches!(written(0, Box::new(small)), Err(Unwritten::ByDisk(_))));
     let careless = move |out: &mut dyn io::Write| large(out).or(Ok(()));
