@@ -206,9 +206,11 @@ impl Persistence {
         Ok(goes_on)
     }
 
-    /// Does a job, or keeps it behind an append that waits for room.
+    /// Does a job, or keeps it behind an append that waits for room. A trim does not wait: it gives
+    /// room, and what it drops is in a snapshot that is on disk, below all that waits.
     async fn job(&mut self, job: Job) -> Result<Option<WriteNumber>, StoreError> {
-        if !self.waiting.is_empty() {
+        let gives_room = matches!(job, Job::Write(Write::Trim { .. }));
+        if !self.waiting.is_empty() && !gives_room {
             self.waiting.push_back(job);
             return Ok(None);
         }

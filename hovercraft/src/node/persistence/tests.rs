@@ -5,7 +5,7 @@ use std::{any::Any, sync::Mutex};
 use super::*;
 use crate::{
     core::testing::{DIGEST_KEY, configuration, noop},
-    entry::{Entry, NodeId},
+    entry::{Entry, Incarnation, NodeId},
     node::roles::channel,
     storage::Loaded,
 };
@@ -14,8 +14,8 @@ use crate::{
 #[derive(Clone, Default)]
 struct Noting {
     calls: Arc<Mutex<Vec<&'static str>>>,
-    /// Number of appends that find the disk full.
-    full: u32,
+    /// Appends find the disk full until something is trimmed.
+    full: bool,
 }
 
 impl Noting {
@@ -35,8 +35,7 @@ impl LogStore for Noting {
     }
 
     fn append(&mut self, _: Index, _: &[Entry]) -> Result<(), StoreError> {
-        if self.full > 0 {
-            self.full -= 1;
+        if self.full {
             let (action, place) = ("append".to_owned(), "memory".to_owned());
             return Err(StoreError::Full { action, place });
         }
@@ -51,6 +50,7 @@ impl LogStore for Noting {
 
     fn trim(&mut self, _: Index) -> Result<(), StoreError> {
         self.note("trim");
+        self.full = false;
         Ok(())
     }
 
@@ -111,10 +111,11 @@ fn a_snapshot_is_published_after_the_writes_it_rests_on_are_synced() {
     }
 }
 
-/// P38: what had no room, and all that comes after it, is done in order when there is.
+/// P38: what had no room, and all that comes after it, is done in order when there is. A trim, which
+/// gives room, does not wait for it.
 #[test]
 fn an_append_without_room_waits_for_it_and_stops_nothing() {
-    let store = Noting { full: 2, ..Noting::default() };
+    let store = Noting { full: true, ..Noting::default() };
     let (jobs, to_do) = channel();
     let (tell, mut done) = channel();
     let syncing = Syncing { durability: Durability::Sync, interval: Duration::ZERO };
@@ -124,11 +125,21 @@ fn an_append_without_room_waits_for_it_and_stops_nothing() {
     let storage = roles::spawn("storage", persistence.run(to_do)).unwrap();
     let entries = vec![noop(2)];
     jobs.send(Job::Write(Write::Append { number: 1, first: 1, entries })).unwrap();
+    let state = HardState {
+        term: 1,
+        vote: None,
+        incarnation: Incarnation(1),
+        birth: None,
+        durability: Durability::Sync,
+        clean: false,
+    };
+    let write = Write::HardState { number: 2, state: Box::new(state) };
+    jobs.send(Job::Write(write)).unwrap();
     jobs.send(Job::Write(Write::Trim { first: 1 })).unwrap();
     let mut told = Vec::new();
     while !told.contains(&"stored") {
         told.extend(done.try_next().map(|done| match done {
-            Done::Stored(1) => "stored",
+            Done::Stored(2) => "stored",
             Done::Room(Room { bytes: 0, is_full: true, .. }) => "no room",
             Done::Room(Room { is_full: false, .. }) => "room",
             _ => "something else",
@@ -138,7 +149,8 @@ fn an_append_without_room_waits_for_it_and_stops_nothing() {
     assert_eq!(told, ["no room", "room", "stored"]);
     drop(jobs);
     roles::finish(storage.join()).unwrap();
-    assert_eq!(*store.calls.lock().unwrap(), ["append", "trim", "sync"]);
+    let calls = ["trim", "append", "save the hard state", "sync"];
+    assert_eq!(*store.calls.lock().unwrap(), calls);
 }
 
 /// A store whose latest snapshot is a newer one each time that it is opened.
