@@ -185,6 +185,12 @@ pub const BUGS: &[Bug] = &[
     bug("name-not-synced", "P37", "a file is renamed into its place, and its directory not synced"),
     bug("mark-before-sync", "P38", "the log notes what is on disk before it is"),
     bug("restored-counts", "P37", "a replica that began with an older copy of its disk is counted"),
+    bug(
+        "late-run-counts",
+        "P37",
+        "an acknowledgement of a run that is over counts for the later one",
+    ),
+    bug("agg-late-run-counts", "P28, P37", "the same at an aggregator"),
     bug("older-slot", "P38", "the first slot that is intact counts, whichever is newer"),
     bug("spare-cut", "P38", "a segment uses less than all of what was reserved for it"),
     bug("room-given-twice", "P38", "what is handed over takes no room before it is stored"),

@@ -19,6 +19,7 @@ const STARTS: &[(&str, u64)] = &[
     ("disk-keeps-office", 0),
     ("disk-stands-and-campaigns", 0),
     ("pause-is-silence", 0),
+    ("late-run-counts", 3000),
 ];
 
 /// It may take so many seeds from there.

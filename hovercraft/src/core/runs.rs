@@ -108,7 +108,7 @@ impl Runs {
 
     /// Returns whether an answer to this round may be of an earlier run.
     pub(crate) fn is_late(&self, round: u64) -> bool {
-        round < self.first_round
+        round < self.first_round && !planted!("late-run-counts")
     }
 
     /// Returns whether a run's word of itself came late, and another one has been heard of since.

@@ -307,7 +307,8 @@ impl Aggregator {
         };
         // An aggregator that has begun again may not know yet which rounds count. It does once it
         // has heard of the round that is answered.
-        let counts = serving.first_round <= round && round <= serving.round;
+        let is_late = round < serving.first_round && !planted!("agg-late-run-counts");
+        let counts = !is_late && round <= serving.round;
         if acknowledged.max(applied) > NUMBER_MAX || !counts {
             return false;
         }

@@ -1,6 +1,6 @@
 //! What an aggregator announces (P28): a quorum of the configuration holds it, in `sync` on its disks,
 //! and it is not below the first index of the term; and of a replica nothing that it did not
-//! acknowledge in that term and configuration.
+//! acknowledge in that term and configuration, nor of a run that is over (P37).
 //!
 //! From the paper's `AGG_COMMIT` and Raft's rule that only entries of the own term are committed by
 //! counting (dissertation §3.6.2).
@@ -18,17 +18,66 @@ use crate::{history::term_in, replica::Replica};
 
 const NAME: &str = "announced";
 
-/// How far each replica has acknowledged to aggregators, and which round, by term and configuration.
+/// What was said to aggregators, by term and configuration.
 #[derive(Debug, Default)]
-pub(super) struct Said(BTreeMap<(Term, u64, NodeId), (Index, u64)>);
+pub(super) struct Said {
+    /// By each follower, in its runs.
+    acknowledged: BTreeMap<(Term, u64, NodeId), Vec<OfRun>>,
+    /// By the leader: rounds, and the first one that counted from then on.
+    counting: BTreeMap<(Term, u64), BTreeMap<u64, u64>>,
+}
+
+/// What one run of a replica has acknowledged.
+#[derive(Debug, Clone, Copy)]
+struct OfRun {
+    run: u64,
+    index: Index,
+    /// The lowest round that it answered, and the highest.
+    first_round: u64,
+    round: u64,
+}
 
 impl Said {
-    pub(super) fn note(&mut self, envelope: &Envelope) {
-        if let Message::Acknowledge(said) = &envelope.message {
-            let key = (envelope.term, said.configuration, envelope.from);
-            let (index, round) = self.0.entry(key).or_default();
-            (*index, *round) = ((*index).max(said.acknowledged), (*round).max(said.round));
+    pub(super) fn note(&mut self, run: u64, envelope: &Envelope) {
+        let term = envelope.term;
+        let said = match &envelope.message {
+            Message::Acknowledge(said) => said,
+            Message::Aggregate(said) => {
+                let counting = self.counting.entry((term, said.configuration)).or_default();
+                let (round, first) = (said.append.round, said.first_round);
+                let before = counting.range(..=round).next_back();
+                if before.is_none_or(|(_, before)| *before < first) {
+                    counting.insert(round, first);
+                }
+                return;
+            }
+            _ => return,
+        };
+        let runs = self.acknowledged.entry((term, said.configuration, envelope.from)).or_default();
+        let (index, round) = (said.acknowledged, said.round);
+        match runs.last_mut().filter(|last| last.run == run) {
+            Some(last) => {
+                last.index = last.index.max(index);
+                last.first_round = last.first_round.min(round);
+                last.round = last.round.max(round);
+            }
+            None => runs.push(OfRun { run, index, first_round: round, round }),
         }
+    }
+
+    /// Returns whether one run has answered a round and acknowledged an index.
+    fn has(&self, key: (Term, u64, NodeId), index: Index, round: u64) -> bool {
+        let runs = self.acknowledged.get(&key);
+        runs.into_iter()
+            .flatten()
+            .any(|it| index <= it.index && (it.first_round..=it.round).contains(&round))
+    }
+
+    /// Returns the first round that counts for an aggregator that has heard of one.
+    fn first_round(&self, key: (Term, u64), heard: u64) -> u64 {
+        let counting = self.counting.get(&key);
+        let said = counting.and_then(|counting| counting.range(..=heard).next_back());
+        said.map_or(0, |(_, first)| *first)
     }
 }
 
@@ -42,10 +91,13 @@ pub(super) fn check(
     let term = envelope.term;
     for progress in &commit.replicas {
         let key = (term, commit.configuration, progress.node);
-        let (matched, round) = said.0.get(&key).copied().unwrap_or_default();
-        if progress.matched > matched || progress.round > round {
-            let what = format!("{progress:?} in term {term}, in which it said {matched}, {round}");
+        if !said.has(key, progress.matched, progress.round) {
+            let what = format!("{progress:?} in term {term}, which no run of it has said");
             return broken(NAME, "P28", what);
+        }
+        if progress.round < said.first_round((term, commit.configuration), commit.round) {
+            let what = format!("{progress:?} in term {term}, of a run that is over");
+            return broken(NAME, "P28, P37", what);
         }
     }
     let lives = replicas.iter().filter_map(|replica| replica.life.as_ref());

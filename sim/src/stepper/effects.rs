@@ -70,6 +70,7 @@ impl Stepper {
                 Effect::Send { to, mut envelope } => {
                     self.count_message(at, &envelope);
                     self.invariants.sent(self.now, &self.replicas, at, to, &envelope)?;
+                    self.old_copies.note(at, to, &envelope);
                     let to = position(to);
                     self.network.flip(at, to, &mut envelope.message);
                     self.network.damage(at, to, &mut envelope.message);
@@ -219,6 +220,7 @@ impl Stepper {
         let led = if self.trace.is_on() { self.leader() } else { None };
         let commit = self.invariants.mirror(at).map_or(0, |mirror| mirror.commit);
         let change = self.invariants.turn_ended(self.now, &self.replicas, at)?;
+        self.counts_of_old_copy(at)?;
         if let Some(life) = self.replicas[at].life.as_ref().filter(|life| life.core.is_leader())
             && life.core.hard_state().term > self.led
         {
