@@ -3,28 +3,53 @@
 //! The metadata here follows the log without a gap: position 0 has the index after the log's last
 //! entry. An entry moves to the log only from the front and only with its body.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, iter, ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
 use crate::{
-    core::lookup::Lookup,
+    core::{
+        ahead::{AHEAD_BYTES_MAX, Ahead},
+        lookup::Lookup,
+    },
     entry::{Configuration, Index, NodeId, Term},
     messages::BodyWant,
     request::{Key, Request, ReturnPath},
 };
 
+/// Bytes that a part which came too early counts for beside its body.
+const AHEAD_OVERHEAD_BYTES: usize = 64;
+
 /// A body that is missing, or a part of one.
 #[derive(Debug)]
-pub(crate) struct Missing {
+pub(crate) struct Missing<'a> {
     /// Place of its metadata.
     pub(crate) position: usize,
     pub(crate) term: Term,
     pub(crate) key: Key,
-    /// Bytes that are here.
-    pub(crate) here: u32,
     /// Bytes of the whole body.
     pub(crate) body_len: u32,
+    /// The parts that are here.
+    partial: Option<&'a Partial>,
+}
+
+impl Missing<'_> {
+    /// Returns how many bytes are here, wherever they belong.
+    pub(crate) fn here(&self) -> usize {
+        self.partial.map_or(0, Partial::here)
+    }
+
+    /// Returns the first range at or above an offset that is not here, as far as parts that come
+    /// too early are kept.
+    pub(crate) fn gap(&self, from: u32) -> Range<u32> {
+        let start = self.partial.map_or(0, |partial| partial.start.len());
+        let from = u64::from(from).max(start as u64);
+        let whole = |partial: &Partial| partial.ahead.gap(from, iter::empty());
+        let Range { start: from, end } = self.partial.map_or(from..u64::MAX, whole);
+        let end = end.min((start + AHEAD_BYTES_MAX) as u64).min(u64::from(self.body_len));
+        // Neither is beyond the body.
+        from as u32..end.max(from) as u32
+    }
 }
 
 /// An entry whose body may be missing.
@@ -48,10 +73,63 @@ pub(crate) enum Content {
 pub(crate) enum Body {
     /// Perhaps in the unordered set.
     Unknown,
-    /// A part from the start, fetched from another replica.
-    Partial(BytesMut),
+    /// Parts of it, fetched from another replica.
+    Partial(Box<Partial>),
     /// Fetched from another replica, outside the unordered set's budget (P9).
     Here(Arc<Request>, Option<ReturnPath>),
+}
+
+/// Parts of a body: all from its start, and those that came before the ones in front of them.
+#[derive(Debug, Default)]
+pub(crate) struct Partial {
+    start: BytesMut,
+    ahead: Ahead,
+}
+
+impl Partial {
+    /// Adds bytes at an offset, where none are yet.
+    fn add(&mut self, offset: usize, part: &[u8]) {
+        let here = self.start.len();
+        if offset > here {
+            self.ahead.keep(here as u64, offset as u64, part.to_vec());
+            return;
+        }
+        self.start.extend_from_slice(part);
+        while let Some(next) = self.ahead.take(self.start.len() as u64) {
+            self.start.extend_from_slice(&next);
+        }
+    }
+
+    /// Returns the number of bytes that are here.
+    fn here(&self) -> usize {
+        self.start.len() + self.ahead.size().1
+    }
+}
+
+impl Body {
+    /// Adds bytes at an offset, where none are yet; returns the body if it is whole now.
+    fn add(&mut self, offset: usize, part: &[u8], body_len: usize) -> Option<Bytes> {
+        if let Self::Unknown = self {
+            if part.len() == body_len {
+                return Some(Bytes::copy_from_slice(part));
+            }
+            *self = Self::Partial(Box::default());
+        }
+        let Self::Partial(partial) = self else { return None };
+        partial.add(offset, part);
+        (partial.start.len() == body_len).then(|| partial.start.split().freeze())
+    }
+
+    /// Returns the bytes that it counts for.
+    fn cost(&self) -> usize {
+        match self {
+            Self::Unknown => 0,
+            Self::Partial(partial) => {
+                partial.here() + partial.ahead.size().0 * AHEAD_OVERHEAD_BYTES
+            }
+            Self::Here(request, _) => request.body().len(),
+        }
+    }
 }
 
 /// Metadata without a place in the log yet.
@@ -117,9 +195,9 @@ impl Binding {
         self.wanted.contains(key)
     }
 
-    /// Takes a part of a body that begins at `offset`; parts that begin behind what is here are
-    /// ignored, and so is what there is no room for; but the lowest index always has room, for one
-    /// body of the largest size (P9). Returns true if the body is now complete.
+    /// Takes a part of a body that begins at `offset`, in whatever order parts come. What there is
+    /// no room for is ignored; but the lowest index always has room, for one body of the largest
+    /// size (P9). Returns true if the body is now complete.
     pub(crate) fn fill(
         &mut self,
         position: usize,
@@ -134,46 +212,37 @@ impl Binding {
         let Content::Request { key, body_len, body, .. } = content else {
             return false;
         };
-        let body_len = *body_len as usize;
-        if let Body::Unknown = body
-            && offset == 0
-        {
-            *body = Body::Partial(BytesMut::new());
-        }
-        let Body::Partial(bytes) = body else {
-            return false;
+        let (offset, body_len) = (offset as usize, *body_len as usize);
+        let here = match body {
+            Body::Unknown => 0,
+            Body::Partial(partial) => partial.start.len(),
+            Body::Here(..) => return false,
         };
         // A part that came in another way may overlap what is here.
-        let known = bytes.len().checked_sub(offset as usize);
-        let Some(part) = known.and_then(|known| part.get(known..)) else {
+        let known = here.saturating_sub(offset);
+        let Some(new) = part.get(known..).filter(|new| !new.is_empty() || body_len == 0) else {
             return false;
         };
-        let has_room = position == 0 || self.fetched_bytes + part.len() <= self.fetched_bytes_max;
-        if !has_room || bytes.len() + part.len() > body_len {
-            return false;
-        }
-        bytes.extend_from_slice(part);
-        self.fetched_bytes += part.len();
-        if bytes.len() < body_len {
+        let overhead = if offset > here { AHEAD_OVERHEAD_BYTES } else { 0 };
+        let cost = self.fetched_bytes + new.len() + overhead;
+        let has_room = position == 0 || cost <= self.fetched_bytes_max;
+        if !has_room || offset + part.len() > body_len {
             return false;
         }
         // Only a request with the digest that the leader ordered is bound (P2, P9).
-        let whole = bytes.split().freeze();
         let is_ordered = |request: &Request| {
             let is_refused = planted!("unsound-not-bound") && !request.is_sound();
             (request.key() == *key || planted!("recovery-without-digest")) && !is_refused
         };
-        match request_of(whole).filter(is_ordered) {
-            Some(request) => {
-                *body = Body::Here(Arc::new(request), return_path);
-                true
-            }
-            None => {
-                self.fetched_bytes -= body_len;
-                *body = Body::Unknown;
-                false
-            }
+        self.fetched_bytes -= body.cost();
+        if let Some(whole) = body.add(offset.max(here), new, body_len) {
+            *body = match request_of(whole).filter(is_ordered) {
+                Some(request) => Body::Here(Arc::new(request), return_path),
+                None => Body::Unknown,
+            };
         }
+        self.fetched_bytes += body.cost();
+        matches!(body, Body::Here(..))
     }
 
     /// Keeps a request that the unordered set gives up, if an entry here waits for it and there is
@@ -190,12 +259,10 @@ impl Binding {
         let Some(Ordered { content: Content::Request { body, .. }, .. }) = ordered else {
             return;
         };
-        let known = match body {
-            Body::Unknown => 0,
-            Body::Partial(bytes) => bytes.len(),
-            Body::Here(..) => return,
-        };
-        let bytes = self.fetched_bytes - known + request.body().len();
+        if let Body::Here(..) = body {
+            return;
+        }
+        let bytes = self.fetched_bytes - body.cost() + request.body().len();
         if position == Some(0) || bytes <= self.fetched_bytes_max {
             self.fetched_bytes = bytes;
             *body = Body::Here(request, return_path);
@@ -203,19 +270,19 @@ impl Binding {
     }
 
     /// The bodies that are missing from a position on, lowest first.
-    pub(crate) fn missing_from(&self, position: usize) -> impl Iterator<Item = Missing> {
+    pub(crate) fn missing_from(&self, position: usize) -> impl Iterator<Item = Missing<'_>> {
         let ordered = self.ordered.iter().enumerate().skip(position);
         ordered.filter_map(|(position, ordered)| {
             let Content::Request { key, body, body_len, .. } = &ordered.content else {
                 return None;
             };
-            let here = match body {
-                Body::Unknown => 0,
-                Body::Partial(bytes) => bytes.len() as u32,
+            let partial = match body {
+                Body::Unknown => None,
+                Body::Partial(partial) => Some(&**partial),
                 Body::Here(..) => return None,
             };
             let (term, key, body_len) = (ordered.term, *key, *body_len);
-            Some(Missing { position, term, key, here, body_len })
+            Some(Missing { position, term, key, body_len, partial })
         })
     }
 
@@ -264,11 +331,7 @@ impl Binding {
         };
         // A later entry may want the same request; it asks anew when it is at the front.
         self.wanted.remove(key);
-        self.fetched_bytes -= match body {
-            Body::Unknown => 0,
-            Body::Partial(bytes) => bytes.len(),
-            Body::Here(request, _) => request.body().len(),
-        };
+        self.fetched_bytes -= body.cost();
     }
 }
 
@@ -305,14 +368,59 @@ mod tests {
     fn a_body_comes_in_parts_and_its_digest_is_checked() {
         let mut binding = Binding::new(10, 100, 0);
         binding.push(1, ordered(1, 1));
-        assert!(!binding.fill(0, 2, b"dy", None, same(1, 1)));
         assert!(!binding.fill(0, 0, b"bo", None, same(1, 1)));
-        assert_eq!(binding.missing_from(0).next().map(|missing| missing.here), Some(2));
+        assert_eq!(binding.missing_from(0).next().map(|missing| missing.gap(0)), Some(2..4));
         assert!(!binding.fill(0, 2, b"dyx", None, same(1, 1)));
         assert!(binding.fill(0, 2, b"dy", None, same(1, 1)));
         assert_eq!((binding.missing_from(0).count(), binding.fetched_bytes), (0, 4));
         binding.pop();
         assert_eq!(binding.fetched_bytes, 0);
+    }
+
+    #[test]
+    fn parts_of_a_body_come_in_any_order_and_only_gaps_are_left() {
+        let mut binding = Binding::new(10, 100, 0);
+        binding.push(1, ordered(1, 1));
+        let fill = |binding: &mut Binding, offset, part: &[u8]| {
+            let done = binding.fill(0, offset, part, None, same(1, 1));
+            let missing = binding.missing_from(0).next();
+            (done, missing.map(|missing| (missing.here(), missing.gap(0), missing.gap(2))))
+        };
+        assert_eq!(fill(&mut binding, 3, b"yx"), (false, Some((0, 0..4, 2..4))), "it is too long");
+        assert_eq!(fill(&mut binding, 4, b""), (false, Some((0, 0..4, 2..4))));
+        assert_eq!(fill(&mut binding, 3, b"y"), (false, Some((1, 0..3, 2..3))));
+        assert_eq!(fill(&mut binding, 3, b"y"), (false, Some((1, 0..3, 2..3))), "it came twice");
+        assert_eq!(fill(&mut binding, 1, b"o"), (false, Some((2, 0..1, 2..3))));
+        assert_eq!(binding.fetched_bytes, 2 + 2 * AHEAD_OVERHEAD_BYTES);
+        assert_eq!(fill(&mut binding, 0, b"bod"), (true, None));
+        assert_eq!(binding.fetched_bytes, 4);
+        // What is given up counts for nothing.
+        binding.push(2, ordered(1, 2));
+        assert!(!binding.fill(1, 3, b"y", None, same(1, 2)));
+        binding.truncate(1, |_| panic!("the body is not whole"));
+        binding.pop();
+        assert_eq!(binding.fetched_bytes, 0);
+    }
+
+    #[test]
+    fn no_part_is_asked_for_further_ahead_than_it_is_kept() {
+        let mut binding = Binding::new(10, 100, 0);
+        let mut long = ordered(1, 1);
+        let Content::Request { body_len, .. } = &mut long.content else { panic!("it is one") };
+        *body_len = u32::MAX;
+        binding.push(1, long);
+        let gap = |binding: &Binding, from| binding.missing_from(0).next().unwrap().gap(from);
+        let ahead = AHEAD_BYTES_MAX as u32;
+        assert_eq!([gap(&binding, 0), gap(&binding, ahead)], [0..ahead, ahead..ahead]);
+        // Parts of a byte do not fill the memory.
+        for offset in 1..ahead {
+            binding.fill(0, 2 * offset, b"x", None, same(1, 1));
+        }
+        assert!(binding.fetched_bytes < AHEAD_BYTES_MAX, "{} bytes", binding.fetched_bytes);
+        // At an index that is not the lowest they have the room that there is.
+        binding.push(2, ordered(1, 2));
+        assert!(!binding.fill(1, 3, b"y", None, same(1, 2)));
+        assert_eq!(binding.missing_from(1).next().map(|missing| missing.here()), Some(0));
     }
 
     #[test]

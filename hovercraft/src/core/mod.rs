@@ -7,6 +7,7 @@
 
 pub(crate) mod admission;
 mod aggregation;
+mod ahead;
 mod apply;
 mod arrival;
 mod binding;
@@ -49,6 +50,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use r2p2::Time;
 
+pub(crate) use ahead::AHEAD_BYTES_MAX;
 pub use apply::{Applier, Committed, Poisoned, Response, RestoreError, SessionGrant};
 pub use install::{InstallStep, Reading};
 pub use limits::Limits;
@@ -57,7 +59,6 @@ pub use output::{Conflict, Output, Reason, Refusal, SnapshotRead, Write};
 pub use replier::Policy;
 pub use runs::Run;
 pub use settings::{Mode, Settings, Timing};
-pub(crate) use snapshot::AHEAD_BYTES_MAX;
 pub use standstill::{Cause, Standstill};
 pub use status::{Counters, ReplicaStatus, RoleStatus, Status};
 

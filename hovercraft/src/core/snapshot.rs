@@ -1,19 +1,16 @@
 //! Snapshots: when one is taken, what is trimmed, and how one comes from another replica (P36).
 //! What becomes of one that is here is in [`install`](super::install).
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    ops::Range,
-    time::Duration,
-};
+use std::{collections::VecDeque, ops::Range, time::Duration};
 
 use r2p2::Time;
 
 use crate::{
     core::{
         Core, Output, SnapshotRead, Timer, Write,
+        ahead::{AHEAD_BYTES_MAX, Ahead},
         install::Installs,
-        pacing::{Pacer, WINDOW_MAX},
+        pacing::Pacer,
     },
     entry::{Index, NodeId},
     messages::{Message, PART_BYTES_MAX},
@@ -34,12 +31,6 @@ const DONOR_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Of a snapshot that was read this recently, the log keeps what comes after it.
 const PIN_FOR: Duration = Duration::from_secs(5);
-
-/// Most bytes of parts that came too early, and how far ahead parts are asked for.
-pub(crate) const AHEAD_BYTES_MAX: usize = 4 * WINDOW_MAX;
-
-/// Most parts that came too early.
-const AHEAD_COUNT_MAX: usize = 1024;
 
 /// What this replica knows of snapshots.
 #[derive(Debug)]
@@ -86,59 +77,6 @@ struct Receiving {
     progressed: Time,
     pacer: Pacer,
     ahead: Ahead,
-}
-
-/// Parts that came before those in front of them, by offset.
-#[derive(Debug, Default)]
-struct Ahead {
-    parts: BTreeMap<u64, Vec<u8>>,
-    bytes: usize,
-}
-
-impl Ahead {
-    /// Keeps a part, if it is not here; and if there is room, unless it goes on at `here` and is
-    /// taken at once. Returns whether it did.
-    fn keep(&mut self, here: u64, offset: u64, data: Vec<u8>) -> bool {
-        let is_new = !self.parts.contains_key(&offset);
-        let has_room =
-            self.parts.len() < AHEAD_COUNT_MAX && self.bytes + data.len() <= AHEAD_BYTES_MAX;
-        let has_room = has_room || offset <= here;
-        let is_kept = is_new && has_room;
-        if is_kept {
-            self.bytes += data.len();
-            self.parts.insert(offset, data);
-        }
-        is_kept
-    }
-
-    /// Takes the part that goes on at `here`, without what lies before that.
-    fn take(&mut self, here: u64) -> Option<Vec<u8>> {
-        while let Some(first) = self.parts.first_entry().filter(|first| *first.key() <= here) {
-            let (offset, mut data) = first.remove_entry();
-            self.bytes -= data.len();
-            let known = (here - offset) as usize;
-            if known < data.len() {
-                data.drain(..known);
-                return Some(data);
-            }
-        }
-        None
-    }
-
-    /// Returns the first gap at or above an offset, beside what is due.
-    fn gap(&self, from: u64, due: &VecDeque<(u64, Range<u64>)>) -> Range<u64> {
-        let here = self.parts.iter().map(|(offset, data)| *offset..offset + data.len() as u64);
-        let mut ranges: Vec<_> = here.chain(due.iter().map(|(_, range)| range.clone())).collect();
-        ranges.sort_unstable_by_key(|range| range.start);
-        let mut start = from;
-        for range in ranges {
-            if range.start > start {
-                return start..range.start;
-            }
-            start = start.max(range.end);
-        }
-        start..u64::MAX
-    }
 }
 
 impl Snapshots {
@@ -528,7 +466,7 @@ impl Core {
         while pacer.room() > 0 {
             // Until the first part tells how long it is, nothing else is asked for.
             let unit = pacer.unit() as u64;
-            let gap = ahead.gap(offset, asked);
+            let gap = ahead.gap(offset, asked.iter().map(|(_, range)| range.clone()));
             let end = gap.end.min(offset + AHEAD_BYTES_MAX as u64);
             let rest = match size {
                 Some(size) => size.min(end).saturating_sub(gap.start),

@@ -129,31 +129,6 @@ fn asked(core: &mut Core, now: Time) -> Option<(NodeId, Index, u64)> {
 }
 
 #[test]
-fn parts_that_come_too_early_are_kept_and_only_gaps_are_left() {
-    let mut ahead = Ahead::default();
-    assert!(ahead.keep(10, 20, vec![2; 10]) && ahead.keep(10, 40, vec![4; 10]));
-    assert!(!ahead.keep(10, 20, vec![2; 10]), "it came twice");
-    assert!(!ahead.keep(10, 99, vec![0; AHEAD_BYTES_MAX]), "there is no room for it");
-    let mut due = VecDeque::new();
-    assert_eq!(
-        [ahead.gap(0, &due), ahead.gap(20, &due), ahead.gap(50, &due)],
-        [0..20, 30..40, 50..u64::MAX]
-    );
-    // What is on its way is no gap either, in whatever order it was asked for.
-    due.extend([(2, 50..60), (1, 0..15)]);
-    assert_eq!([ahead.gap(0, &due), ahead.gap(50, &due)], [15..20, 60..u64::MAX]);
-    assert_eq!(ahead.take(10), None);
-    // A part that overlaps what is here gives the rest.
-    assert_eq!(ahead.take(25), Some(vec![2; 5]));
-    assert_eq!(ahead.take(30), None);
-    assert_eq!((ahead.take(60), ahead.bytes), (None, 0));
-    // What goes on where the others end always has room.
-    assert!(ahead.keep(60, 70, vec![0; AHEAD_BYTES_MAX]));
-    assert!(ahead.keep(60, 60, vec![6; 10]));
-    assert_eq!(ahead.take(60), Some(vec![6; 10]));
-}
-
-#[test]
 fn a_transfer_goes_on_with_another_donor_where_it_stopped() {
     let mut core = follower();
     let mut now = Time::ZERO;
