@@ -20,6 +20,7 @@ const STARTS: &[(&str, u64)] = &[
     ("disk-stands-and-campaigns", 0),
     ("pause-is-silence", 0),
     ("late-run-counts", 3000),
+    ("spare-cut", 13_000),
 ];
 
 /// It may take so many seeds from there.
