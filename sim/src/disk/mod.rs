@@ -131,6 +131,8 @@ pub(crate) struct Disk {
     /// It completes nothing before this, and has not since the stall began.
     pub(crate) stalled_until: Time,
     stalled_since: Time,
+    /// When it completed a batch last.
+    completed: Time,
     /// When the batch under way began, if it writes the log or the hard state.
     pub(crate) writing_since: Option<Time>,
     /// When the snapshot that is being written was taken.
@@ -182,6 +184,7 @@ impl Disk {
             slowness: 1,
             busy_until: Time::ZERO,
             stalled_until: Time::ZERO,
+            completed: Time::ZERO,
             stalled_since: Time::ZERO,
             writing_since: None,
             snapshot_since: None,
@@ -289,8 +292,8 @@ impl Disk {
     }
 
     /// The batch is done: what there is to be told.
-    pub(crate) fn complete(&mut self) -> Vec<Done> {
-        self.writing_since = None;
+    pub(crate) fn complete(&mut self, now: Time) -> Vec<Done> {
+        (self.writing_since, self.completed) = (None, now);
         let mut news = Vec::new();
         let mut stored = None;
         let first = self.done;
@@ -530,10 +533,11 @@ impl Disk {
         self.durable.hard_state = state.clone();
     }
 
-    /// It completes nothing until then. A stall that follows another one before anything can be
+    /// It completes nothing until then. A stall that follows another one before anything is
     /// completed goes on with it.
     pub(crate) fn stall(&mut self, now: Time, until: Time) {
-        if now >= self.stalled_until + self.longest() {
+        let has_moved = self.completed >= self.stalled_until;
+        if has_moved || now >= self.stalled_until + self.longest() {
             self.stalled_since = now;
         }
         self.stalled_until = self.stalled_until.max(until);

@@ -97,7 +97,7 @@ impl Stepper {
             self.kill(process.at, Leaves::Prefix);
             return Ok(());
         }
-        let done = disk.complete();
+        let done = disk.complete(self.now);
         // Before what it is less for is said to be stored.
         if disk.is_full() {
             let room = disk.room();
