@@ -168,7 +168,8 @@ impl Configuration {
 
     /// How many members make a majority.
     pub fn quorum(&self) -> usize {
-        self.members.len() / 2 + 1
+        let more = if planted!("quorum-of-half") { self.members.len() % 2 } else { 1 };
+        self.members.len() / 2 + more
     }
 }
 

@@ -2,6 +2,29 @@
 //! only with the feature `planted`, and chosen at run time. They prove that the simulation finds
 //! what it should.
 
+/// The place where seeds find a defect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// The stepper: `hovercraft-sim sweep`.
+    Stepper,
+    /// The real shells on simulated hosts: `cargo world`.
+    World,
+    /// Runs of the segmented store that crash: `hovercraft/tests/planted.rs`.
+    Store,
+}
+
+impl Tier {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stepper => "stepper",
+            Self::World => "world",
+            Self::Store => "store",
+        }
+    }
+}
+
 /// A planted defect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Bug {
@@ -11,6 +34,14 @@ pub struct Bug {
     pub rule: &'static str,
     /// What the product does wrong.
     pub what: &'static str,
+    /// The tier that finds it.
+    pub tier: Tier,
+}
+
+impl Bug {
+    const fn found_by(self, tier: Tier) -> Self {
+        Self { tier, ..self }
+    }
 }
 
 /// Whether this build has them.
@@ -30,10 +61,10 @@ pub(crate) fn plant(bug: Option<&'static Bug>) {
 }
 
 const fn bug(name: &'static str, rule: &'static str, what: &'static str) -> Bug {
-    Bug { name, rule, what }
+    Bug { name, rule, what, tier: Tier::Stepper }
 }
 
-/// All of them.
+/// All of them, found by the stepper if nothing else is said.
 pub const BUGS: &[Bug] = &[
     bug(
         "commit-own-last",
@@ -238,4 +269,120 @@ pub const BUGS: &[Bug] = &[
         "a follower that the aggregator does not reach is never served directly",
     ),
     bug("feedback-leaks", "P24", "a place in the system that no FEEDBACK frees is never freed"),
+    bug(
+        "configuration-not-truncated",
+        "P34",
+        "a configuration stays in force whose entry was truncated",
+    ),
+    bug("configuration-lost-by-trim", "P34", "a trim forgets the configuration that it removes"),
+    bug(
+        "configuration-kept-at-install",
+        "P34, P36",
+        "after a snapshot of another replica the configuration before it stays in force",
+    ),
+    bug("elected-by-half", "Raft §5.2", "half of an even number of votes elect a leader"),
+    bug(
+        "heard-by-half",
+        "P31",
+        "answers of half of an even number of replicas keep a leader in office",
+    ),
+    bug("quorum-of-half", "Raft §5.4", "half of an even number of replicas are a quorum"),
+    bug(
+        "agg-counts-half",
+        "P28",
+        "half of an even number of replicas are a quorum to the aggregator",
+    ),
+    bug(
+        "tail-kept-unlike-snapshot",
+        "P36",
+        "entries above an installed snapshot stay, whatever the log holds at its index",
+    ),
+    bug(
+        "going-back-skips-one",
+        "P36",
+        "a service that went back to its own snapshot skips the entry behind it",
+    ),
+    bug(
+        "order-of-use-not-restored",
+        "P20, P21",
+        "a snapshot brings sessions back in the order of their opening, not of their use",
+    ),
+    bug(
+        "older-snapshots-stay",
+        "P36",
+        "the snapshots before an install that drops the log stay, even those of a higher index",
+    )
+    .found_by(Tier::Store),
+    bug(
+        "removals-not-synced",
+        "P36",
+        "an install is complete before the removal of the older snapshots is on disk",
+    )
+    .found_by(Tier::Store),
+    bug("install-before-sync", "P36", "a snapshot is installed below a log that is not synced")
+        .found_by(Tier::Store),
+    bug(
+        "restart-not-synced",
+        "P36, P38",
+        "an install is complete before the log that begins behind it is on disk",
+    )
+    .found_by(Tier::Store),
+    bug(
+        "tail-terms-not-compared",
+        "P36",
+        "a log keeps its tail beside a snapshot of another term at the same index",
+    )
+    .found_by(Tier::Store),
+    bug("reads-keep-no-session", "P21", "a session in which a client only reads expires"),
+    bug("session-ends-early", "P21", "a session expires a 64th of its lifetime too early"),
+    bug("snapshot-renews-sessions", "P22", "in a snapshot every session was used just now"),
+    bug("one-session-too-many", "P21", "there is one session more than may be"),
+    bug("interval-keeps-all", "P37", "after a crash in `interval` a replica keeps its incarnation"),
+    bug("recovering-candidate", "P37", "a replica that is recovering asks for votes"),
+    bug(
+        "truncation-not-recorded",
+        "P38",
+        "a truncation that nothing follows is not in the log file",
+    ),
+    bug("roll-before-sync", "P38", "a segment begins before the one before it is on disk"),
+    bug("torn-tail-not-told", "P38", "a log that lost what was synced is taken as whole"),
+    bug(
+        "answers-dated-by-arrival",
+        "P31",
+        "an answer of a follower counts from its arrival, not from the message that it answers",
+    ),
+    bug("suspects-stay", "P8", "what is known to differ from the leader's log stays in the log"),
+    bug(
+        "bulk-terms-not-compared",
+        "P9",
+        "entries in bulk leave those of other terms where they are",
+    ),
+    bug("donor-sends-uncommitted", "P9, P12", "a donor sends its whole log, committed or not"),
+    bug(
+        "bodies-by-key-only",
+        "P9",
+        "a donor looks for bodies by their key alone, which it forgets in time",
+    ),
+    bug("wrong-body-takes-room", "P9", "a body with another digest takes room for good"),
+    bug("run-told-once", "P37", "a run makes itself known once in a term, heard or not"),
+    bug(
+        "stored-before-sync",
+        "P37",
+        "the storage role says that writes are stored before it syncs them",
+    )
+    .found_by(Tier::World),
+    bug(
+        "snapshot-before-sync",
+        "P36",
+        "a snapshot is begun before the log that it rests on is synced",
+    )
+    .found_by(Tier::World),
+    bug("retry-not-ordered-again", "P18, P21", "a retry whose reply is not kept is forgotten")
+        .found_by(Tier::World),
+    bug(
+        "unread-snapshot-installed",
+        "P36",
+        "a snapshot that the service could not read is installed",
+    )
+    .found_by(Tier::World),
 ];

@@ -70,6 +70,24 @@ fn every_schedule_of_the_world_ends_well() {
     assert!(missing.is_empty(), "these never happened: {missing:?}");
 }
 
+/// Every planted bug that only real shells have: `cargo world-test --features planted`.
+#[cfg(feature = "planted")]
+#[test]
+fn every_planted_bug_of_the_world_is_found() {
+    use hovercraft_sim::bugs::{BUGS, Tier};
+
+    let mut missed = Vec::new();
+    for bug in BUGS.iter().filter(|bug| bug.tier == Tier::World) {
+        let sweep = Sweep { first_only: true, ..Sweep::new(0..20_000) };
+        let report = sweep.run(&world().with_bug(Some(bug)), |_, _| ());
+        match report.failures.first() {
+            Some(failure) => println!("{}: {failure}", bug.name),
+            None => missed.push(bug.name),
+        }
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
 #[test]
 fn beyond_what_is_promised_nothing_is_ever_wrong() {
     let sweep = Sweep { beyond: true, ..Sweep::new(0..20) };

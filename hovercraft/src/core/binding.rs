@@ -236,10 +236,11 @@ impl Binding {
         };
         self.fetched_bytes -= body.cost();
         if let Some(whole) = body.add(offset.max(here), new, body_len) {
-            *body = match request_of(whole).filter(is_ordered) {
-                Some(request) => Body::Here(Arc::new(request), return_path),
-                None => Body::Unknown,
-            };
+            let ordered = request_of(whole).filter(is_ordered);
+            if ordered.is_none() && planted!("wrong-body-takes-room") {
+                self.fetched_bytes += body_len;
+            }
+            *body = ordered.map_or(Body::Unknown, |it| Body::Here(Arc::new(it), return_path));
         }
         self.fetched_bytes += body.cost();
         matches!(body, Body::Here(..))

@@ -25,18 +25,23 @@ impl Configurations {
 
     /// The entries at or above `from` are gone.
     pub(crate) fn truncate(&mut self, from: Index) {
-        self.in_log.retain(|(index, _)| *index < from);
+        self.in_log.retain(|(index, _)| *index < from || planted!("configuration-not-truncated"));
     }
 
     /// The entries at or below `to` are in a snapshot.
     pub(crate) fn trim(&mut self, to: Index) {
         while self.in_log.first().is_some_and(|(index, _)| *index <= to) {
-            self.base = self.in_log.remove(0).1;
+            let trimmed = self.in_log.remove(0).1;
+            if !planted!("configuration-lost-by-trim") {
+                self.base = trimmed;
+            }
         }
     }
 
     /// Starts again from the configuration of a snapshot.
     pub(crate) fn reset(&mut self, base: Arc<Configuration>) {
+        let is_kept = planted!("configuration-kept-at-install");
+        let base = if is_kept { Arc::clone(self.current()) } else { base };
         *self = Self::new(base);
     }
 

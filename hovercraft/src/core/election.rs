@@ -59,7 +59,8 @@ impl Core {
         // And votes of an election that waits for the own vote's write are not thrown away. Who has
         // no room for a no-op cannot lead (P38).
         let is_busy = self.hard_state_write.is_some() || self.snapshots.is_installing();
-        if self.is_leader() || !self.is_named() || is_busy || !self.has_room_for_own() {
+        let may_lead = self.is_named() || planted!("recovering-candidate");
+        if self.is_leader() || !may_lead || is_busy || !self.has_room_for_own() {
             return;
         }
         // Its own vote would never be on disk (P38).
@@ -157,7 +158,10 @@ impl Core {
             return;
         };
         let is_on_disk = self.hard_state_write.is_none();
-        if !is_on_disk || candidacy.granted.len() < self.configuration().quorum() {
+        let is_half = 2 * candidacy.granted.len() == self.configuration().members.len();
+        let by_half = is_half && candidacy.pre_vote_for.is_none() && planted!("elected-by-half");
+        let is_granted = candidacy.granted.len() >= self.configuration().quorum() || by_half;
+        if !is_on_disk || !is_granted {
             return;
         }
         if candidacy.pre_vote_for.is_some() {
@@ -254,7 +258,9 @@ impl Core {
             }
         };
         let configuration = self.configurations.current();
-        configuration.members.iter().filter(has_answered).count() >= configuration.quorum()
+        let heard = configuration.members.iter().filter(has_answered).count();
+        let by_half = planted!("heard-by-half") && 2 * heard == configuration.members.len();
+        heard >= configuration.quorum() || by_half
     }
 
     /// A leader that applies nothing more steps down as soon as a replica that the same entry has

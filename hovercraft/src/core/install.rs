@@ -204,7 +204,7 @@ impl Core {
                 install.step = InstallStep::Switching;
                 let meta = install.meta.clone();
                 // The log has stood still meanwhile, so this holds until the store has switched.
-                let keep_tail = self.log.term(meta.index) == Some(meta.term);
+                let keep_tail = self.keeps_tail(&meta);
                 self.outputs.push_back(Output::InstallSnapshot { meta, keep_tail });
             }
             Reading::Refused => {
@@ -227,7 +227,7 @@ impl Core {
         let (index, term) = (meta.index, meta.term);
         let unordered = &mut self.unordered;
         self.binding.truncate(0, |request| unordered.insert_evicting(now, request, None));
-        if self.log.term(index) == Some(term) {
+        if self.keeps_tail(&meta) {
             self.log.trim(index);
             self.configurations.trim(index);
         } else {
@@ -243,13 +243,19 @@ impl Core {
         self.report_applied(now);
     }
 
+    /// Returns whether the log holds the snapshot's last entry, so that what follows it stays.
+    fn keeps_tail(&self, meta: &SnapshotMeta) -> bool {
+        let here = self.log.term(meta.index);
+        here == Some(meta.term) || (planted!("tail-kept-unlike-snapshot") && here.is_some())
+    }
+
     /// The service has the state of the own snapshot at `index` again, for which
     /// [`Output::DiscardSnapshot`] asked; none if it could not read that either. Then the driver
     /// calls [`Self::handle_poisoned`] (P42).
     pub fn handle_went_back(&mut self, now: Time, index: Option<Index>) {
         if let Some(index) = index {
             // To others it has applied what it had applied: it will be there again at once.
-            self.dispatched = index;
+            self.dispatched = index + Index::from(planted!("going-back-skips-one"));
             self.snapshots.installs.silent_to = self.applied;
             self.is_poisoned = false;
         }

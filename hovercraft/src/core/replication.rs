@@ -444,7 +444,8 @@ impl Core {
                 follower.round_trip.sample(now.since(sent_at));
             }
             if counted {
-                follower.answered = follower.answered.max(sent_at);
+                let dated = if planted!("answers-dated-by-arrival") { now } else { sent_at };
+                follower.answered = follower.answered.max(dated);
             }
         }
         // A follower cannot hold more than the leader; if it says so, it is not believed.

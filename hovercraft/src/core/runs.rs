@@ -134,7 +134,8 @@ impl Core {
             return;
         }
         let asked = self.own_run.asked.filter(|(asked_in, _)| *asked_in == term);
-        if asked.is_some_and(|(_, at)| now.since(at) < pause) {
+        let is_once = planted!("run-told-once");
+        if asked.is_some_and(|(_, at)| now.since(at) < pause || is_once) {
             return;
         }
         self.own_run.asked = Some((term, now));

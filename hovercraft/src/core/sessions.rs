@@ -109,6 +109,8 @@ impl Sessions {
         // A snapshot that was made by hand may have brought it to the end of time.
         self.time_us = self.time_us.saturating_add(u64::from(delta_us));
         let lifetime_us = u64::try_from(limits.session_lifetime.as_micros()).unwrap_or(u64::MAX);
+        let lifetime_us =
+            lifetime_us - if planted!("session-ends-early") { lifetime_us / 64 } else { 0 };
         while self.time_us.saturating_sub(self.oldest_us) > lifetime_us {
             let Some((client, active_us)) = self.least_recent() else {
                 self.oldest_us = self.time_us;
@@ -133,7 +135,8 @@ impl Sessions {
     /// While there are as many as may be, the least recently used one goes.
     pub(crate) fn open(&mut self, limits: &ClusterLimits) -> u64 {
         let client = self.index;
-        while self.slots.len() >= limits.sessions_max.max(1) as usize {
+        let more = usize::from(planted!("one-session-too-many"));
+        while self.slots.len() >= limits.sessions_max.max(1) as usize + more {
             let (oldest, _) = self.least_recent().expect("there is at least one");
             let newest = self.newest();
             self.remove(if planted!("evicts-the-newest") { newest } else { oldest });
@@ -161,7 +164,10 @@ impl Sessions {
         let believes = !is_unsound || planted!("lowest-checked-late");
         let (time_us, index) = (self.time_us, self.index);
         let found = self.change(client, |session| {
-            (session.active_us, session.used) = (time_us, index);
+            if !(planted!("reads-keep-no-session") && request.kind() == Kind::Read) {
+                session.active_us = time_us;
+            }
+            session.used = index;
             // Not of an unsound one: it would end the session for its client.
             if believes && request.lowest() > session.lowest {
                 session.lowest = request.lowest();

@@ -23,7 +23,9 @@ pub fn begin_run(loaded: &Loaded, durability: Durability, drawn: Incarnation) ->
             clean: false,
         };
     };
-    let is_whole = loaded.torn.is_none() && (before.clean || before.durability == Durability::Sync);
+    let keeps_all = before.durability == Durability::Sync
+        || (planted!("interval-keeps-all") && before.durability == Durability::Interval);
+    let is_whole = loaded.torn.is_none() && (before.clean || keeps_all);
     // Before `init` there is nothing to forget.
     let keeps = is_whole || before.birth.is_none() || planted!("empty-voter");
     let incarnation = if keeps { before.incarnation } else { drawn };

@@ -146,8 +146,12 @@ impl SnapshotFiles {
             return Ok(());
         };
         empty_log()?;
-        self.remove_complete_except(None)?;
-        sync_names(&*self.disk)?;
+        if !planted!("older-snapshots-stay") {
+            self.remove_complete_except(None)?;
+        }
+        if !planted!("removals-not-synced") {
+            sync_names(&*self.disk)?;
+        }
         rename_durably(&*self.disk, &installing_name(meta.index), &complete_name(meta.index))?;
         state.installing = None;
         state.latest = Some(meta);

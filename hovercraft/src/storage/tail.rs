@@ -89,7 +89,7 @@ impl Tail {
             }
         } else {
             let term = entries[(covered - first_index) as usize].term;
-            if term != covered_term {
+            if term != covered_term && !planted!("tail-terms-not-compared") {
                 return Ok(Self::Goes);
             }
             before = entries[0].term;

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod crashes;
+
 use std::{io::Write, sync::Arc};
 
 use bytes::Bytes;

@@ -23,8 +23,8 @@ struct List {
 
 pub(super) fn run(arguments: &Arguments) -> Result<u8, CliError> {
     let mut text = String::new();
-    for Bug { name, rule, what } in BUGS {
-        let _ = writeln!(text, "{name:<26} {rule:<14} {what}");
+    for Bug { name, rule, what, tier } in BUGS {
+        let _ = writeln!(text, "{name:<29} {:<7} {rule:<13} {what}", tier.name());
     }
     if !ARE_PLANTED {
         text.push_str("this build has none of them; build it with --features planted\n");

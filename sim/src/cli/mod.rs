@@ -68,9 +68,16 @@ enum CliError {
     File { path: String, source: io::Error },
     #[error("there is no planted bug `{0}`; `hovercraft-sim bugs` lists them")]
     NoSuchBug(String),
-    #[error(
-        "this build has no planted bugs: build it with `cargo build --release -p hovercraft-sim \
-         --features planted`"
+    #[cfg_attr(
+        not(madsim),
+        error(
+            "this build has no planted bugs: build it with `cargo build --release \
+             -p hovercraft-sim --features planted`"
+        )
+    )]
+    #[cfg_attr(
+        madsim,
+        error("this build has no planted bugs: `cargo world-planted` builds it with them")
     )]
     NotPlanted,
     #[cfg(not(madsim))]
@@ -132,6 +139,10 @@ fn quietly<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
+/// The command that builds the world as this build is.
+#[cfg(madsim)]
+const WORLD: &str = if ARE_PLANTED { "cargo world-planted" } else { "cargo world" };
+
 /// Where schedules run.
 #[derive(Debug, Clone, Copy)]
 enum Tier {
@@ -155,7 +166,7 @@ impl Tier {
         match self {
             Self::Stepper => format!("{} run {which} --trace", program()),
             #[cfg(madsim)]
-            Self::World => format!("cargo world {which}"),
+            Self::World => format!("{WORLD} {which}"),
         }
     }
 
@@ -164,7 +175,7 @@ impl Tier {
         match self {
             Self::Stepper => format!("{} shrink {which} --out smallest.json", program()),
             #[cfg(madsim)]
-            Self::World => format!("cargo world {which} --shrink smallest.json"),
+            Self::World => format!("{WORLD} {which} --shrink smallest.json"),
         }
     }
 }

@@ -63,7 +63,10 @@ impl Sessions {
         to.write_all(&self.time_us.to_le_bytes())?;
         to.write_all(&(self.slots.len() as u64).to_le_bytes())?;
         for (client, slot) in &self.slots {
-            let record = SessionRecord::new(*client, &slot.session);
+            let mut record = SessionRecord::new(*client, &slot.session);
+            if planted!("snapshot-renews-sessions") {
+                record.active_us = self.time_us;
+            }
             let bytes = rkyv::to_bytes::<rancor::Error>(&record).map_err(io::Error::other)?;
             to.write_all(&(bytes.len() as u32).to_le_bytes())?;
             to.write_all(&bytes)?;
@@ -95,7 +98,10 @@ impl Sessions {
             found.push((client, session.ok_or_else(|| invalid("a session's fields contradict"))?));
         }
         // Each becomes the last of its list, so that the lists come out as they were.
-        found.sort_by_key(|(client, session)| (session.used, *client));
+        found.sort_by_key(|(client, session)| {
+            let used = if planted!("order-of-use-not-restored") { 0 } else { session.used };
+            (used, *client)
+        });
         for (client, session) in found {
             let is_sound = (1..=session.used).contains(&client)
                 && session.used <= index
