@@ -21,24 +21,14 @@ const NAME: &str = "announced";
 /// What was said to aggregators, by term and configuration.
 #[derive(Debug, Default)]
 pub(super) struct Said {
-    /// By each follower, in its runs.
-    acknowledged: BTreeMap<(Term, u64, NodeId), Vec<OfRun>>,
+    /// By each follower: how far it has acknowledged, and which round.
+    acknowledged: BTreeMap<(Term, u64, NodeId), (Index, u64)>,
     /// By the leader: rounds, and the first one that counted from then on.
     counting: BTreeMap<(Term, u64), BTreeMap<u64, u64>>,
 }
 
-/// What one run of a replica has acknowledged.
-#[derive(Debug, Clone, Copy)]
-struct OfRun {
-    run: u64,
-    index: Index,
-    /// The lowest round that it answered, and the highest.
-    first_round: u64,
-    round: u64,
-}
-
 impl Said {
-    pub(super) fn note(&mut self, run: u64, envelope: &Envelope) {
+    pub(super) fn note(&mut self, envelope: &Envelope) {
         let term = envelope.term;
         let said = match &envelope.message {
             Message::Acknowledge(said) => said,
@@ -53,24 +43,9 @@ impl Said {
             }
             _ => return,
         };
-        let runs = self.acknowledged.entry((term, said.configuration, envelope.from)).or_default();
-        let (index, round) = (said.acknowledged, said.round);
-        match runs.last_mut().filter(|last| last.run == run) {
-            Some(last) => {
-                last.index = last.index.max(index);
-                last.first_round = last.first_round.min(round);
-                last.round = last.round.max(round);
-            }
-            None => runs.push(OfRun { run, index, first_round: round, round }),
-        }
-    }
-
-    /// Returns whether one run has answered a round and acknowledged an index.
-    fn has(&self, key: (Term, u64, NodeId), index: Index, round: u64) -> bool {
-        let runs = self.acknowledged.get(&key);
-        runs.into_iter()
-            .flatten()
-            .any(|it| index <= it.index && (it.first_round..=it.round).contains(&round))
+        let key = (term, said.configuration, envelope.from);
+        let (index, round) = self.acknowledged.entry(key).or_default();
+        (*index, *round) = ((*index).max(said.acknowledged), (*round).max(said.round));
     }
 
     /// Returns the first round that counts for an aggregator that has heard of one.
@@ -91,8 +66,9 @@ pub(super) fn check(
     let term = envelope.term;
     for progress in &commit.replicas {
         let key = (term, commit.configuration, progress.node);
-        if !said.has(key, progress.matched, progress.round) {
-            let what = format!("{progress:?} in term {term}, which no run of it has said");
+        let (matched, round) = said.acknowledged.get(&key).copied().unwrap_or_default();
+        if progress.matched > matched || progress.round > round {
+            let what = format!("{progress:?} in term {term}, in which it said {matched}, {round}");
             return broken(NAME, "P28", what);
         }
         if progress.round < said.first_round((term, commit.configuration), commit.round) {

@@ -254,7 +254,7 @@ impl Invariants {
         }
         self.promises[at].note(&replicas[at], envelope);
         self.heard.note(now, at, envelope);
-        self.said.note(replicas[at].run, envelope);
+        self.said.note(envelope);
         self.stalled_disk.sent(now, &replicas[at], envelope)?;
         durable_term::check(&replicas[at], to, envelope)?;
         donated::check(&self.history, replicas[at].node, envelope)?;

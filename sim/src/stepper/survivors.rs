@@ -27,8 +27,8 @@ const TIMEOUTS: u32 = 4;
 /// knows that the others' disks move (P38), and the election.
 const TIMEOUTS_OF_STALLED: u32 = 8;
 
-/// Time of a replica that needs a snapshot: two donors that do not answer are given up.
-const CATCHES_UP: Duration = Duration::from_secs(6);
+/// Time after which a replica that needs a snapshot gives up a donor that does not answer.
+const DONOR_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Time of a replica with a full log until it has tried again to take a snapshot (P38).
 const TAKES_SNAPSHOT: Duration = Duration::from_secs(2);
@@ -116,15 +116,24 @@ impl Stepper {
         let lags = |&(_, end): &(Index, Index)| {
             end + 1 < first || end + cluster.limits.bulk_distance < last
         };
-        // One of them may need a snapshot before it can be counted, of a donor that is alive.
-        let fetched = if bounds.iter().any(lags) { CATCHES_UP } else { Duration::ZERO };
+        // One of them may need a snapshot before it can be counted, and a second one where its donor
+        // was behind too; each time it may ask all those first that do not answer.
+        let silent = (self.replicas.len() - members.len()).max(1) as u32;
+        let catches_up = DONOR_PATIENCE * 2 * silent;
+        let fetched = if bounds.iter().any(lags) { catches_up } else { Duration::ZERO };
         // What nobody answers any more leaves the system in the end (P24).
         let usual = Settings::default().admission_limit;
         let is_narrow = cluster.admission_limit < usual || cluster.limits != Limits::DEFAULT;
         let leaves = if is_narrow { LEAVES_SYSTEM } else { Duration::ZERO };
         // A snapshot that could not be taken is tried again after a pause; a full log waits for it.
-        let has_spoiled = members.iter().any(|at| self.replicas[*at].disk.spoiled > 0);
-        let taken = if has_spoiled { TAKES_SNAPSHOT } else { Duration::ZERO };
+        let has_failed = |at: &usize| {
+            let replica = &self.replicas[*at];
+            let life = replica.life.as_ref();
+            let postponed = life.map_or(0, |life| life.core.counters().snapshots_postponed);
+            replica.disk.spoiled > 0 || postponed > 0
+        };
+        let has_failed = members.iter().any(has_failed);
+        let taken = if has_failed { TAKES_SNAPSHOT } else { Duration::ZERO };
         timeouts + fetched + leaves + taken + self.echoes_for() + self.applies_in(members, last)
     }
 
