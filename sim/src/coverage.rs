@@ -26,7 +26,7 @@ const EXPECTED: &[(&str, u64)] = &[
     ("bodies recovered", 150_000),
     ("metadata taken back", 7000),
     ("old copies found", 100),
-    ("old copies with acknowledgements on their way", 12),
+    ("old copies with acknowledgements on their way", 8),
     ("retries answered from the session table", 25_000),
 ];
 

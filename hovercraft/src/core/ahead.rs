@@ -8,7 +8,7 @@ use crate::core::pacing::WINDOW_MAX;
 pub(crate) const AHEAD_BYTES_MAX: usize = 4 * WINDOW_MAX;
 
 /// Most parts that came too early.
-const AHEAD_COUNT_MAX: usize = 1024;
+const AHEAD_COUNT_MAX: usize = 2048;
 
 /// Parts that came before those in front of them, by offset.
 #[derive(Debug, Default)]
@@ -83,14 +83,14 @@ mod tests {
             from.iter().map(gap).collect::<Vec<_>>()
         };
         assert_eq!(gaps(&ahead, &[], &[0, 20, 50]), [0..20, 30..40, 50..u64::MAX]);
-        // What is on its way is no gap either, in whatever order it was asked for.
+        // Nor is a part that is on its way a gap, in whatever order it was asked for.
         assert_eq!(gaps(&ahead, &[50..60, 0..15], &[0, 50]), [15..20, 60..u64::MAX]);
         assert_eq!(ahead.take(10), None);
         // A part that overlaps what is here gives the rest.
         assert_eq!(ahead.take(25), Some(vec![2; 5]));
         assert_eq!(ahead.take(30), None);
         assert_eq!((ahead.take(60), ahead.size()), (None, (0, 0)));
-        // What goes on where the others end always has room.
+        // A part that goes on where the others end always has room.
         assert!(ahead.keep(60, 70, vec![0; AHEAD_BYTES_MAX]));
         assert!(ahead.keep(60, 60, vec![6; 10]));
         assert_eq!(ahead.take(60), Some(vec![6; 10]));

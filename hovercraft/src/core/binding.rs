@@ -43,7 +43,7 @@ impl Missing<'_> {
     /// too early are kept.
     pub(crate) fn gap(&self, from: u32) -> Range<u32> {
         let start = self.partial.map_or(0, |partial| partial.start.len());
-        let from = u64::from(from).max(start as u64);
+        let from = u64::from(from).max(start as u64).min(u64::from(self.body_len));
         let whole = |partial: &Partial| partial.ahead.gap(from, iter::empty());
         let Range { start: from, end } = self.partial.map_or(from..u64::MAX, whole);
         let end = end.min((start + AHEAD_BYTES_MAX) as u64).min(u64::from(self.body_len));
@@ -87,16 +87,31 @@ pub(crate) struct Partial {
 }
 
 impl Partial {
-    /// Adds bytes at an offset, where none are yet.
+    /// Adds bytes at an offset; not before the end of those from the start.
     fn add(&mut self, offset: usize, part: &[u8]) {
         let here = self.start.len();
         if offset > here {
-            self.ahead.keep(here as u64, offset as u64, part.to_vec());
+            self.keep(offset, part);
             return;
         }
         self.start.extend_from_slice(part);
         while let Some(next) = self.ahead.take(self.start.len() as u64) {
             self.start.extend_from_slice(&next);
+        }
+    }
+
+    /// Keeps what is not here of bytes that came too early.
+    fn keep(&mut self, offset: usize, part: &[u8]) {
+        let (here, end) = (self.start.len() as u64, offset + part.len());
+        let mut from = offset;
+        while from < end {
+            let gap = self.ahead.gap(from as u64, iter::empty());
+            let (start, to) =
+                (gap.start.min(end as u64) as usize, gap.end.min(end as u64) as usize);
+            if start < to {
+                self.ahead.keep(here, start as u64, part[start - offset..to - offset].to_vec());
+            }
+            from = to.max(start);
         }
     }
 
@@ -393,9 +408,12 @@ mod tests {
         assert_eq!(fill(&mut binding, 3, b"y"), (false, Some((1, 0..3, 2..3))), "it came twice");
         assert_eq!(fill(&mut binding, 1, b"o"), (false, Some((2, 0..1, 2..3))));
         assert_eq!(binding.fetched_bytes, 2 + 2 * AHEAD_OVERHEAD_BYTES);
+        // Of one that overlaps others, the rest.
+        assert_eq!(fill(&mut binding, 1, b"ody"), (false, Some((3, 0..1, 4..4))));
+        assert_eq!(binding.fetched_bytes, 3 + 3 * AHEAD_OVERHEAD_BYTES);
         assert_eq!(fill(&mut binding, 0, b"bod"), (true, None));
         assert_eq!(binding.fetched_bytes, 4);
-        // What is given up counts for nothing.
+        // Bytes that are given up count for nothing.
         binding.push(2, ordered(1, 2));
         assert!(!binding.fill(1, 3, b"y", None, same(1, 2)));
         binding.truncate(1, |_| panic!("the body is not whole"));

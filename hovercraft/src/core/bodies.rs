@@ -87,12 +87,19 @@ impl Core {
     ) {
         let mut left = (bytes as usize).min(PART_BYTES_MAX);
         let (mut parts, mut refusals) = (Vec::new(), Vec::new());
+        // All but the last are asked for to their ends. One that is not sent leaves no more for the
+        // last, of which the rest may be here.
+        let whole = |want: &BodyWant| {
+            want.body_len.saturating_sub(want.offset) as usize + PART_OVERHEAD_BYTES
+        };
         for want in wants.iter().take(WANTS_MAX) {
             if let Some(reason) = self.refuses(want) {
                 refusals.push(BodyRefusal { want: *want, reason });
+                left = left.saturating_sub(whole(want));
                 continue;
             }
             let Some((request, path)) = self.wanted_body(want) else {
+                left = left.saturating_sub(whole(want));
                 continue;
             };
             let rest = request.body().slice((want.offset as usize).min(request.body().len())..);

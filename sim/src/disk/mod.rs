@@ -131,7 +131,7 @@ pub(crate) struct Disk {
     /// It completes nothing before this, and has not since the stall began.
     pub(crate) stalled_until: Time,
     stalled_since: Time,
-    /// When it completed a batch last.
+    /// Time at which it completed a batch last.
     completed: Time,
     /// When the batch under way began, if it writes the log or the hard state.
     pub(crate) writing_since: Option<Time>,

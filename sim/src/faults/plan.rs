@@ -1,6 +1,8 @@
 //! Which faults a seed has: swarm testing. Each seed turns on some sorts, so that what would hide
 //! something else is absent in other seeds.
 
+use std::time::Duration;
+
 use hovercraft::storage::Durability;
 
 use super::{Fault, FaultKind, Leaves, Sides, Switches, Target, Ways};
@@ -25,6 +27,9 @@ pub(crate) struct FaultOptions {
     only: Option<FaultKind>,
     beyond: bool,
 }
+
+/// Longest delay of packets that are late beside older copies.
+pub(crate) const LATE_MAX: Duration = Duration::from_millis(100);
 
 /// In how many runs of a hundred each sort is.
 const SHARES: [(FaultKind, u8); 22] = [
@@ -146,8 +151,8 @@ impl FaultOptions {
             }
         }
         if self.only == Some(FaultKind::OldCopy) && copies_are_late(options) {
-            let for_us = options.chaos_us;
-            let fault = Fault::DelayTail { per_mille: 500, late_us: 100_000, for_us };
+            let (late_us, for_us) = (LATE_MAX.as_micros() as u64, options.chaos_us);
+            let fault = Fault::DelayTail { per_mille: 500, late_us, for_us };
             faults.push(Timed { at_us: 0, fault });
         }
         if options.is_lasting {
@@ -313,8 +318,8 @@ fn only_one_sort(options: &Options, beyond: bool) -> Option<FaultKind> {
     }
 }
 
-/// Returns whether half of all packets are late beside older copies, acknowledgements of runs that are
-/// over among them; aggregators forget then what they have heard.
+/// Returns whether, in a run of older copies, half of all packets are late and aggregators die:
+/// acknowledgements of runs that are over are among them.
 fn copies_are_late(options: &Options) -> bool {
     Seed(options.seed).stream("late old copies", 0).bool()
 }

@@ -18,7 +18,7 @@ use crate::{history::term_in, replica::Replica};
 
 const NAME: &str = "announced";
 
-/// What was said to aggregators, by term and configuration.
+/// Words to aggregators, by term and configuration.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     /// By each follower: how far it has acknowledged, and which round.
@@ -64,6 +64,8 @@ pub(super) fn check(
     let Message::AggCommit(commit) = &envelope.message else { return Ok(()) };
     let index = commit.commit;
     let term = envelope.term;
+    // The aggregator has heard of every round that it counts an answer to.
+    let heard = commit.replicas.iter().map(|it| it.round).fold(commit.round, u64::max);
     for progress in &commit.replicas {
         let key = (term, commit.configuration, progress.node);
         let (matched, round) = said.acknowledged.get(&key).copied().unwrap_or_default();
@@ -71,7 +73,7 @@ pub(super) fn check(
             let what = format!("{progress:?} in term {term}, in which it said {matched}, {round}");
             return broken(NAME, "P28", what);
         }
-        if progress.round < said.first_round((term, commit.configuration), commit.round) {
+        if progress.round < said.first_round((term, commit.configuration), heard) {
             let what = format!("{progress:?} in term {term}, of a run that is over");
             return broken(NAME, "P28, P37", what);
         }

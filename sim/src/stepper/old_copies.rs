@@ -1,9 +1,10 @@
 //! Directories that are restored from older copies (P37).
 //!
-//! The leader that counted what a copy lacks must not count the replica any more. Where it has heard
-//! of less than the copy has, it may count that, and no late acknowledgement of what is gone. Nothing
-//! else goes wrong in such a run than that packets are late and aggregators die: another leader could
-//! not tell, and more than one lost disk of three is beyond what the protocol promises.
+//! The leader that counted what a copy lacks must not count the replica any more. Where it has
+//! heard of less than the copy has, it may count that, and no late acknowledgement of what is gone.
+//! Nothing else goes wrong in such a run than that packets are late and aggregators die: another
+//! leader could not tell, and more than one lost disk of three is beyond what the protocol
+//! promises.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -15,7 +16,7 @@ use hovercraft::{
 use super::{Event, Stepper};
 use crate::{
     disk::Copy,
-    faults::Leaves,
+    faults::{Leaves, plan::LATE_MAX},
     history::{position, term_in},
     invariants::Violation,
     trace::Place,
@@ -77,6 +78,9 @@ impl Stepper {
         let Some(own) = self.replicas[at].life.as_ref().map(|life| &life.core) else { return };
         let (_, last) = own.log_bounds();
         let Some(of_last) = term_in(own, last).filter(|_| last > copy.last()) else { return };
+        if !is_less && !self.replicas[at].disk.holds(last, of_last) {
+            return;
+        }
         let others = self.replicas.iter().filter(|it| it.node != node);
         let holders = others.filter(|it| it.disk.holds(last, of_last)).count();
         if holders < life.core.configuration().quorum() {
@@ -94,7 +98,8 @@ impl Stepper {
         self.old_copies.put_back =
             Some(PutBack { at, incarnation, leader, term, is_less, run: None, is_known: false });
         let heartbeat = self.schedule.options.cluster.settings(leader).timing.heartbeat;
-        self.agenda.add(self.now + HEARD_AFTER + heartbeat * 20, Event::OldCopyHeard);
+        let late = if is_less { Duration::ZERO } else { LATE_MAX };
+        self.agenda.add(self.now + HEARD_AFTER + heartbeat * 20 + late, Event::OldCopyHeard);
     }
 
     /// The leader has heard of it: if it leads still, it does not count it.

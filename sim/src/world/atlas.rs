@@ -25,6 +25,11 @@ impl World {
             Fault::Kill { target, .. }
             | Fault::WriteError { target, .. }
             | Fault::Damage { target, .. } => self.may_lose(self.find(*target)),
+            // A stop that finds no room for its last word is an unclean one (P38).
+            Fault::Restart { target, .. } => {
+                let at = self.find(*target);
+                !self.replicas[at].disk.is_full() || self.may_lose(at)
+            }
             _ => true,
         }
     }

@@ -183,6 +183,11 @@ impl Disk {
         self.state().trouble.may_fail
     }
 
+    /// Returns whether nothing more fits on it.
+    pub(super) fn is_full(&self) -> bool {
+        self.state().trouble.is_full
+    }
+
     /// Whether the last process ended with everything on it.
     pub(super) fn is_clean(&self) -> bool {
         self.state().is_clean
