@@ -122,7 +122,8 @@ impl Partial {
 }
 
 impl Body {
-    /// Adds bytes at an offset, where none are yet; returns the body if it is whole now.
+    /// Adds bytes at an offset, not before the end of those from the start; returns the body if it
+    /// is whole now.
     fn add(&mut self, offset: usize, part: &[u8], body_len: usize) -> Option<Bytes> {
         if let Self::Unknown = self {
             if part.len() == body_len {
@@ -408,7 +409,7 @@ mod tests {
         assert_eq!(fill(&mut binding, 3, b"y"), (false, Some((1, 0..3, 2..3))), "it came twice");
         assert_eq!(fill(&mut binding, 1, b"o"), (false, Some((2, 0..1, 2..3))));
         assert_eq!(binding.fetched_bytes, 2 + 2 * AHEAD_OVERHEAD_BYTES);
-        // Of one that overlaps others, the rest.
+        // A part that overlaps others brings the rest.
         assert_eq!(fill(&mut binding, 1, b"ody"), (false, Some((3, 0..1, 4..4))));
         assert_eq!(binding.fetched_bytes, 3 + 3 * AHEAD_OVERHEAD_BYTES);
         assert_eq!(fill(&mut binding, 0, b"bod"), (true, None));

@@ -53,7 +53,7 @@ impl Log {
     }
 }
 
-/// What may be found after a crash.
+/// The logs and votes that may be found after a crash.
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     /// The last one is the present one; those before it are from before calls that no sync follows.

@@ -117,7 +117,7 @@ fn the_log_is_trimmed_some_entries_a_turn() {
     assert!(!core.snapshots.is_taking);
 }
 
-/// What the core asks of whom, if it asks for a part of a snapshot.
+/// The core's question for a part of a snapshot, if it asks, and the donor.
 fn asked(core: &mut Core, now: Time) -> Option<(NodeId, Index, u64)> {
     settle(core, now).into_iter().find_map(|output| match output {
         Output::Send { to, envelope } => match envelope.message {
